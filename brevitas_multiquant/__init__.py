@@ -1,0 +1,26 @@
+"""One convolutional network that runs at every bit-width, from PyTorch to the FPGA."""
+
+from brevitas_multiquant.calibrate import calibrate
+from brevitas_multiquant.config import MultiQuantConfig
+from brevitas_multiquant.cost import cost
+from brevitas_multiquant.distill import InPlaceDistillation
+from brevitas_multiquant.errors import MultiQuantError
+from brevitas_multiquant.nn import MultiQuantNet
+from brevitas_multiquant.rewrite import multiquantize
+from brevitas_multiquant.source import ModelSource
+from brevitas_multiquant.subnet import extract_subnet
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "InPlaceDistillation",
+    "ModelSource",
+    "MultiQuantConfig",
+    "MultiQuantError",
+    "MultiQuantNet",
+    "__version__",
+    "calibrate",
+    "cost",
+    "extract_subnet",
+    "multiquantize",
+]

@@ -1,0 +1,164 @@
+"""Initialising ranges from data, bit-width by bit-width."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from brevitas_multiquant.config import _check_choice
+from brevitas_multiquant.errors import CalibrationError
+from brevitas_multiquant.functional import activation_levels
+from brevitas_multiquant.nn.network import MultiQuantNet, device_of
+from brevitas_multiquant.nn.switchable import Switchable
+from brevitas_multiquant.quant.layers import CodeLayer, weight_range
+from brevitas_multiquant.quant.ranges import (
+    ActivationRange,
+    LearnedRange,
+    MeanObserver,
+    Observer,
+)
+from brevitas_multiquant.rewrite.plan import is_norm
+
+
+class TorchObserver:
+    """A ``torch.ao.quantization`` observer as a range: what its scale and zero-point span."""
+
+    def __init__(self, observer: nn.Module, levels: int) -> None:
+        self.observer = observer
+        self.levels = levels
+
+    def observe(self, x: Tensor) -> None:
+        """Pass one batch to the observer."""
+        self.observer.to(x.device)(x)
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """(l, u) of the affine quantizer that the observer proposes."""
+        scale, zero_point = self.observer.calculate_qparams()
+        scale, zero_point = scale.reshape(()), zero_point.reshape(())
+        return -zero_point * scale, (self.levels - zero_point) * scale
+
+
+def _torch_observer(name: str, levels: int) -> TorchObserver:
+    from torch.ao.quantization import observer
+
+    observer_type = getattr(observer, name)
+    dtype = torch.quint8 if levels <= 255 else torch.qint32
+    qscheme = torch.per_tensor_affine
+    return TorchObserver(
+        observer_type(dtype=dtype, qscheme=qscheme, quant_min=0, quant_max=levels), levels
+    )
+
+
+OBSERVERS: dict[str, Callable[[LearnedRange, int], Observer]] = {
+    "paper": lambda learned, levels: MeanObserver(learned.rule),
+    "minmax": lambda learned, levels: _torch_observer("MinMaxObserver", levels),
+    "moving_average": lambda learned, levels: _torch_observer(
+        "MovingAverageMinMaxObserver", levels
+    ),
+    "histogram": lambda learned, levels: _torch_observer("HistogramObserver", levels),
+}
+
+
+def calibrate(
+    net: MultiQuantNet, loader: Iterable[Any], *, batches: int = 1, observer: str = "paper"
+) -> None:
+    """Initialise every range of the network: weights from themselves, activations from data.
+
+    For each bit-width the batches pass through the quantized network in order; a quantizer sees
+    what the quantizers before it let through. Norms use and update batch statistics meanwhile;
+    dropout is off. Modes and the active bit-width are restored.
+
+    Args:
+        net: the network; ranges it already has are replaced.
+        loader: batches of images (N, C, H, W), or tuples that start with one. It is iterated once.
+        batches: how many to use.
+        observer: ``"paper"``: 3 std of the (half-)normal distribution, mean over the batches;
+            ``"minmax"``, ``"moving_average"``, ``"histogram"``: the observers of
+            ``torch.ao.quantization``.
+
+    Raises:
+        ConfigError: an unknown observer.
+        CalibrationError: no batch, a batch without images, or values that are not finite.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> from brevitas_multiquant import multiquantize
+        >>> net = multiquantize(resnet18(num_classes=10), [2, 4], input_shape=(1, 3, 32, 32))
+        >>> calibrate(net, [torch.rand(8, 3, 32, 32)])
+    """
+    _check_choice("observer", observer, tuple(OBSERVERS))
+    images = [_images(batch) for batch in islice(loader, batches)]
+    if not images:
+        raise CalibrationError("calibrate: expected at least one batch of images, got none")
+    device = device_of(net)
+    for layer in net.modules():
+        if isinstance(layer, CodeLayer):
+            with torch.no_grad():
+                weight_range(layer).set_from(layer.effective_weight())
+    with torch.no_grad(), _observing_modes(net):
+        for bits in net.bits:
+            ranges = list(activation_ranges(net, bits))
+            with net.at_bits(bits), _observers(ranges, OBSERVERS[observer], bits):
+                for batch in images:
+                    net(batch.to(device))
+    _check_finite(net)
+
+
+def activation_ranges(net: nn.Module, bits: int) -> Iterator[ActivationRange]:
+    """The activation ranges that are in use at a bit-width."""
+    for module in net.modules():
+        if isinstance(module, Switchable) and str(bits) in module:
+            for part in module[str(bits)].modules():
+                if isinstance(part, ActivationRange):
+                    yield part
+
+
+def _images(batch: Any) -> Tensor:
+    images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    if not isinstance(images, Tensor) or images.dim() != 4 or not len(images):
+        raise CalibrationError(
+            "calibrate: expected batches of images (N, C, H, W) or tuples that start with one, got "
+            f"{getattr(images, 'shape', type(images).__name__)}"
+        )
+    return images
+
+
+@contextmanager
+def _observing_modes(net: MultiQuantNet) -> Iterator[None]:
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    for module in net.modules():
+        if is_norm(module):
+            module.train()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def _observers(
+    ranges: list[ActivationRange], make: Callable[[LearnedRange, int], Observer], bits: int
+) -> Iterator[None]:
+    for learned in ranges:
+        learned.observer = make(learned, activation_levels(bits))
+    try:
+        yield
+    finally:
+        for learned in ranges:
+            learned.observer = None
+
+
+def _check_finite(net: MultiQuantNet) -> None:
+    for name, module in net.named_modules():
+        if isinstance(module, LearnedRange):
+            if not torch.isfinite(module.upper - module.lower):
+                raise CalibrationError(
+                    f"calibrate: {name} got a range that is not finite "
+                    f"({module.lower.item()}, {module.upper.item()}); check the images and the "
+                    "model for values that are infinite or not a number"
+                )

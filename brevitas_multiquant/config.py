@@ -1,0 +1,95 @@
+"""The configuration of a multi-branch network: frozen, validated, versioned."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from brevitas_multiquant.errors import ConfigError
+from brevitas_multiquant.selection import Selection, check_bits, resolve_selection
+
+CONFIG_VERSION = 1
+PROFILES = ("paper",)
+MERGES = ("mean", "sum")
+BRANCH_INITS = ("copy", "shuffle")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name}: expected one of {list(choices)}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class MultiQuantConfig:
+    """What a multi-branch network is, apart from its weights.
+
+    Args:
+        bits: candidate bit-widths, ascending.
+        selection: bit-width -> branch indices.
+        profile: ``"paper"``: stem, residual path and classifier stay float.
+        merge: ``"mean"`` or ``"sum"`` (eq. 6) of the branch outputs.
+
+    Raises:
+        BitWidthError, SelectionError, ConfigError: a value outside its range.
+
+    Example:
+        >>> config = MultiQuantConfig.create([2, 4])
+        >>> MultiQuantConfig.from_dict(config.to_dict()) == config
+        True
+    """
+
+    bits: tuple[int, ...]
+    selection: Selection
+    profile: str = "paper"
+    merge: str = "mean"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bits", check_bits(self.bits))
+        object.__setattr__(self, "selection", resolve_selection(self.selection, self.bits))
+        _check_choice("profile", self.profile, PROFILES)
+        _check_choice("merge", self.merge, MERGES)
+
+    @classmethod
+    def create(
+        cls,
+        bits: Sequence[int],
+        selection: str | Mapping[int, Sequence[int]] = "amortized",
+        profile: str = "paper",
+        merge: str = "mean",
+    ) -> "MultiQuantConfig":
+        """A configuration from what a user writes: any order of bits, a strategy's name."""
+        checked = check_bits(bits)
+        return cls(checked, resolve_selection(selection, checked), profile, merge)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON and YAML can hold, with the configuration's version."""
+        return {
+            "version": CONFIG_VERSION,
+            "bits": list(self.bits),
+            "selection": {str(bit): list(chosen) for bit, chosen in self.selection.items()},
+            "profile": self.profile,
+            "merge": self.merge,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "MultiQuantConfig":
+        """The inverse of `to_dict`.
+
+        Raises:
+            ConfigError: another version, or keys missing or unknown.
+        """
+        expected = {"version", "bits", "selection", "profile", "merge"}
+        if not isinstance(data, Mapping) or set(data) != expected:
+            raise ConfigError(f"configuration: expected the keys {sorted(expected)}, got {data!r}")
+        if data["version"] != CONFIG_VERSION:
+            raise ConfigError(
+                f"configuration: expected version {CONFIG_VERSION}, got {data['version']!r}; "
+                "install the release of brevitas_multiquant that wrote it"
+            )
+        try:
+            selection = {int(bit): tuple(chosen) for bit, chosen in data["selection"].items()}
+        except (AttributeError, TypeError, ValueError):
+            raise ConfigError(
+                f"configuration: expected selection to map bit-widths to lists of branches, "
+                f"got {data['selection']!r}"
+            ) from None
+        return cls(data["bits"], selection, data["profile"], data["merge"])

@@ -1,0 +1,144 @@
+"""In-place distillation: the largest bit-width teaches the others (paper, section 3.5, eq. 7)."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from brevitas_multiquant.config import _check_choice
+from brevitas_multiquant.nn.network import MultiQuantNet
+
+LOSSES = ("sum", "halved")
+
+
+class BitWidthLoss(NamedTuple):
+    """One bit-width's share of a training step."""
+
+    bits: int
+    loss: Tensor
+    output: Tensor
+    ce: Tensor
+    kd: Tensor | None
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
+    """KD of eq. 7: cross entropy against the teacher's softmax, mean over the batch.
+
+    Args:
+        student: logits (N, classes).
+        teacher: logits (N, classes).
+
+    Example:
+        >>> same = torch.zeros(1, 2)
+        >>> soft_cross_entropy(same, same)
+        tensor(0.6931)
+    """
+    return F.cross_entropy(student, teacher.softmax(dim=-1))
+
+
+class InPlaceDistillation(nn.Module):
+    """The training task: all bit-widths of one batch, largest first.
+
+    The largest bit-width minimises CE; every other CE + KD, where the teacher is the largest
+    bit-width's output on the same batch, detached (eq. 7).
+
+    Args:
+        net: the network to train.
+        loss: ``"sum"``: CE + KD as in eq. 7; ``"halved"``: (CE + KD) / 2 as in the published code.
+        distill: False trains every bit-width by CE alone.
+        criterion: (logits, target) -> scalar; default cross entropy.
+
+    Raises:
+        ConfigError: an unknown ``loss``.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> from brevitas_multiquant import multiquantize
+        >>> net = multiquantize(resnet18(num_classes=10), [2, 4], input_shape=(1, 3, 32, 32))
+        >>> out = InPlaceDistillation(net)(torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> sorted(out), sorted(out["outputs"]), sorted(out["kd"])
+        (['ce', 'kd', 'loss', 'outputs'], [2, 4], [2])
+    """
+
+    def __init__(
+        self,
+        net: MultiQuantNet,
+        *,
+        loss: str = "sum",
+        distill: bool = True,
+        criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        _check_choice("loss", loss, LOSSES)
+        self.net = net
+        self.share = 1.0 if loss == "sum" else 0.5
+        self.distill = distill
+        self.criterion = criterion or nn.CrossEntropyLoss()
+
+    def forward(self, images: Tensor, target: Tensor) -> dict[str, Any]:
+        """One forward over all bit-widths.
+
+        Args:
+            images: (N, C, H, W).
+            target: class indices (N,) or probabilities (N, classes).
+
+        Returns:
+            ``loss``: the scalar to differentiate, summed over bit-widths; ``outputs``, ``ce`` and
+            ``kd``: bit-width -> logits (N, classes), cross entropy, distillation loss.
+        """
+        parts = list(self.losses(images, target))
+        return _collect(parts, sum(part.loss for part in parts))
+
+    def step(
+        self, images: Tensor, target: Tensor, backward: Callable[[Tensor], Any] = Tensor.backward
+    ) -> dict[str, Any]:
+        """`forward` and its backward, one bit-width after the other.
+
+        Gradients are those of the joint loss; only one bit-width's activations are alive at a
+        time, so memory peaks at that of the largest. For a single process: under DDP call the
+        wrapped task and differentiate ``loss``.
+
+        Args:
+            images: (N, C, H, W).
+            target: as in `forward`.
+            backward: called with each bit-width's loss, e.g. ``accelerator.backward``.
+
+        Returns:
+            What `forward` returns, detached.
+        """
+        parts = []
+        for part in self.losses(images, target):
+            backward(part.loss)
+            parts.append(BitWidthLoss(part.bits, *(_detach(value) for value in part[1:])))
+            del part
+        return _collect(parts, sum(part.loss for part in parts))
+
+    def losses(self, images: Tensor, target: Tensor) -> Iterator[BitWidthLoss]:
+        """Each bit-width's loss, largest bit-width first."""
+        teacher: Tensor | None = None
+        for bits in reversed(self.net.bits):
+            with self.net.at_bits(bits):
+                output = self.net(images)
+            ce = self.criterion(output, target)
+            if teacher is None:
+                yield BitWidthLoss(bits, ce, output, ce, None)
+                teacher = output.detach()
+            elif self.distill:
+                kd = soft_cross_entropy(output, teacher)
+                yield BitWidthLoss(bits, self.share * (ce + kd), output, ce, kd)
+            else:
+                yield BitWidthLoss(bits, ce, output, ce, None)
+
+
+def _detach(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.detach()
+
+
+def _collect(parts: list[BitWidthLoss], loss: Any) -> dict[str, Any]:
+    return {
+        "loss": loss,
+        "outputs": {part.bits: part.output for part in parts},
+        "ce": {part.bits: part.ce.detach() for part in parts},
+        "kd": {part.bits: part.kd.detach() for part in parts if part.kd is not None},
+    }

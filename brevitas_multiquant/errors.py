@@ -1,0 +1,50 @@
+"""Named errors. Each says what was expected, what was got, where, and what to do."""
+
+
+class MultiQuantError(ValueError):
+    """Base of every error that this package raises at its users."""
+
+
+class BitWidthError(MultiQuantError):
+    """A candidate list or an active bit-width that the network cannot have."""
+
+
+class SelectionError(MultiQuantError):
+    """A branch selection that does not fit the candidate bit-widths."""
+
+
+class ConfigError(MultiQuantError):
+    """An option outside its allowed values, or a configuration of another version."""
+
+
+class TraceError(MultiQuantError):
+    """The model's forward cannot be traced into a graph."""
+
+
+class UnsupportedModelError(MultiQuantError):
+    """The model cannot be rewritten; ``reasons`` holds every reason found, not only the first."""
+
+    def __init__(self, model: str, reasons: list[str]) -> None:
+        self.reasons = reasons
+        listed = "".join(f"\n  - {reason}" for reason in reasons)
+        super().__init__(f"{model} cannot become a multi-branch network:{listed}")
+
+
+class SelfCheckError(MultiQuantError):
+    """With quantizers off, a branch does not reproduce the original model."""
+
+
+class CalibrationError(MultiQuantError):
+    """Ranges cannot be initialised from the data given, or have not been initialised at all."""
+
+
+class SourceError(MultiQuantError):
+    """A network whose float architecture cannot be rebuilt by name."""
+
+
+class PackedFileError(MultiQuantError):
+    """A packed file that is missing, damaged, of another version, or of another network."""
+
+
+class ExportError(MultiQuantError):
+    """An exported file that does not reproduce the network; nothing was left on disk."""

@@ -1,0 +1,116 @@
+"""Clip-quantization with its closed-form gradient: pure functions on tensors.
+
+Everything stays in the integer *code* domain. The paper's real values (eq. 3) are
+``code / (2**b - 1)`` for activations and ``code / 3`` for 2-bit weights; the layer that consumes
+both applies the two factors as one scale.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from brevitas_multiquant.selection import BRANCH_BITS
+
+MIN_WIDTH = 1e-5
+"""A range is never narrower than this, whatever its parameters say: u > l by construction."""
+
+WEIGHT_LEVELS = 2**BRANCH_BITS - 1
+"""Largest weight code: weights are the odd integers -3, -1, 1, 3."""
+
+
+def activation_levels(bits: int) -> int:
+    """Largest activation code at a bit-width: ``2**bits - 1``.
+
+    Example:
+        >>> activation_levels(4)
+        15
+    """
+    return 2**bits - 1
+
+
+def quantize_activation(x: Tensor, lower: Tensor, upper: Tensor, bits: int) -> Tensor:
+    """Codes ``round((2**b - 1) * clip((x - l) / (u - l), 0, 1))`` (eqs. 1 and 2).
+
+    Gradients are closed-form: straight through the rounding (half to even), and through the clip
+    wherever ``l <= x <= u``, bounds included.
+
+    Args:
+        x: any shape, floating point. Half precisions are quantized in fp32, so that the levels
+            are those of fp32; codes up to 255 are exact in all of them.
+        lower: scalar l.
+        upper: scalar u; a range narrower than `MIN_WIDTH` counts as that wide.
+        bits: bit-width b.
+
+    Returns:
+        Integer-valued tensor like ``x``, in ``[0, 2**b - 1]``; fp32 where the codes are too large
+        for the type of ``x``.
+
+    Example:
+        >>> x = torch.tensor([-1.0, 0.0, 0.4, 1.0, 9.0])
+        >>> quantize_activation(x, torch.tensor(0.0), torch.tensor(1.0), 2)
+        tensor([0., 0., 1., 3., 3.])
+    """
+    return _ClipQuantize.apply(x, lower, upper, activation_levels(bits), False)
+
+
+def quantize_weight(weight: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """2-bit mid-rise weight codes ``2 q - 3`` in {-3, -1, 1, 3} (eqs. 1 to 3).
+
+    Args:
+        weight: any shape.
+        lower: scalar l.
+        upper: scalar u.
+
+    Returns:
+        Odd integers like ``weight``; divided by 3 they are the paper's levels -1, -1/3, 1/3, 1.
+
+    Example:
+        >>> w = torch.tensor([-2.0, -0.2, 0.2, 2.0])
+        >>> quantize_weight(w, torch.tensor(-1.0), torch.tensor(1.0))
+        tensor([-3., -1.,  1.,  3.])
+    """
+    return _ClipQuantize.apply(weight, lower, upper, WEIGHT_LEVELS, True)
+
+
+class _ClipQuantize(torch.autograd.Function):
+    """codes = round(levels * clip((x - l) / (u - l), 0, 1)), or 2 codes - levels if odd.
+
+    Saves x alone, which the network keeps anyway. Bounds stay tensors: no host synchronisation.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, lower: Tensor, upper: Tensor, levels: int, odd: bool
+    ) -> Tensor:
+        ctx.save_for_backward(x, lower, upper)
+        ctx.gain = 2 * levels if odd else levels
+        lower, upper, x_wide = _widen(x, lower, upper)
+        codes = x_wide.sub(lower).mul_(levels / (upper - lower)).clamp_(0, levels).round_()
+        if odd:
+            codes.mul_(2).sub_(levels)
+        return codes.to(x.dtype) if levels <= 255 else codes
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, lower_raw, upper_raw = ctx.saved_tensors
+        lower, upper, x_wide = _widen(x, lower_raw, upper_raw)
+        inside = (x_wide >= lower) & (x_wide <= upper)
+        passed = torch.where(inside, grad, grad.new_zeros(())).to(x_wide.dtype)
+        slope = ctx.gain / (upper - lower)
+        grad_lower = grad_upper = None
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            total = passed.sum()
+            moment = torch.dot(passed.flatten(), x_wide.flatten()) - lower * total
+            position = moment / (upper - lower)
+            grad_upper = (-slope * position).to(upper_raw.dtype)
+            grad_lower = (slope * (position - total)).to(lower_raw.dtype)
+        grad_x = passed.mul_(slope).to(x.dtype) if ctx.needs_input_grad[0] else None
+        return grad_x, grad_lower, grad_upper, None, None
+
+
+def _widen(x: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Bounds with u > l, and x in a type whose arithmetic keeps the levels exact."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    lower = lower.to(wide)
+    return lower, torch.maximum(upper.to(wide), lower + MIN_WIDTH), x.to(wide)

@@ -1,0 +1,143 @@
+"""The multi-branch network: shared stem, 2-bit branches, shared head."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from brevitas_multiquant.config import MultiQuantConfig
+from brevitas_multiquant.errors import BitWidthError
+from brevitas_multiquant.quant.ranges import LearnedRange
+from brevitas_multiquant.quant.state import ActiveBits
+from brevitas_multiquant.selection import Selection
+
+
+def merge_outputs(outputs: Sequence[Tensor], merge: str) -> Tensor:
+    """Sum (eq. 6) or mean of the branch outputs, by binary additions in the given order.
+
+    Args:
+        outputs: one tensor a branch, all of one shape.
+        merge: ``"sum"`` or ``"mean"``.
+
+    Example:
+        >>> merge_outputs([torch.tensor([1.0]), torch.tensor([3.0])], "mean")
+        tensor([2.])
+    """
+    total = outputs[0]
+    for output in outputs[1:]:
+        total = total + output
+    return total / len(outputs) if merge == "mean" and len(outputs) > 1 else total
+
+
+class MultiQuantNet(nn.Module):
+    """One network for every candidate bit-width; made by `brevitas_multiquant.multiquantize`.
+
+    Args:
+        stem: image (N, C, H, W) -> features that every branch reads.
+        branches: features -> input of the head, one copy of the body each.
+        head: merged features -> logits (N, classes).
+        config: bit-widths, selection, profile and merge.
+        active: the state that all switchable modules of the parts look at.
+        plan: what the rewrite did, for people (`print(net.plan)`).
+        source: how the float model can be built again, or None if unknown.
+        input_shape: (1, C, H, W), the shape it was checked with.
+    """
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        branches: Sequence[nn.Module],
+        head: nn.Module,
+        config: MultiQuantConfig,
+        active: ActiveBits,
+        plan: Any = None,
+        source: Any = None,
+        input_shape: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        self.stem = stem
+        self.branches = nn.ModuleList(branches)
+        self.head = head
+        self.config = config
+        self.plan = plan
+        self.source = source
+        self.input_shape = input_shape
+        self._active = active
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """Candidate bit-widths, ascending."""
+        return self.config.bits
+
+    @property
+    def selection(self) -> Selection:
+        """Bit-width -> indices of the branches that run."""
+        return dict(self.config.selection)
+
+    @property
+    def active_bits(self) -> int:
+        """The bit-width at which `forward` runs."""
+        return self._active.bits
+
+    def set_active_bits(self, bits: int) -> None:
+        """Choose the bit-width of the forwards that follow.
+
+        Raises:
+            BitWidthError: not a candidate of this network.
+        """
+        if isinstance(bits, bool) or bits not in self.bits:
+            raise BitWidthError(
+                f"set_active_bits: expected one of the bit-widths {list(self.bits)} this network "
+                f"was built for, got {bits!r}"
+            )
+        self._active.bits = int(bits)
+
+    @contextmanager
+    def at_bits(self, bits: int) -> Iterator["MultiQuantNet"]:
+        """Run at another bit-width inside the block.
+
+        Raises:
+            BitWidthError: not a candidate of this network.
+        """
+        before = self.active_bits
+        self.set_active_bits(bits)
+        try:
+            yield self
+        finally:
+            self._active.bits = before
+
+    @contextmanager
+    def floating(self) -> Iterator["MultiQuantNet"]:
+        """Run with all quantizers off inside the block."""
+        with self._active.floating():
+            yield self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, classes) of the images (N, C, H, W) at the active bit-width (eq. 6)."""
+        features = self.stem(x)
+        chosen = self.config.selection[self._active.bits]
+        outputs = [self.branches[index](features) for index in chosen]
+        return self.head(merge_outputs(outputs, self.config.merge))
+
+    def range_parameters(self) -> Iterator[nn.Parameter]:
+        """The trainable l and u of every quantizer, for an optimizer of their own."""
+        for module in self.modules():
+            if isinstance(module, LearnedRange):
+                yield module.lower
+                yield module.upper
+
+    def model_parameters(self) -> Iterator[nn.Parameter]:
+        """Every parameter that is not a range."""
+        ranges = {id(parameter) for parameter in self.range_parameters()}
+        return (parameter for parameter in self.parameters() if id(parameter) not in ranges)
+
+    def extra_repr(self) -> str:
+        """Bit-widths, branches and how they are merged."""
+        return f"bits={list(self.bits)}, selection={self.selection}, merge={self.config.merge!r}"
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """The device of a network's parameters."""
+    return next(module.parameters()).device

@@ -1,0 +1,107 @@
+"""One module per bit-width, and norms whose evaluation every executor reproduces."""
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from brevitas.nn import QuantIdentity
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from brevitas_multiquant.quant.injectors import UintActPerTensorLearnedRange
+from brevitas_multiquant.quant.state import ActiveBits
+
+
+class Switchable(nn.ModuleDict):
+    """Holds one module per bit-width (keys "2", "4", ...) and runs the active one."""
+
+    def __init__(self, members: Mapping[int, nn.Module], active: ActiveBits) -> None:
+        super().__init__({str(bits): member for bits, member in members.items()})
+        self.active = active
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the active member makes of ``x``."""
+        return self[str(self.active.bits)](x)
+
+
+class SwitchableQuantizer(Switchable):
+    """Activation codes at the active bit-width; nothing while quantizers are off."""
+
+    @classmethod
+    def create(cls, bits: Sequence[int], active: ActiveBits) -> "SwitchableQuantizer":
+        """Quantizers with a trainable range for each of ``bits``."""
+        return cls({bit: _activation_quantizer(bit) for bit in bits}, active)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Codes of ``x`` in [0, 2**b - 1], same shape."""
+        return super().forward(x) if self.active.quantized else x
+
+
+def _activation_quantizer(bits: int) -> QuantIdentity:
+    quantizer = QuantIdentity(act_quant=UintActPerTensorLearnedRange, bit_width=bits)
+    quantizer.act_quant.skip_create_quant_tensor = True
+    return quantizer
+
+
+class SwitchableNorm(Switchable):
+    """A norm of any kind, copied for each bit-width (switchable batch norm, paper section 4.1)."""
+
+    @classmethod
+    def create(cls, norm: nn.Module, bits: Sequence[int], active: ActiveBits) -> "SwitchableNorm":
+        """Copies of ``norm`` for each of ``bits``; ``norm`` is not changed."""
+        return cls({bit: exact_norm(copy.deepcopy(norm), active) for bit in bits}, active)
+
+
+def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """What a batch norm does in evaluation, as a factor and a summand per channel.
+
+    The one definition of a batch norm's evaluation: forward, subnet, packing and export use it.
+    """
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps).to(norm.running_var.dtype)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -norm.running_mean * scale
+    return scale, shift if norm.bias is None else shift + norm.bias
+
+
+def per_channel(vector: Tensor, like: Tensor) -> Tensor:
+    """A vector over the channels of ``like`` (N, C, ...), ready to broadcast."""
+    return vector.view(1, -1, *(1,) * (like.dim() - 2))
+
+
+class ScaleShiftNorm(nn.Module):
+    """Mixed into a batch norm: evaluates as ``x * scale + shift``, two roundings, no more.
+
+    The framework's own kernel may fuse the two into one rounding, or subtract the mean first;
+    either would move activations over a quantizer's threshold in another executor.
+    """
+
+    active: ActiveBits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The batch norm of ``x`` (N, C, ...)."""
+        if self.training or not self.active.quantized or self.running_mean is None:
+            return super().forward(x)  # type: ignore[misc]
+        scale, shift = scale_and_shift(self)  # type: ignore[arg-type]
+        return x.mul(per_channel(scale, x)).add_(per_channel(shift, x))
+
+
+class ScaleShiftBatchNorm1d(ScaleShiftNorm, nn.BatchNorm1d):
+    """`ScaleShiftNorm` over ``nn.BatchNorm1d``."""
+
+
+class ScaleShiftBatchNorm2d(ScaleShiftNorm, nn.BatchNorm2d):
+    """`ScaleShiftNorm` over ``nn.BatchNorm2d``."""
+
+
+_EXACT = {nn.BatchNorm1d: ScaleShiftBatchNorm1d, nn.BatchNorm2d: ScaleShiftBatchNorm2d}
+
+
+def exact_norm(norm: nn.Module, active: ActiveBits) -> nn.Module:
+    """The norm itself, with the evaluation of `ScaleShiftNorm` if it is a plain batch norm."""
+    exact = _EXACT.get(type(norm))
+    if exact is not None:
+        norm.__class__ = exact
+        norm.active = active  # type: ignore[assignment]
+    return norm

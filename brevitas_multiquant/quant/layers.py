@@ -1,0 +1,189 @@
+"""Brevitas layers that multiply codes by codes, and the rules that make them from float layers.
+
+A rule is registered for a layer type and applies to its subclasses; a layer type without one is
+refused, never skipped.
+"""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from brevitas.nn import QuantConv1d, QuantConv2d, QuantLinear
+from torch import Tensor, nn
+
+from brevitas_multiquant.functional import WEIGHT_LEVELS, activation_levels
+from brevitas_multiquant.quant.injectors import OddInt3WeightPerTensorLearnedRange
+from brevitas_multiquant.quant.state import ActiveBits
+
+WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Linear)
+"""Layers that are quantized wherever they stand between stem and head."""
+
+
+class CodeLayer(nn.Module):
+    """Mixed into a Brevitas layer: codes in, ``scale * (codes * codes) + bias`` out.
+
+    While training, the scale is folded into the weights, which costs no pass over the output. In
+    evaluation the codes are multiplied as they are: integers below 2**24 add up exactly in fp32,
+    in any order, so that every executor of the exported graph gets the same bits.
+    """
+
+    active: ActiveBits
+    weight_function: Callable[[nn.Module], Tensor] | None
+    weight: Tensor
+    bias: Tensor | None
+    weight_quant: nn.Module
+
+    def effective_weight(self) -> Tensor:
+        """The weight that the float layer would use: standardised where its author does so."""
+        return self.weight if self.weight_function is None else self.weight_function(self)
+
+    def quant_weight(self, quant_input: Any = None, **_: Any) -> Any:
+        """Codes of the effective weight, for the layer and for Brevitas's tools."""
+        return self.weight_quant(self.effective_weight())
+
+    @property
+    def output_scale(self) -> float:
+        """1 / (3 (2**b - 1)): what turns a product of codes into the paper's product of values."""
+        return 1.0 / (WEIGHT_LEVELS * activation_levels(self.active.bits))
+
+    def inner_forward_impl(self, x: Tensor, weight_codes: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer's own operation on codes, or on floats while quantizers are off."""
+        contract = super().inner_forward_impl  # type: ignore[misc]
+        if not self.active.quantized:
+            return contract(x, self.effective_weight(), bias)
+        if self.training:
+            return contract(x, weight_codes * self.output_scale, bias)
+        y = contract(x, weight_codes, None).mul_(self.output_scale)
+        return y if bias is None else y.add_(self._as_output_channels(bias))
+
+    def _as_output_channels(self, bias: Tensor) -> Tensor:
+        return bias.view(-1, *(1,) * (self.weight.dim() - 2))
+
+
+class CodeConv2d(CodeLayer, QuantConv2d):
+    """`CodeLayer` over ``brevitas.nn.QuantConv2d``."""
+
+
+class CodeConv1d(CodeLayer, QuantConv1d):
+    """`CodeLayer` over ``brevitas.nn.QuantConv1d``."""
+
+
+class CodeLinear(CodeLayer, QuantLinear):
+    """`CodeLayer` over ``brevitas.nn.QuantLinear``."""
+
+    def _as_output_channels(self, bias: Tensor) -> Tensor:
+        return bias
+
+
+_RULES: dict[str, Callable[[Any, ActiveBits], CodeLayer]] = {}
+
+
+def register_layer(type_name: str) -> Callable[..., Any]:
+    """Register how a float layer becomes a `CodeLayer`; by name, so that timm stays optional."""
+
+    def register(rule: Callable[[Any, ActiveBits], CodeLayer]) -> Callable[..., CodeLayer]:
+        _RULES[type_name] = rule
+        return rule
+
+    return register
+
+
+def can_quantize(layer: nn.Module) -> bool:
+    """Whether a rule knows the layer's exact type."""
+    return type(layer).__name__ in _RULES
+
+
+def code_layer(layer: nn.Module, active: ActiveBits) -> CodeLayer:
+    """The float layer as a `CodeLayer` that holds the same parameters; the layer is not changed."""
+    return _RULES[type(layer).__name__](layer, active)
+
+
+def _finish(
+    quantized: Any,
+    layer: nn.Module,
+    active: ActiveBits,
+    weight_function: Callable[[nn.Module], Tensor] | None = None,
+) -> CodeLayer:
+    for name, parameter in layer.named_parameters(recurse=False):
+        quantized.register_parameter(name, copy.deepcopy(parameter))
+    quantized.active = active
+    quantized.weight_function = weight_function
+    quantized.weight_quant.skip_create_quant_tensor = True
+    quantized.train(layer.training)
+    weight_range(quantized).set_from(quantized.effective_weight())
+    return quantized.to(quantized.weight.device)
+
+
+def weight_range(layer: CodeLayer) -> Any:
+    """The trainable range of a layer's weights."""
+    return layer.weight_quant.tensor_quant.range_impl
+
+
+def _conv_arguments(conv: nn.Conv2d | nn.Conv1d) -> dict[str, Any]:
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
+    arguments = {name: getattr(conv, name) for name in (*names, "groups", "padding_mode")}
+    return arguments | {
+        "bias": conv.bias is not None,
+        "weight_quant": OddInt3WeightPerTensorLearnedRange,
+    }
+
+
+def _new_conv2d(conv: nn.Conv2d) -> CodeConv2d:
+    with torch.random.fork_rng(devices=[]):
+        return CodeConv2d(**_conv_arguments(conv))
+
+
+@register_layer("Conv2d")
+def _conv2d(conv: nn.Conv2d, active: ActiveBits) -> CodeLayer:
+    return _finish(_new_conv2d(conv), conv, active)
+
+
+@register_layer("Conv1d")
+def _conv1d(conv: nn.Conv1d, active: ActiveBits) -> CodeLayer:
+    with torch.random.fork_rng(devices=[]):
+        quantized = CodeConv1d(**_conv_arguments(conv))
+    return _finish(quantized, conv, active)
+
+
+@register_layer("Linear")
+@register_layer("NonDynamicallyQuantizableLinear")
+def _linear(linear: nn.Linear, active: ActiveBits) -> CodeLayer:
+    with torch.random.fork_rng(devices=[]):
+        quantized = CodeLinear(
+            linear.in_features,
+            linear.out_features,
+            bias=linear.bias is not None,
+            weight_quant=OddInt3WeightPerTensorLearnedRange,
+        )
+    return _finish(quantized, linear, active)
+
+
+@register_layer("Conv2dSame")
+def _conv2d_same(conv: Any, active: ActiveBits) -> CodeLayer:
+    quantized = _new_conv2d(conv)
+    quantized.is_same_padded_strided = True
+    return _finish(quantized, conv, active)
+
+
+def _standardised_weight(layer: Any, eps: float, scale: float | None) -> Tensor:
+    """Weight standardisation as timm computes it, with the layer's gain where it has one."""
+    gain = None if scale is None else (layer.gain * scale).view(-1)
+    flat = layer.weight.reshape(1, layer.out_channels, -1)
+    standardised = F.batch_norm(
+        flat, None, None, weight=gain, training=True, momentum=0.0, eps=eps
+    )
+    return standardised.reshape_as(layer.weight)
+
+
+@register_layer("StdConv2d")
+@register_layer("StdConv2dSame")
+@register_layer("ScaledStdConv2d")
+@register_layer("ScaledStdConv2dSame")
+def _standardised_conv2d(conv: Any, active: ActiveBits) -> CodeLayer:
+    quantized = _new_conv2d(conv)
+    quantized.is_same_padded_strided = getattr(conv, "same_pad", False)
+    weight = partial(_standardised_weight, eps=conv.eps, scale=getattr(conv, "scale", None))
+    return _finish(quantized, conv, active, weight)

@@ -1,0 +1,148 @@
+"""Trainable clipping ranges (l, u) and the rules that initialise them from data."""
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from brevitas_multiquant.errors import CalibrationError
+
+SIGMAS = 3.0
+"""Ranges start three standard deviations wide (published code; see docs/concepts.md)."""
+
+
+class Observer(Protocol):
+    """Sees batches, then names a range."""
+
+    def observe(self, x: Tensor) -> None:
+        """Take one batch into account."""
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """(l, u) of everything seen so far."""
+
+
+class MeanObserver:
+    """Averages the bounds that a rule gives for each batch."""
+
+    def __init__(self, rule: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+        self.rule = rule
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def observe(self, x: Tensor) -> None:
+        """Keep the bounds of one batch."""
+        self.seen.append(self.rule(x))
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Mean (l, u) over the batches."""
+        lowers, uppers = zip(*self.seen, strict=True)
+        return torch.stack(lowers).mean(), torch.stack(uppers).mean()
+
+
+def weight_bounds(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Symmetric l, u = -/+ 3 std of the weights."""
+    reach = SIGMAS * weight.std(correction=0)
+    return -reach, reach
+
+
+def activation_bounds(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The paper's activation range, for either sign of the data.
+
+    After a ReLU the values are the positive half of a normal distribution: l is their minimum, 0,
+    and u = 3 std / sqrt(1 - 2 / pi). Where values are negative too, the range is
+    mean -/+ 3 std, no wider than the data.
+    """
+    lowest, highest = torch.aminmax(x)
+    deviation = SIGMAS * x.std(correction=0)
+    two_sided = lowest < 0
+    half_normal = lowest + deviation / math.sqrt(1 - 2 / math.pi)
+    lower = torch.where(two_sided, torch.maximum(lowest, x.mean() - deviation), lowest)
+    upper = torch.where(two_sided, torch.minimum(highest, x.mean() + deviation), half_normal)
+    return lower, upper
+
+
+class LearnedRange(nn.Module):
+    """One trainable pair (l, u), taken from the first data it sees unless it was set before.
+
+    `brevitas_multiquant.calibrate` is the deliberate way to set it; a network that is used
+    without takes each range from the first batch. The counter of observed batches is in the
+    state dict, so that a resumed run neither repeats nor skips the initialisation.
+
+    Subclasses name the rule, data -> (l, u), used when no other observer is given.
+    """
+
+    observed: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lower = nn.Parameter(torch.tensor(0.0))
+        self.upper = nn.Parameter(torch.tensor(1.0))
+        self.register_buffer("observed", torch.tensor(0))
+        self.observer: Observer | None = None
+        self._ready = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether the range was set from data. Reads the counter once, then remembers."""
+        if not self._ready:
+            self._ready = bool(self.observed > 0)
+        return self._ready
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(l, u), after taking ``x`` into account where that is due."""
+        if self.observer is not None:
+            self._observe(self.observer, x)
+        elif not self.ready:
+            self._refuse_when_distributed()
+            self._observe(MeanObserver(self.rule), x)
+        return self.lower, self.upper
+
+    def set_from(self, x: Tensor) -> None:
+        """Initialise from one tensor by the rule."""
+        self._observe(MeanObserver(self.rule), x)
+
+    def rule(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(l, u) for the data ``x``."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def _observe(self, observer: Observer, x: Tensor) -> None:
+        if not x.numel():
+            return
+        observer.observe(x.detach().float())
+        lower, upper = observer.bounds()
+        self.lower.copy_(lower)
+        self.upper.copy_(upper)
+        self.observed += 1
+        self._ready = True
+
+    def _refuse_when_distributed(self) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            if torch.distributed.get_world_size() > 1:
+                raise CalibrationError(
+                    "ranges: expected calibrate(net, loader) before a run of several processes, "
+                    "got a forward with ranges that have seen no data; each process would start "
+                    "from its own"
+                )
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[arg-type]
+        self._ready = False
+
+
+class WeightRange(LearnedRange):
+    """Starts at -/+ 3 std of the weights."""
+
+    def rule(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(l, u) for the weights ``x``."""
+        return weight_bounds(x)
+
+
+class ActivationRange(LearnedRange):
+    """Starts at the paper's activation range."""
+
+    def rule(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(l, u) for the activations ``x``."""
+        return activation_bounds(x)

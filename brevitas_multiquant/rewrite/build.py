@@ -1,0 +1,115 @@
+"""Acts 3 and 4, build and swap: graphs of stem, branches and head from the traced model."""
+
+import copy
+
+import torch
+from torch import fx, nn
+
+from brevitas_multiquant.errors import UnsupportedModelError
+from brevitas_multiquant.nn.switchable import SwitchableNorm, SwitchableQuantizer, exact_norm
+from brevitas_multiquant.quant.layers import WEIGHTED, code_layer
+from brevitas_multiquant.quant.state import ActiveBits
+from brevitas_multiquant.rewrite.plan import Plan, is_norm, nodes_between
+from brevitas_multiquant.rewrite.trace import Trace
+
+
+def cut(traced: Trace, plan: Plan) -> tuple[fx.GraphModule, fx.GraphModule, fx.GraphModule]:
+    """Stem, body and head of the traced model, with the author's module names.
+
+    Raises:
+        UnsupportedModelError: more than one value crosses a cut.
+    """
+    nodes = {node.name: node for node in traced.graph.nodes}
+    image = next(node for node in traced.graph.nodes if node.op == "placeholder")
+    output = traced.graph.output_node().args[0]
+    assert isinstance(output, fx.Node)
+    joints = (image, nodes[plan.stem_end], nodes[plan.head_start], output)
+    return tuple(  # type: ignore[return-value]
+        _subgraph(traced, plan, start, end, part)
+        for start, end, part in zip(joints, joints[1:], ("Stem", "Branch", "Head"), strict=False)
+    )
+
+
+def _subgraph(
+    traced: Trace, plan: Plan, start: fx.Node, end: fx.Node, part: str
+) -> fx.GraphModule:
+    graph = fx.Graph()
+    copies = {start: graph.placeholder("x")}
+    for node in nodes_between(start, end):
+        if node.op == "placeholder":
+            raise UnsupportedModelError(
+                plan.model,
+                [f"the {part.lower()} reads {node.name} beside the output of {start.name}"],
+            )
+        copies[node] = graph.node_copy(node, lambda source: copies[source])
+    graph.output(copies[end])
+    return fx.GraphModule(traced.model, graph, part)
+
+
+def build_shared(part: fx.GraphModule, active: ActiveBits) -> fx.GraphModule:
+    """A float part that all bit-widths share: its own copy, norms evaluated exactly."""
+    part = copy.deepcopy(part)
+    for module in part.modules():
+        exact_norm(module, active)
+    return part
+
+
+def build_branch(
+    body: fx.GraphModule, plan: Plan, bits: tuple[int, ...], active: ActiveBits
+) -> fx.GraphModule:
+    """One branch: 2-bit layers, a quantizer for each tensor they read, switchable norms.
+
+    Args:
+        body: the float body; not changed.
+        plan: the rewrite's decisions.
+        bits: the bit-widths at which this branch runs.
+        active: the network's state.
+    """
+    branch = copy.deepcopy(body)
+    nodes = {node.name: node for node in branch.graph.nodes}
+    for tensor, readers in plan.sites.items():
+        source = nodes.get(tensor) or next(iter(branch.graph.nodes))
+        _insert_quantizer(branch, source, [nodes[name] for name in readers], bits, active)
+    modules = dict(branch.named_modules())
+    for name in {str(n.target) for n in branch.graph.nodes if n.op == "call_module"}:
+        if isinstance(modules.get(name), WEIGHTED):
+            _swap(branch, name, code_layer(modules[name], active))
+        elif is_norm(modules.get(name)):
+            _swap(branch, name, SwitchableNorm.create(modules[name], bits, active))
+    branch.recompile()
+    return branch
+
+
+def _insert_quantizer(
+    branch: fx.GraphModule,
+    source: fx.Node,
+    readers: list[fx.Node],
+    bits: tuple[int, ...],
+    active: ActiveBits,
+) -> None:
+    target = f"input_quants.{readers[0].target}"
+    branch.add_submodule(target, SwitchableQuantizer.create(bits, active))
+    with branch.graph.inserting_after(source):
+        quantizer = branch.graph.call_module(target, (source,))
+    for reader in readers:
+        reader.replace_input_with(source, quantizer)
+
+
+def _swap(root: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(root.get_submodule(parent), leaf, module.train(root.training))
+
+
+def shuffle_weights(branch: nn.Module, seed: int) -> None:
+    """Permute the entries of each weight tensor: another draw of the author's own initialisation.
+
+    Branches that start as equal copies and run at the same bit-widths get equal gradients for
+    ever; this is how they are told apart when there are no trained weights to keep.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in branch.modules():
+            if isinstance(module, WEIGHTED):
+                order = torch.randperm(module.weight.numel(), generator=generator)
+                flat = module.weight.reshape(-1)
+                module.weight.copy_(flat[order.to(flat.device)].view_as(module.weight))

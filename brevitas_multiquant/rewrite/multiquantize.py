@@ -1,0 +1,136 @@
+"""`multiquantize`: a float CNN in, one network for every bit-width out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from brevitas_multiquant.config import BRANCH_INITS, MultiQuantConfig, _check_choice
+from brevitas_multiquant.errors import ConfigError, UnsupportedModelError
+from brevitas_multiquant.nn.network import MultiQuantNet
+from brevitas_multiquant.quant.state import ActiveBits
+from brevitas_multiquant.rewrite.build import build_branch, build_shared, cut, shuffle_weights
+from brevitas_multiquant.rewrite.check import self_check
+from brevitas_multiquant.rewrite.plan import make_plan
+from brevitas_multiquant.rewrite.trace import trace
+from brevitas_multiquant.selection import bits_of_branch, branch_count
+from brevitas_multiquant.source import ModelSource, infer_input_shape, infer_source
+
+
+def multiquantize(
+    model: nn.Module,
+    bits: Sequence[int] = (2, 4, 6, 8),
+    *,
+    profile: str = "paper",
+    selection: str | Mapping[int, Sequence[int]] = "amortized",
+    merge: str = "mean",
+    branch_init: str = "copy",
+    stem: str | None = None,
+    head: str | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    source: ModelSource | None = None,
+    seed: int = 0,
+    check: bool = True,
+) -> MultiQuantNet:
+    """One network that runs at every bit-width of ``bits``, from a float CNN.
+
+    A shared float stem, ``max(bits) / 2`` branches with fixed 2-bit weights, activations and
+    norms at the bit-width chosen at run time, a shared float classifier (paper, section 3). The
+    rewrite traces the model, plans, builds, and checks to the bit that one branch with
+    quantizers off is the original. The model is left untouched; its weights are in every branch.
+
+    Args:
+        model: classification CNN: images (N, C, H, W) -> logits (N, classes).
+        bits: even candidate bit-widths from 2 to 16.
+        profile: ``"paper"``: stem, residual path and classifier stay float.
+        selection: ``"amortized"`` (section 3.4), ``"serial"``, or bit-width -> branch indices.
+        merge: ``"mean"`` of the branch outputs as in the published code, or ``"sum"`` (eq. 6).
+        branch_init: ``"copy"``: each branch starts from the model's weights. ``"shuffle"``, for
+            training from scratch: each but the first from a seeded permutation of them, since
+            equal branches that run at equal bit-widths stay equal for ever.
+        stem: module that ends the stem, instead of the first convolution and its norm.
+        head: module that starts the float head, instead of the last layer.
+        input_shape: (1, C, H, W); default: what the model declares, else (1, 3, 224, 224).
+        source: how to build the float model again, for files; default: found out for timm models.
+        seed: of the permutations.
+        check: run the self-check.
+
+    Returns:
+        The network, on the model's device and in its training mode, active at ``max(bits)``.
+
+    Raises:
+        BitWidthError, SelectionError, ConfigError: an option outside its range.
+        TraceError: the forward cannot be traced, or does not run on ``input_shape``.
+        UnsupportedModelError: not a CNN, or one of an unsupported kind; lists every reason.
+        SelfCheckError: the branch differs from the original.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> net = multiquantize(resnet18(num_classes=10), [2, 4], input_shape=(1, 3, 64, 64))
+        >>> net.set_active_bits(2)
+        >>> net(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
+    """
+    config = MultiQuantConfig.create(bits, selection, profile, merge)
+    _check_choice("branch_init", branch_init, BRANCH_INITS)
+    shape = _checked_shape(input_shape) or infer_input_shape(model)
+    _refuse_rewritten(model)
+
+    traced = trace(model, shape)
+    plan = make_plan(traced, type(model).__name__, stem, head)
+    active = ActiveBits(max(config.bits))
+    float_stem, body, float_head = cut(traced, plan)
+    branches = []
+    for index in range(branch_count(config.bits)):
+        bits_here = bits_of_branch(config.selection, index)
+        branch = build_branch(body, plan, bits_here, active)
+        if branch_init == "shuffle" and index > 0:
+            shuffle_weights(branch, seed + index)
+        branches.append(branch)
+    net = MultiQuantNet(
+        build_shared(float_stem, active),
+        branches,
+        build_shared(float_head, active),
+        config,
+        active,
+        plan,
+        _with_cut(source or infer_source(model), stem, head),
+        shape,
+    ).train(model.training)
+    if check:
+        self_check(net, model, shape)
+    return net
+
+
+def _checked_shape(shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if shape is None:
+        return None
+    if len(shape) != 4 or any(not isinstance(s, int) or s < 1 for s in shape):
+        raise ConfigError(f"input_shape: expected (1, channels, height, width), got {shape!r}")
+    return (1, *shape[1:])
+
+
+def _with_cut(source: ModelSource | None, stem: str | None, head: str | None) -> ModelSource | None:
+    return None if source is None else replace(source, stem=stem, head=head)
+
+
+def _refuse_rewritten(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise UnsupportedModelError(
+            type(model).__name__, [f"expected a torch.nn.Module, got {type(model).__name__}"]
+        )
+    if isinstance(model, MultiQuantNet):
+        raise UnsupportedModelError("MultiQuantNet", ["it is a multi-branch network already"])
+    quantized = [
+        name for name, m in model.named_modules() if type(m).__module__.startswith("brevitas.")
+    ]
+    if quantized:
+        raise UnsupportedModelError(
+            type(model).__name__,
+            [f"{quantized[0]} is a Brevitas layer already; start from the float model"],
+        )
+    if not any(isinstance(m, torch.nn.modules.conv._ConvNd) for m in model.modules()):
+        raise UnsupportedModelError(
+            type(model).__name__, ["expected at least one convolution, found none"]
+        )

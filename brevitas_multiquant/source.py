@@ -1,0 +1,140 @@
+"""How a float model can be built again by name: what a packed file needs to know."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from brevitas_multiquant.errors import SourceError
+
+LIBRARIES = ("timm", "torchvision")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Library, name and arguments of a float model, and where it was cut.
+
+    Args:
+        library: ``"timm"`` or ``"torchvision"``.
+        name: what the library's ``create_model`` or ``get_model`` takes.
+        kwargs: further arguments, plain values only.
+        stem: ``stem`` option of `brevitas_multiquant.multiquantize`.
+        head: its ``head`` option.
+
+    Example:
+        >>> source = ModelSource("torchvision", "resnet18", {"num_classes": 10})
+        >>> source.build().fc.out_features
+        10
+    """
+
+    library: str
+    name: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    stem: str | None = None
+    head: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "ModelSource":
+        """The inverse of `to_dict`.
+
+        Raises:
+            SourceError: keys missing or unknown.
+        """
+        expected = {"library", "name", "kwargs", "stem", "head"}
+        if not isinstance(data, Mapping) or set(data) != expected:
+            raise SourceError(f"model source: expected the keys {sorted(expected)}, got {data!r}")
+        return cls(**data)
+
+    def build(self) -> nn.Module:
+        """The float model with random weights; nothing is downloaded.
+
+        Raises:
+            SourceError: an unknown library or name, a library that is not installed, or arguments
+                that it does not take.
+        """
+        if self.library not in LIBRARIES:
+            raise SourceError(
+                f"model source: expected a library of {list(LIBRARIES)}, got {self.library!r}"
+            )
+        if not isinstance(self.kwargs, dict) or {"pretrained", "weights"} & set(self.kwargs):
+            raise SourceError(
+                "model source: expected arguments that load no weights, got "
+                f"{self.kwargs!r}"
+            )
+        try:
+            return _BUILDERS[self.library](self.name, self.kwargs)
+        except ImportError as error:
+            raise SourceError(
+                f"{self.library} is needed to build {self.name}: pip install {self.library}"
+            ) from error
+        except Exception as error:
+            raise SourceError(
+                f"{self.library} cannot build {self.name!r} with {self.kwargs}: {error}"
+            ) from error
+
+
+def _build_timm(name: str, kwargs: dict[str, Any]) -> nn.Module:
+    import timm
+
+    importlib.import_module("brevitas_multiquant.models")
+    return timm.create_model(name, pretrained=False, **kwargs)
+
+
+def _build_torchvision(name: str, kwargs: dict[str, Any]) -> nn.Module:
+    import torchvision.models
+
+    return torchvision.models.get_model(name, weights=None, **kwargs)
+
+
+_BUILDERS = {"timm": _build_timm, "torchvision": _build_torchvision}
+
+
+def infer_source(model: nn.Module) -> ModelSource | None:
+    """The source of a timm model from what it declares of itself, or None.
+
+    Only a source that builds the same parameters is returned.
+    """
+    declared = getattr(model, "pretrained_cfg", None)
+    name = declared.get("architecture") if isinstance(declared, dict) else None
+    if not name:
+        return None
+    kwargs: dict[str, Any] = {}
+    classes = getattr(model, "num_classes", None)
+    if isinstance(classes, int) and classes != declared.get("num_classes"):
+        kwargs["num_classes"] = classes
+    channels = _input_channels(model)
+    if channels not in (None, tuple(declared.get("input_size", (3,)))[0]):
+        kwargs["in_chans"] = channels
+    source = ModelSource("timm", name, kwargs)
+    return source if same_parameters(model, source) else None
+
+
+def _input_channels(model: nn.Module) -> int | None:
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    return None if first is None else first.in_channels
+
+
+def same_parameters(model: nn.Module, source: ModelSource) -> bool:
+    """Whether a source builds a model whose state has the names and shapes of this one's."""
+    try:
+        with torch.device("meta"):
+            twin = source.build()
+    except (SourceError, RuntimeError, NotImplementedError):
+        return False
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    return shapes == {name: tuple(value.shape) for name, value in twin.state_dict().items()}
+
+
+def infer_input_shape(model: nn.Module) -> tuple[int, ...]:
+    """(1, C, H, W) that a model declares, else (1, 3, 224, 224)."""
+    declared = getattr(model, "pretrained_cfg", None)
+    size = declared.get("input_size") if isinstance(declared, dict) else None
+    channels, height, width = size or (3, 224, 224)
+    return (1, _input_channels(model) or channels, height, width)

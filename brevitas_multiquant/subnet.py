@@ -1,0 +1,235 @@
+"""One bit-width as a plain Brevitas network: stock layers, constants instead of ranges."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from brevitas.inject.enum import RestrictValueType, ScalingImplType
+from brevitas.nn import QuantConv1d, QuantConv2d, QuantIdentity, QuantLinear
+from brevitas.quant import Int8WeightPerTensorFloat, Uint8ActPerTensorFloat
+from torch import Tensor, nn
+
+from brevitas_multiquant.errors import BitWidthError, CalibrationError
+from brevitas_multiquant.functional import MIN_WIDTH, WEIGHT_LEVELS, activation_levels
+from brevitas_multiquant.nn.network import MultiQuantNet, merge_outputs
+from brevitas_multiquant.nn.switchable import (
+    ScaleShiftNorm,
+    Switchable,
+    SwitchableQuantizer,
+    per_channel,
+    scale_and_shift,
+)
+from brevitas_multiquant.quant.layers import CodeLayer
+from brevitas_multiquant.quant.ranges import LearnedRange
+
+_CONSTANT_UNIT_SCALE = {
+    "scaling_impl_type": ScalingImplType.CONST,
+    "restrict_scaling_type": RestrictValueType.FP,
+}
+
+
+class OddInt3WeightConst(Int8WeightPerTensorFloat):
+    """Stock Brevitas weights at scale 1: the odd codes -3, -1, 1, 3 as narrow signed integers."""
+
+    bit_width = 3
+    scaling_impl_type = ScalingImplType.CONST
+    restrict_scaling_type = RestrictValueType.FP
+    scaling_init = float(WEIGHT_LEVELS)
+
+
+class UintActConst(Uint8ActPerTensorFloat):
+    """Stock Brevitas activations at scale 1: unsigned codes."""
+
+    scaling_impl_type = ScalingImplType.CONST
+    restrict_scaling_type = RestrictValueType.FP
+
+
+class Subtract(nn.Module):
+    """``(x - lower) * gain``: moves a range onto the codes, in front of their quantizer."""
+
+    def __init__(self, lower: Tensor, gain: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("lower", lower.detach().clone())
+        self.register_buffer("gain", gain.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The scaled difference, same shape."""
+        return x.sub(self.lower).mul(self.gain)
+
+
+class OutputScale(nn.Module):
+    """``x * scale + bias``: the one scale after a multiplication of codes."""
+
+    def __init__(self, scale: float, bias: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(scale))
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Values of the layer, same shape."""
+        y = x.mul(self.scale)
+        return y if self.bias is None else y.add(self.bias)
+
+
+class ScaleShift(nn.Module):
+    """A batch norm in evaluation: ``x * scale + shift`` per channel."""
+
+    def __init__(self, scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale.detach().clone())
+        self.register_buffer("shift", shift.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The norm of ``x`` (N, C, ...)."""
+        return x.mul(per_channel(self.scale, x)).add(per_channel(self.shift, x))
+
+
+class Subnet(nn.Module):
+    """The plain network of one bit-width, for evaluation and export.
+
+    Args:
+        stem, branches, head: frozen parts; only the branches that run are here.
+        bits: the bit-width.
+        merge: how branch outputs are merged.
+    """
+
+    def __init__(
+        self, stem: nn.Module, branches: Sequence[nn.Module], head: nn.Module, bits: int, merge: str
+    ) -> None:
+        super().__init__()
+        self.stem = stem
+        self.branches = nn.ModuleList(branches)
+        self.head = head
+        self.bits = bits
+        self.merge = merge
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, classes) of the images (N, C, H, W)."""
+        features = self.stem(x)
+        outputs = [branch(features) for branch in self.branches]
+        return self.head(merge_outputs(outputs, self.merge))
+
+
+def extract_subnet(net: MultiQuantNet, bits: int) -> Subnet:
+    """One bit-width as a plain Brevitas network, equal to the bit in evaluation.
+
+    Stock ``QuantConv2d``, ``QuantLinear`` and ``QuantIdentity`` at scale 1, ranges and norms as
+    constants in front and behind: nothing of this package's quantizers is left in it.
+
+    Args:
+        net: the network; not changed.
+        bits: one of ``net.bits``.
+
+    Raises:
+        BitWidthError: not a candidate of the network.
+        CalibrationError: ranges that have seen no data yet.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> from brevitas_multiquant import calibrate, multiquantize
+        >>> net = multiquantize(resnet18(num_classes=10), [2, 4], input_shape=(1, 3, 32, 32))
+        >>> images = torch.rand(4, 3, 32, 32)
+        >>> calibrate(net, [images])
+        >>> with torch.no_grad(), net.eval().at_bits(2):
+        ...     torch.equal(extract_subnet(net, 2)(images), net(images))
+        True
+    """
+    if bits not in net.bits:
+        raise BitWidthError(f"extract_subnet: expected one of {list(net.bits)}, got {bits!r}")
+    with net.at_bits(bits), torch.no_grad():
+        parts = [_frozen(net.branches[index], bits) for index in net.selection[bits]]
+        stem, head = _frozen(net.stem, bits), _frozen(net.head, bits)
+    subnet = Subnet(stem, parts, head, bits, net.config.merge).eval()
+    return subnet.requires_grad_(False)
+
+
+def _frozen(part: nn.Module, bits: int) -> nn.Module:
+    """A copy of a part in which every switchable module is the plain one of ``bits``."""
+    replacements = {
+        name: replacement
+        for name, module in part.named_modules()
+        if (replacement := _plain(name, module, bits)) is not None
+    }
+    frozen = copy.deepcopy(part)
+    for name, replacement in replacements.items():
+        parent, _, leaf = name.rpartition(".")
+        owner = frozen.get_submodule(parent)
+        if leaf in owner._modules:
+            owner._modules[leaf] = replacement
+    return frozen
+
+
+def _plain(name: str, module: nn.Module, bits: int) -> nn.Module | None:
+    if isinstance(module, SwitchableQuantizer):
+        return _plain_quantizer(name, module[str(bits)], bits)
+    if isinstance(module, Switchable):
+        member = module[str(bits)]
+        return _plain_norm(member) if isinstance(member, ScaleShiftNorm) else copy.deepcopy(member)
+    if isinstance(module, CodeLayer):
+        return _plain_layer(module)
+    if isinstance(module, ScaleShiftNorm):
+        return _plain_norm(module)
+    return None
+
+
+def _plain_norm(norm: Any) -> ScaleShift:
+    return ScaleShift(*scale_and_shift(norm))
+
+
+def _plain_quantizer(name: str, quantizer: Any, bits: int) -> nn.Sequential:
+    learned: LearnedRange = quantizer.act_quant.fused_activation_quant_proxy.tensor_quant.range_impl
+    if not learned.ready:
+        raise CalibrationError(
+            f"{name} at {bits} bits: expected a range initialised from data, got one that has "
+            "seen none; call calibrate(net, loader) or train first"
+        )
+    levels = activation_levels(bits)
+    lower = learned.lower
+    upper = torch.maximum(learned.upper, lower + MIN_WIDTH)
+    plain = QuantIdentity(act_quant=UintActConst, bit_width=bits, scaling_init=float(levels))
+    device = lower.device
+    return nn.Sequential(Subtract(lower, levels / (upper - lower)), plain.to(device))
+
+
+def _plain_layer(layer: Any) -> nn.Sequential:
+    plain = _LAYERS[layer.weight.dim(), isinstance(layer, nn.Linear)](layer)
+    codes = layer.quant_weight()
+    plain.weight = nn.Parameter(codes.detach().clone(), requires_grad=False)
+    bias = None if layer.bias is None else layer._as_output_channels(layer.bias).detach().clone()
+    scale = OutputScale(layer.output_scale, bias)
+    return nn.Sequential(plain, scale).to(layer.weight.device)
+
+
+def _plain_conv(conv_type: type[nn.Module]) -> Callable[[Any], nn.Module]:
+    def build(layer: Any) -> nn.Module:
+        conv = conv_type(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+            stride=layer.stride,
+            padding=layer.padding,
+            dilation=layer.dilation,
+            groups=layer.groups,
+            padding_mode=layer.padding_mode,
+            bias=False,
+            weight_quant=OddInt3WeightConst,
+        )
+        if getattr(layer, "is_same_padded_strided", False):
+            conv.is_same_padded_strided = True
+        return conv
+
+    return build
+
+
+def _plain_linear(layer: Any) -> nn.Module:
+    return QuantLinear(
+        layer.in_features, layer.out_features, bias=False, weight_quant=OddInt3WeightConst
+    )
+
+
+_LAYERS: dict[tuple[int, bool], Callable[[Any], nn.Module]] = {
+    (4, False): _plain_conv(QuantConv2d),
+    (3, False): _plain_conv(QuantConv1d),
+    (2, True): _plain_linear,
+}
