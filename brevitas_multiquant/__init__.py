@@ -1,6 +1,7 @@
 """One convolutional network that runs at every bit-width, from PyTorch to the FPGA."""
 
 from brevitas_multiquant.calibrate import calibrate
+from brevitas_multiquant.checkpoint import load_packed, save_packed
 from brevitas_multiquant.config import MultiQuantConfig
 from brevitas_multiquant.cost import cost
 from brevitas_multiquant.distill import InPlaceDistillation
@@ -9,8 +10,7 @@ from brevitas_multiquant.nn import MultiQuantNet
 from brevitas_multiquant.rewrite import multiquantize
 from brevitas_multiquant.source import ModelSource
 from brevitas_multiquant.subnet import extract_subnet
-
-__version__ = "0.1.0"
+from brevitas_multiquant.version import __version__
 
 __all__ = [
     "InPlaceDistillation",
@@ -22,5 +22,7 @@ __all__ = [
     "calibrate",
     "cost",
     "extract_subnet",
+    "load_packed",
     "multiquantize",
+    "save_packed",
 ]

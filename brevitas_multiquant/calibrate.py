@@ -26,7 +26,7 @@ from brevitas_multiquant.rewrite.plan import is_norm
 class TorchObserver:
     """A ``torch.ao.quantization`` observer as a range: what its scale and zero-point span."""
 
-    def __init__(self, observer: nn.Module, levels: int) -> None:
+    def __init__(self, observer: Any, levels: int) -> None:
         self.observer = observer
         self.levels = levels
 
@@ -81,7 +81,8 @@ def calibrate(
 
     Raises:
         ConfigError: an unknown observer.
-        CalibrationError: no batch, a batch without images, or values that are not finite.
+        CalibrationError: no batch, a batch without images, or values that are not finite; the
+            network is left as it was.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -94,17 +95,16 @@ def calibrate(
     if not images:
         raise CalibrationError("calibrate: expected at least one batch of images, got none")
     device = device_of(net)
-    for layer in net.modules():
-        if isinstance(layer, CodeLayer):
-            with torch.no_grad():
+    with torch.no_grad(), _unchanged_on_failure(net), _observing_modes(net):
+        for layer in net.modules():
+            if isinstance(layer, CodeLayer):
                 weight_range(layer).set_from(layer.effective_weight())
-    with torch.no_grad(), _observing_modes(net):
         for bits in net.bits:
             ranges = list(activation_ranges(net, bits))
             with net.at_bits(bits), _observers(ranges, OBSERVERS[observer], bits):
                 for batch in images:
                     net(batch.to(device))
-    _check_finite(net)
+        _check_finite(net)
 
 
 def activation_ranges(net: nn.Module, bits: int) -> Iterator[ActivationRange]:
@@ -124,6 +124,16 @@ def _images(batch: Any) -> Tensor:
             f"{getattr(images, 'shape', type(images).__name__)}"
         )
     return images
+
+
+@contextmanager
+def _unchanged_on_failure(net: MultiQuantNet) -> Iterator[None]:
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    try:
+        yield
+    except BaseException:
+        net.load_state_dict(before)
+        raise
 
 
 @contextmanager
@@ -155,10 +165,11 @@ def _observers(
 
 def _check_finite(net: MultiQuantNet) -> None:
     for name, module in net.named_modules():
-        if isinstance(module, LearnedRange):
-            if not torch.isfinite(module.upper - module.lower):
-                raise CalibrationError(
-                    f"calibrate: {name} got a range that is not finite "
-                    f"({module.lower.item()}, {module.upper.item()}); check the images and the "
-                    "model for values that are infinite or not a number"
-                )
+        if not isinstance(module, LearnedRange):
+            continue
+        if not torch.isfinite(module.upper - module.lower):
+            raise CalibrationError(
+                f"calibrate: {name} got a range that is not finite "
+                f"({module.lower.item()}, {module.upper.item()}); check the images and the "
+                "model for values that are infinite or not a number"
+            )

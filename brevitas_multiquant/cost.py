@@ -1,6 +1,6 @@
 """What each bit-width costs: MACs, BitOPs, bytes, branches. Counted, not estimated."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -43,9 +43,7 @@ class Cost(dict[int, BitWidthCost]):
         float_bytes: storage of the float model it was made from, fp32.
     """
 
-    def __init__(
-        self, costs: dict[int, BitWidthCost], total_bytes: int, float_bytes: int
-    ) -> None:
+    def __init__(self, costs: dict[int, BitWidthCost], total_bytes: int, float_bytes: int) -> None:
         super().__init__(costs)
         self.total_bytes = total_bytes
         self.float_bytes = float_bytes
@@ -172,8 +170,8 @@ def _module_bytes(module: nn.Module) -> int:
     return _floats(own.values())
 
 
-def _floats(parameters: "Iterator[Tensor] | object") -> int:
-    return FLOAT_BYTES * sum(p.numel() for p in parameters)  # type: ignore[attr-defined]
+def _floats(parameters: Iterable[Tensor]) -> int:
+    return FLOAT_BYTES * sum(p.numel() for p in parameters)
 
 
 def _float_bytes(net: MultiQuantNet) -> int:

@@ -110,7 +110,7 @@ class InPlaceDistillation(nn.Module):
         parts = []
         for part in self.losses(images, target):
             backward(part.loss)
-            parts.append(BitWidthLoss(part.bits, *(_detach(value) for value in part[1:])))
+            parts.append(_detached(part))
             del part
         return _collect(parts, sum(part.loss for part in parts))
 
@@ -131,8 +131,9 @@ class InPlaceDistillation(nn.Module):
                 yield BitWidthLoss(bits, ce, output, ce, None)
 
 
-def _detach(value: Tensor | None) -> Tensor | None:
-    return None if value is None else value.detach()
+def _detached(part: BitWidthLoss) -> BitWidthLoss:
+    kd = None if part.kd is None else part.kd.detach()
+    return BitWidthLoss(part.bits, part.loss.detach(), part.output.detach(), part.ce.detach(), kd)
 
 
 def _collect(parts: list[BitWidthLoss], loss: Any) -> dict[str, Any]:

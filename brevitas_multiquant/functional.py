@@ -5,6 +5,7 @@ Everything stays in the integer *code* domain. The paper's real values (eq. 3) a
 both applies the two factors as one scale.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 from brevitas_multiquant.selection import BRANCH_BITS
 
 MIN_WIDTH = 1e-5
-"""A range is never narrower than this, whatever its parameters say: u > l by construction."""
+"""A range is never narrower than this times max(1, |l|), whatever its parameters say: u > l by
+construction, also where l is so large that adding 1e-5 to it would be rounded away."""
 
 WEIGHT_LEVELS = 2**BRANCH_BITS - 1
 """Largest weight code: weights are the odd integers -3, -1, 1, 3."""
@@ -39,7 +41,7 @@ def quantize_activation(x: Tensor, lower: Tensor, upper: Tensor, bits: int) -> T
         x: any shape, floating point. Half precisions are quantized in fp32, so that the levels
             are those of fp32; codes up to 255 are exact in all of them.
         lower: scalar l.
-        upper: scalar u; a range narrower than `MIN_WIDTH` counts as that wide.
+        upper: scalar u; a narrower range counts as wide as `guarded_upper` makes it.
         bits: bit-width b.
 
     Returns:
@@ -95,13 +97,12 @@ class _ClipQuantize(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, lower_raw, upper_raw = ctx.saved_tensors
         lower, upper, x_wide = _widen(x, lower_raw, upper_raw)
-        inside = (x_wide >= lower) & (x_wide <= upper)
-        passed = torch.where(inside, grad, grad.new_zeros(())).to(x_wide.dtype)
+        passed = _within(grad.to(x_wide.dtype), x_wide, lower, upper)
         slope = ctx.gain / (upper - lower)
         grad_lower = grad_upper = None
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
             total = passed.sum()
-            moment = torch.dot(passed.flatten(), x_wide.flatten()) - lower * total
+            moment = _inner_product(passed, x_wide) - lower * total
             position = moment / (upper - lower)
             grad_upper = (-slope * position).to(upper_raw.dtype)
             grad_lower = (slope * (position - total)).to(lower_raw.dtype)
@@ -109,8 +110,38 @@ class _ClipQuantize(torch.autograd.Function):
         return grad_x, grad_lower, grad_upper, None, None
 
 
+def guarded_upper(lower: Tensor, upper: Tensor) -> Tensor:
+    """The u that counts: at least `MIN_WIDTH` times max(1, |l|) above l.
+
+    Example:
+        >>> guarded_upper(torch.tensor(3000.0), torch.tensor(-1.0)) > 3000
+        tensor(True)
+    """
+    return torch.maximum(upper, lower + MIN_WIDTH * lower.abs().clamp(min=1.0))
+
+
 def _widen(x: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Bounds with u > l, and x in a type whose arithmetic keeps the levels exact."""
     wide = torch.promote_types(x.dtype, torch.float32)
     lower = lower.to(wide)
-    return lower, torch.maximum(upper.to(wide), lower + MIN_WIDTH), x.to(wide)
+    return lower, guarded_upper(lower, upper.to(wide)), x.to(wide)
+
+
+def _inner_product(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of a * b in one pass without a product in memory, where their layouts agree."""
+    if a.stride() != b.stride():
+        return (a * b).sum()
+    outermost_first = sorted(range(a.dim()), key=a.stride, reverse=True)
+    in_memory_order = (t.permute(outermost_first).flatten() for t in (a, b))
+    return torch.dot(*in_memory_order)
+
+
+def _within(grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """The gradient where l <= x <= u, bounds included, and 0 elsewhere; always a new tensor."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return torch.where((x >= lower) & (x <= upper), grad, grad.new_zeros(()))
+    # One fused pass; it excludes its bounds, so each is moved out to the next number. Reading
+    # them costs nothing on a CPU, where there is no device to wait for.
+    below = torch.nextafter(lower, lower.new_tensor(-math.inf)).item()
+    above = torch.nextafter(upper, upper.new_tensor(math.inf)).item()
+    return torch.ops.aten.hardtanh_backward(grad, x, below, above)

@@ -16,7 +16,7 @@ __all__ = ["CifarMobileNetV1", "CifarResNet", "CifarVGG"]
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2470, 0.2435, 0.2616)
 
-VGG11_WIDTHS = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
+VGG11_STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 MOBILENET_V1_BLOCKS = (
     (64, 1),
     (128, 2),
@@ -166,12 +166,11 @@ class CifarVGG(_CifarNet):
         super().__init__()
         layers: list[nn.Module] = []
         channels = in_chans
-        for width in VGG11_WIDTHS:
-            if width == "pool":
-                layers.append(nn.MaxPool2d(2, 2))
-            else:
+        for stage in VGG11_STAGES:
+            for width in stage:
                 layers += [*conv_bn(channels, width, 3), nn.ReLU()]
                 channels = width
+            layers.append(nn.MaxPool2d(2, 2))
         self.features = nn.Sequential(*layers)
         self._create_head(channels, num_classes, drop_rate)
         self.pre_logits = nn.Sequential(

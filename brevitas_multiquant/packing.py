@@ -30,7 +30,7 @@ def pack(values: NDArray[np.integer], bits: int) -> NDArray[np.uint8]:
         bits: 1 to 8.
 
     Raises:
-        PackedFileError: a value that does not fit.
+        PackedFileError: values that are not integers or do not fit.
 
     Example:
         >>> pack(np.array([1, 2, 3, 0, 1]), 2)
@@ -38,6 +38,8 @@ def pack(values: NDArray[np.integer], bits: int) -> NDArray[np.uint8]:
     """
     _check_bits(bits)
     flat = np.asarray(values).reshape(-1)
+    if flat.size and flat.dtype.kind not in "iub":
+        raise PackedFileError(f"pack: expected integers, got {flat.dtype}")
     if flat.size and (flat.min() < 0 or flat.max() >= 2**bits):
         raise PackedFileError(
             f"pack: expected values from 0 to {2**bits - 1}, got {flat.min()} to {flat.max()}"

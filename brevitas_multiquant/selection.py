@@ -1,6 +1,6 @@
 """Which branches run at which bit-width: pure arithmetic, no tensors (paper, section 3.4)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 
 from brevitas_multiquant.errors import BitWidthError, SelectionError
@@ -124,6 +124,10 @@ def _check_mapping(selection: Mapping[int, Sequence[int]], bits: Sequence[int]) 
     branches = range(branch_count(bits))
     checked: Selection = {}
     for bit in sorted(bits):
+        if not isinstance(selection[bit], Iterable):
+            raise SelectionError(
+                f"selection[{bit}]: expected a list of branch indices, got {selection[bit]!r}"
+            )
         chosen = tuple(sorted(selection[bit]))
         if len(set(chosen)) != bit // BRANCH_BITS or len(chosen) != bit // BRANCH_BITS:
             raise SelectionError(

@@ -1,6 +1,7 @@
 """How a float model can be built again by name: what a packed file needs to know."""
 
 import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ from torch import nn
 
 from brevitas_multiquant.errors import SourceError
 
-LIBRARIES = ("timm", "torchvision")
+LIBRARIES = ("timm", "torchvision", "own")
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class ModelSource:
     """Library, name and arguments of a float model, and where it was cut.
 
     Args:
-        library: ``"timm"`` or ``"torchvision"``.
+        library: ``"timm"``, ``"torchvision"``, or ``"own"`` for a model of the user's, who
+            then passes it to `brevitas_multiquant.load_packed`.
         name: what the library's ``create_model`` or ``get_model`` takes.
         kwargs: further arguments, plain values only.
         stem: ``stem`` option of `brevitas_multiquant.multiquantize`.
@@ -65,11 +67,12 @@ class ModelSource:
             )
         if not isinstance(self.kwargs, dict) or {"pretrained", "weights"} & set(self.kwargs):
             raise SourceError(
-                "model source: expected arguments that load no weights, got "
-                f"{self.kwargs!r}"
+                f"model source: expected arguments that load no weights, got {self.kwargs!r}"
             )
         try:
             return _BUILDERS[self.library](self.name, self.kwargs)
+        except SourceError:
+            raise
         except ImportError as error:
             raise SourceError(
                 f"{self.library} is needed to build {self.name}: pip install {self.library}"
@@ -87,21 +90,48 @@ def _build_timm(name: str, kwargs: dict[str, Any]) -> nn.Module:
     return timm.create_model(name, pretrained=False, **kwargs)
 
 
+def _build_own(name: str, kwargs: dict[str, Any]) -> nn.Module:
+    raise SourceError(f"{name} is a model of your own: pass it as load_packed(path, model=...)")
+
+
 def _build_torchvision(name: str, kwargs: dict[str, Any]) -> nn.Module:
     import torchvision.models
 
     return torchvision.models.get_model(name, weights=None, **kwargs)
 
 
-_BUILDERS = {"timm": _build_timm, "torchvision": _build_torchvision}
+_BUILDERS = {"timm": _build_timm, "torchvision": _build_torchvision, "own": _build_own}
 
 
 def infer_source(model: nn.Module) -> ModelSource | None:
-    """The source of a timm model from what it declares of itself, or None.
+    """The source of a timm or torchvision model, or None.
 
     Only a source that builds the same parameters is returned.
     """
-    declared = getattr(model, "pretrained_cfg", None)
+    if type(model).__module__.startswith("torchvision.models."):
+        return _infer_torchvision(model)
+    return _infer_timm(model)
+
+
+def _infer_torchvision(model: nn.Module) -> ModelSource | None:
+    """The first builder of the model's own module that gives the same parameters."""
+    import torchvision.models
+
+    module = sys.modules[type(model).__module__]
+    layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    classes = getattr(layers[-1], "out_features", None) or getattr(layers[-1], "out_channels", 0)
+    kwargs = {} if classes == 1000 else {"num_classes": classes}
+    for name in torchvision.models.list_models():
+        builder = torchvision.models.get_model_builder(name)
+        if builder.__module__ == module.__name__:
+            source = ModelSource("torchvision", name, kwargs)
+            if same_parameters(model, source):
+                return source
+    return None
+
+
+def _infer_timm(model: nn.Module) -> ModelSource | None:
+    declared: Any = getattr(model, "pretrained_cfg", None)
     name = declared.get("architecture") if isinstance(declared, dict) else None
     if not name:
         return None
@@ -110,7 +140,8 @@ def infer_source(model: nn.Module) -> ModelSource | None:
     if isinstance(classes, int) and classes != declared.get("num_classes"):
         kwargs["num_classes"] = classes
     channels = _input_channels(model)
-    if channels not in (None, tuple(declared.get("input_size", (3,)))[0]):
+    declared_channels, *_ = declared.get("input_size", (3,))
+    if channels not in (None, declared_channels):
         kwargs["in_chans"] = channels
     source = ModelSource("timm", name, kwargs)
     return source if same_parameters(model, source) else None

@@ -11,7 +11,7 @@ from brevitas.quant import Int8WeightPerTensorFloat, Uint8ActPerTensorFloat
 from torch import Tensor, nn
 
 from brevitas_multiquant.errors import BitWidthError, CalibrationError
-from brevitas_multiquant.functional import MIN_WIDTH, WEIGHT_LEVELS, activation_levels
+from brevitas_multiquant.functional import WEIGHT_LEVELS, activation_levels, guarded_upper
 from brevitas_multiquant.nn.network import MultiQuantNet, merge_outputs
 from brevitas_multiquant.nn.switchable import (
     ScaleShiftNorm,
@@ -48,6 +48,9 @@ class UintActConst(Uint8ActPerTensorFloat):
 class Subtract(nn.Module):
     """``(x - lower) * gain``: moves a range onto the codes, in front of their quantizer."""
 
+    lower: Tensor
+    gain: Tensor
+
     def __init__(self, lower: Tensor, gain: Tensor) -> None:
         super().__init__()
         self.register_buffer("lower", lower.detach().clone())
@@ -60,6 +63,9 @@ class Subtract(nn.Module):
 
 class OutputScale(nn.Module):
     """``x * scale + bias``: the one scale after a multiplication of codes."""
+
+    scale: Tensor
+    bias: Tensor | None
 
     def __init__(self, scale: float, bias: Tensor | None) -> None:
         super().__init__()
@@ -74,6 +80,9 @@ class OutputScale(nn.Module):
 
 class ScaleShift(nn.Module):
     """A batch norm in evaluation: ``x * scale + shift`` per channel."""
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, scale: Tensor, shift: Tensor) -> None:
         super().__init__()
@@ -186,7 +195,7 @@ def _plain_quantizer(name: str, quantizer: Any, bits: int) -> nn.Sequential:
         )
     levels = activation_levels(bits)
     lower = learned.lower
-    upper = torch.maximum(learned.upper, lower + MIN_WIDTH)
+    upper = guarded_upper(lower, learned.upper)
     plain = QuantIdentity(act_quant=UintActConst, bit_width=bits, scaling_init=float(levels))
     device = lower.device
     return nn.Sequential(Subtract(lower, levels / (upper - lower)), plain.to(device))
@@ -203,7 +212,7 @@ def _plain_layer(layer: Any) -> nn.Sequential:
 
 def _plain_conv(conv_type: type[nn.Module]) -> Callable[[Any], nn.Module]:
     def build(layer: Any) -> nn.Module:
-        conv = conv_type(
+        conv: Any = conv_type(
             layer.in_channels,
             layer.out_channels,
             layer.kernel_size,

@@ -95,7 +95,10 @@ class ScaleShiftBatchNorm2d(ScaleShiftNorm, nn.BatchNorm2d):
     """`ScaleShiftNorm` over ``nn.BatchNorm2d``."""
 
 
-_EXACT = {nn.BatchNorm1d: ScaleShiftBatchNorm1d, nn.BatchNorm2d: ScaleShiftBatchNorm2d}
+_EXACT: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm1d: ScaleShiftBatchNorm1d,
+    nn.BatchNorm2d: ScaleShiftBatchNorm2d,
+}
 
 
 def exact_norm(norm: nn.Module, active: ActiveBits) -> nn.Module:

@@ -34,7 +34,7 @@ class CodeLayer(nn.Module):
     weight_function: Callable[[nn.Module], Tensor] | None
     weight: Tensor
     bias: Tensor | None
-    weight_quant: nn.Module
+    weight_quant: Any
 
     def effective_weight(self) -> Tensor:
         """The weight that the float layer would use: standardised where its author does so."""
@@ -131,7 +131,7 @@ def _conv_arguments(conv: nn.Conv2d | nn.Conv1d) -> dict[str, Any]:
     }
 
 
-def _new_conv2d(conv: nn.Conv2d) -> CodeConv2d:
+def _new_conv2d(conv: nn.Conv2d) -> Any:
     with torch.random.fork_rng(devices=[]):
         return CodeConv2d(**_conv_arguments(conv))
 
@@ -172,9 +172,7 @@ def _standardised_weight(layer: Any, eps: float, scale: float | None) -> Tensor:
     """Weight standardisation as timm computes it, with the layer's gain where it has one."""
     gain = None if scale is None else (layer.gain * scale).view(-1)
     flat = layer.weight.reshape(1, layer.out_channels, -1)
-    standardised = F.batch_norm(
-        flat, None, None, weight=gain, training=True, momentum=0.0, eps=eps
-    )
+    standardised = F.batch_norm(flat, None, None, weight=gain, training=True, momentum=0.0, eps=eps)
     return standardised.reshape_as(layer.weight)
 
 

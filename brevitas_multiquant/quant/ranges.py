@@ -41,9 +41,9 @@ class MeanObserver:
         return torch.stack(lowers).mean(), torch.stack(uppers).mean()
 
 
-def weight_bounds(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric l, u = -/+ 3 std of the weights."""
-    reach = SIGMAS * weight.std(correction=0)
+def weight_bounds(weight: Tensor, sigmas: float = SIGMAS) -> tuple[Tensor, Tensor]:
+    """Symmetric l, u = -/+ ``sigmas`` standard deviations of the weights."""
+    reach = sigmas * weight.std(correction=0)
     return -reach, reach
 
 
@@ -119,13 +119,13 @@ class LearnedRange(nn.Module):
         self._ready = True
 
     def _refuse_when_distributed(self) -> None:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            if torch.distributed.get_world_size() > 1:
-                raise CalibrationError(
-                    "ranges: expected calibrate(net, loader) before a run of several processes, "
-                    "got a forward with ranges that have seen no data; each process would start "
-                    "from its own"
-                )
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if distributed and torch.distributed.get_world_size() > 1:
+            raise CalibrationError(
+                "ranges: expected calibrate(net, loader) before a run of several processes, "
+                "got a forward with ranges that have seen no data; each process would start "
+                "from its own"
+            )
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)  # type: ignore[arg-type]
@@ -133,11 +133,15 @@ class LearnedRange(nn.Module):
 
 
 class WeightRange(LearnedRange):
-    """Starts at -/+ 3 std of the weights."""
+    """Starts at -/+ ``sigmas`` standard deviations of the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sigmas = SIGMAS
 
     def rule(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(l, u) for the weights ``x``."""
-        return weight_bounds(x)
+        return weight_bounds(x, self.sigmas)
 
 
 class ActivationRange(LearnedRange):

@@ -30,9 +30,7 @@ class _Codes(nn.Module):
 class ActivationCodes(_Codes):
     """Unsigned ``bit_width``-bit codes of activations."""
 
-    def __init__(
-        self, range_impl: LearnedRange, bit_width_impl: nn.Module, bit_width: int
-    ) -> None:
+    def __init__(self, range_impl: LearnedRange, bit_width_impl: nn.Module, bit_width: int) -> None:
         super().__init__(range_impl, bit_width_impl)
         self.bits = bit_width
 

@@ -7,7 +7,8 @@ from torch import fx, nn
 
 from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.nn.switchable import SwitchableNorm, SwitchableQuantizer, exact_norm
-from brevitas_multiquant.quant.layers import WEIGHTED, code_layer
+from brevitas_multiquant.quant.layers import WEIGHTED, CodeLayer, code_layer, weight_range
+from brevitas_multiquant.quant.ranges import SIGMAS
 from brevitas_multiquant.quant.state import ActiveBits
 from brevitas_multiquant.rewrite.plan import Plan, is_norm, nodes_between
 from brevitas_multiquant.rewrite.trace import Trace
@@ -30,9 +31,7 @@ def cut(traced: Trace, plan: Plan) -> tuple[fx.GraphModule, fx.GraphModule, fx.G
     )
 
 
-def _subgraph(
-    traced: Trace, plan: Plan, start: fx.Node, end: fx.Node, part: str
-) -> fx.GraphModule:
+def _subgraph(traced: Trace, plan: Plan, start: fx.Node, end: fx.Node, part: str) -> fx.GraphModule:
     graph = fx.Graph()
     copies = {start: graph.placeholder("x")}
     for node in nodes_between(start, end):
@@ -100,11 +99,28 @@ def _swap(root: nn.Module, name: str, module: nn.Module) -> None:
     setattr(root.get_submodule(parent), leaf, module.train(root.training))
 
 
+RANGE_SPREAD = 0.02
+"""How much wider each branch's weight ranges start than the one's before, where weights agree."""
+
+
+def spread_weight_ranges(branch: nn.Module, index: int) -> None:
+    """Start the weight ranges of equal branches a little apart.
+
+    Branches with equal weights and ranges that run at the same bit-widths get equal gradients for
+    ever; this tells them apart and leaves the given weights as they are.
+    """
+    for module in branch.modules():
+        if isinstance(module, CodeLayer):
+            learned = weight_range(module)
+            learned.sigmas = SIGMAS * (1 + RANGE_SPREAD * index)
+            with torch.no_grad():
+                learned.set_from(module.effective_weight())
+
+
 def shuffle_weights(branch: nn.Module, seed: int) -> None:
     """Permute the entries of each weight tensor: another draw of the author's own initialisation.
 
-    Branches that start as equal copies and run at the same bit-widths get equal gradients for
-    ever; this is how they are told apart when there are no trained weights to keep.
+    Makes branches independent draws where there are no trained weights to keep.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

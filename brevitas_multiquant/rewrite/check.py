@@ -2,12 +2,13 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from brevitas_multiquant.errors import SelfCheckError
-from brevitas_multiquant.nn.network import MultiQuantNet, device_of
+from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.quant.layers import WEIGHTED
 
 _SEED = 20230508
@@ -22,10 +23,8 @@ def self_check(net: MultiQuantNet, model: nn.Module, input_shape: tuple[int, ...
         SelfCheckError: outputs differ by a bit; names the first layer that differs.
     """
     generator = torch.Generator().manual_seed(_SEED)
-    images = torch.randn((2, *input_shape[1:]), generator=generator).to(device_of(net))
-    active, stem, branch, head = copy.deepcopy(
-        (net._active, net.stem, net.branches[0], net.head)
-    )
+    images = torch.randn((2, *input_shape[1:]), generator=generator).to(next(net.parameters()))
+    active, stem, branch, head = copy.deepcopy((net._active, net.stem, net.branches[0], net.head))
     active.quantized = False
     active.bits = next(b for b, chosen in net.selection.items() if 0 in chosen)
     ours, theirs = nn.Sequential(stem, branch, head), copy.deepcopy(model)
@@ -55,18 +54,23 @@ def _run(
     """Output, and the output of every layer by the author's name."""
     layers: dict[str, Tensor] = {}
     hooks = [
-        layer.register_forward_hook(
-            lambda _m, _i, output, key=name_of(name): layers.setdefault(key, output)
-        )
+        layer.register_forward_hook(partial(_keep_first, layers, name_of(name)))
         for name, layer in module.named_modules()
         if isinstance(layer, WEIGHTED)
     ]
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    devices = [images.device] if images.is_cuda else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(_SEED)
         output = module(images)
     for hook in hooks:
         hook.remove()
     return output, layers
+
+
+def _keep_first(
+    layers: dict[str, Tensor], name: str, _module: nn.Module, _inputs: object, output: Tensor
+) -> None:
+    layers.setdefault(name, output.clone())  # the original may change it in place afterwards
 
 
 def _first_difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:

@@ -10,7 +10,13 @@ from brevitas_multiquant.config import BRANCH_INITS, MultiQuantConfig, _check_ch
 from brevitas_multiquant.errors import ConfigError, UnsupportedModelError
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.quant.state import ActiveBits
-from brevitas_multiquant.rewrite.build import build_branch, build_shared, cut, shuffle_weights
+from brevitas_multiquant.rewrite.build import (
+    build_branch,
+    build_shared,
+    cut,
+    shuffle_weights,
+    spread_weight_ranges,
+)
 from brevitas_multiquant.rewrite.check import self_check
 from brevitas_multiquant.rewrite.plan import make_plan
 from brevitas_multiquant.rewrite.trace import trace
@@ -46,9 +52,9 @@ def multiquantize(
         profile: ``"paper"``: stem, residual path and classifier stay float.
         selection: ``"amortized"`` (section 3.4), ``"serial"``, or bit-width -> branch indices.
         merge: ``"mean"`` of the branch outputs as in the published code, or ``"sum"`` (eq. 6).
-        branch_init: ``"copy"``: each branch starts from the model's weights. ``"shuffle"``, for
-            training from scratch: each but the first from a seeded permutation of them, since
-            equal branches that run at equal bit-widths stay equal for ever.
+        branch_init: ``"copy"``: each branch starts from the model's weights, with weight ranges
+            2% apart, since branches equal in both would stay equal for ever. ``"shuffle"``, for
+            training from scratch: each but the first from a seeded permutation of the weights.
         stem: module that ends the stem, instead of the first convolution and its norm.
         head: module that starts the float head, instead of the last layer.
         input_shape: (1, C, H, W); default: what the model declares, else (1, 3, 224, 224).
@@ -85,7 +91,9 @@ def multiquantize(
     for index in range(branch_count(config.bits)):
         bits_here = bits_of_branch(config.selection, index)
         branch = build_branch(body, plan, bits_here, active)
-        if branch_init == "shuffle" and index > 0:
+        if branch_init == "copy":
+            spread_weight_ranges(branch, index)
+        elif index > 0:
             shuffle_weights(branch, seed + index)
         branches.append(branch)
     net = MultiQuantNet(

@@ -93,9 +93,7 @@ def _table(rows: list[tuple[str, ...]]) -> str:
     )
 
 
-def make_plan(
-    traced: Trace, name: str, stem: str | None = None, head: str | None = None
-) -> Plan:
+def make_plan(traced: Trace, name: str, stem: str | None = None, head: str | None = None) -> Plan:
     """Decide the cut and every layer's treatment.
 
     Args:
@@ -151,9 +149,9 @@ def _image_path(traced: Trace) -> list[fx.Node]:
     nodes = list(traced.graph.nodes)
     fed: set[fx.Node] = {node for node in nodes if node.op == "placeholder"}
     for node in nodes:
-        if any(source in fed for source in node.all_input_nodes):
-            if is_tensor(node) or node.op == "output" or _gives_tensors(node):
-                fed.add(node)
+        tensors = is_tensor(node) or node.op == "output" or _gives_tensors(node)
+        if tensors and any(source in fed for source in node.all_input_nodes):
+            fed.add(node)
     needed = ancestors(nodes[-1])
     return [node for node in nodes if node in fed and node in needed]
 
@@ -215,9 +213,7 @@ def _find_stem_end(
 ) -> fx.Node | None:
     if override is not None:
         return _named_separator(traced, separators, override, "stem", reasons, last=True)
-    first = next(
-        (n for n in separators if isinstance(traced.module(n), _CONVOLUTIONS)), None
-    )
+    first = next((n for n in separators if isinstance(traced.module(n), _CONVOLUTIONS)), None)
     if first is None:
         reasons.append("expected a convolution that every path from the image passes, found none")
         return None
@@ -258,9 +254,7 @@ def _named_separator(
     last: bool,
 ) -> fx.Node | None:
     inside = [
-        n
-        for n in separators
-        if n.op == "call_module" and f"{n.target}.".startswith(f"{name}.")
+        n for n in separators if n.op == "call_module" and f"{n.target}.".startswith(f"{name}.")
     ]
     if not inside:
         reasons.append(

@@ -134,9 +134,9 @@ def _propagate_shapes(
 
 
 def _normalise(graph_module: fx.GraphModule) -> None:
-    for module in graph_module.modules():
-        if getattr(module, "inplace", False) is True:
-            module.inplace = False  # type: ignore[assignment]
+    in_place = {module for module in graph_module.modules() if _is_in_place(module)}
+    for module in in_place:
+        module.inplace = False  # type: ignore[assignment]
     for node in list(graph_module.graph.nodes):
         _out_of_place(node)
         _dropout_as_module(graph_module, node)
@@ -144,6 +144,30 @@ def _normalise(graph_module: fx.GraphModule) -> None:
         _drop_identity(graph_module, node)
     graph_module.graph.eliminate_dead_code()
     graph_module.recompile()
+    for node in graph_module.graph.nodes:
+        module = _called(graph_module, node)
+        if module in in_place and isinstance(module, _SAFE_IN_PLACE):
+            module.inplace = _alone_reads_fresh_tensor(graph_module, node)
+
+
+def _called(graph_module: fx.GraphModule, node: fx.Node) -> Any:
+    return graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _is_in_place(module: nn.Module) -> bool:
+    return getattr(module, "inplace", False) is True
+
+
+_SAFE_IN_PLACE = (nn.ReLU, nn.ReLU6)
+"""Activations whose gradient needs their output alone; in place they save an allocation."""
+
+
+def _alone_reads_fresh_tensor(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node is the only reader of a tensor that the node before it has just made."""
+    (source,) = node.all_input_nodes
+    fresh = isinstance(_called(graph_module, source), (*WEIGHTED, *NORMS))
+    calls = sum(other.target == node.target for other in node.graph.nodes)
+    return fresh and len(source.users) == 1 and calls == 1
 
 
 def _out_of_place(node: fx.Node) -> None:
@@ -166,7 +190,7 @@ def _dropout_as_module(graph_module: fx.GraphModule, node: fx.Node) -> None:
     """``F.dropout(x, p, self.training)`` froze its mode in the trace; a module keeps it alive."""
     if node.op != "call_function" or node.target not in _DROPOUTS:
         return
-    rate = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+    rate: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
     _call_new_module(graph_module, node, _DROPOUTS[node.target](rate), "functional_dropout")
 
 
@@ -176,21 +200,23 @@ def _call_new_module(
     target = f"{prefix}_{node.name}"
     graph_module.add_submodule(target, module)
     node.op, node.target = "call_module", target
-    node.args, node.kwargs = node.args[:1], {}
+    node.args, node.kwargs = (node.args or (node.kwargs["input"],))[:1], {}
 
 
 def _split_norm_and_activation(graph_module: fx.GraphModule, node: fx.Node) -> None:
-    """timm's BatchNormAct2d as a batch norm and what follows it, under names of their own."""
-    norm = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    """Timm's BatchNormAct2d as a batch norm and what follows it, under names of their own."""
+    norm = _called(graph_module, node)
     if not isinstance(norm, nn.BatchNorm2d) or type(norm).__name__ != "BatchNormAct2d":
         return
     plain = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, device="meta")
     plain.affine, plain.track_running_stats = norm.affine, norm.track_running_stats
     plain._parameters = norm._parameters
     plain._buffers = norm._buffers
+    plain.train(norm.training)
     _set_submodule(graph_module, str(node.target), plain)
     last = node
-    for suffix, follower in (("drop", norm.drop), ("act", norm.act)):
+    followers: tuple[tuple[str, Any], ...] = (("drop", norm.drop), ("act", norm.act))
+    for suffix, follower in followers:
         if isinstance(follower, nn.Identity):
             continue
         target = f"{node.target}_{suffix}"
@@ -209,7 +235,7 @@ def _set_submodule(root: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def _drop_identity(graph_module: fx.GraphModule, node: fx.Node) -> None:
-    module: Any = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    module = _called(graph_module, node)
     if type(module) is nn.Identity:
         source = node.args[0] if node.args else next(iter(node.kwargs.values()))
         node.replace_all_uses_with(source)  # type: ignore[arg-type]

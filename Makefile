@@ -1,0 +1,30 @@
+# make demo: train, pack and export a network for every bit-width. make test: all tests.
+PYTHON ?= python3.11
+VENV ?= .venv
+RUN := OMP_NUM_THREADS=2 $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint clean
+
+$(INSTALLED): pyproject.toml
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+demo: $(INSTALLED)
+	$(RUN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no \
+		--dynamo_backend no --cpu recipes/train.py -c recipes/configs/digits_resnet8.yaml \
+		--output demo --experiment digits_resnet8
+	$(RUN)/python recipes/evaluate.py demo/digits_resnet8/best.safetensors
+	$(RUN)/python recipes/export.py demo/digits_resnet8/best.safetensors --output demo/qonnx
+
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf demo output build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,81 @@
+"""``python -m brevitas_multiquant``: what a model would become and cost, before any training."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from torch import nn
+
+from brevitas_multiquant.cost import cost
+from brevitas_multiquant.errors import MultiQuantError, SourceError
+from brevitas_multiquant.nn import MultiQuantNet
+from brevitas_multiquant.rewrite import multiquantize
+from brevitas_multiquant.source import ModelSource
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        Exit code: 0, or 1 where the model cannot be converted. Wrong usage exits with 2.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        inspect(options)
+    except MultiQuantError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m brevitas_multiquant", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("inspect", help="print what a model would cost, untrained")
+    command.add_argument("model", help="timm model name, or torchvision:NAME")
+    command.add_argument("--bits", type=int, nargs="+", default=[2, 4, 6, 8])
+    command.add_argument("--selection", default="amortized", choices=["amortized", "serial"])
+    command.add_argument("--num-classes", type=int)
+    command.add_argument("--img-size", type=int, help="height and width of the images")
+    command.add_argument("--in-chans", type=int, default=3, help="channels of the images")
+    command.add_argument("--plan", action="store_true", help="print each layer too")
+    return parser
+
+
+def inspect(options: argparse.Namespace) -> MultiQuantNet:
+    """Build the network with random weights and print its cost.
+
+    Raises:
+        MultiQuantError: an unknown model, or one that cannot be converted.
+    """
+    net = multiquantize(
+        _build(options),
+        options.bits,
+        selection=options.selection,
+        input_shape=_shape(options),
+        check=False,
+    )
+    if options.plan:
+        print(net.plan, end="\n\n")
+    print(f"{options.model} at {'x'.join(map(str, net.input_shape or ()))}")
+    print(cost(net))
+    return net
+
+
+def _build(options: argparse.Namespace) -> nn.Module:
+    library, _, name = options.model.rpartition(":")
+    kwargs = {} if options.num_classes is None else {"num_classes": options.num_classes}
+    if library in ("", "timm"):
+        channels = {} if options.in_chans == 3 else {"in_chans": options.in_chans}
+        return ModelSource("timm", name, kwargs | channels).build()
+    if library in ("torchvision", "tv"):
+        return ModelSource("torchvision", name, kwargs).build()
+    raise SourceError(
+        f"model: expected a timm model name or torchvision:NAME, got {options.model!r}"
+    )
+
+
+def _shape(options: argparse.Namespace) -> tuple[int, ...] | None:
+    if options.img_size is None:
+        return None
+    return (1, options.in_chans, options.img_size, options.img_size)
