@@ -11,8 +11,9 @@ A file holds, for the stem, each branch and the head, up to four flat arrays, ea
 ``floats``     float32  every other parameter and buffer
 =============  =======  ===========================================================================
 
-The header (safetensors metadata) names format and version, and holds as JSON the configuration,
-the source of the float model, the input shape, and a SHA-256 of each array.
+The header, JSON under the one key ``brevitas_multiquant`` of the safetensors metadata (one key, so
+that equal networks give equal files), holds format, version, the configuration, the source of the
+float model, the input shape, and a SHA-256 of each array.
 """
 
 import hashlib
@@ -42,9 +43,10 @@ from brevitas_multiquant.rewrite import multiquantize
 from brevitas_multiquant.selection import BRANCH_BITS
 from brevitas_multiquant.source import ModelSource
 
-FORMAT = "brevitas_multiquant.packed"
+HEADER = "brevitas_multiquant"
+FORMAT = "packed"
 VERSION = 1
-_HEADER_KEYS = {"config", "source", "input_shape", "sha256"}
+_HEADER_KEYS = {"format", "version", "config", "source", "input_shape", "sha256"}
 _KINDS = ("codes", "ranges", "norms", "floats")
 Array = NDArray[Any]
 
@@ -102,13 +104,14 @@ def save_packed(net: MultiQuantNet, path: str | os.PathLike[str]) -> Path:
         )
     arrays = {f"{part}.{kind}": array for part, kind, array in _arrays(net) if array.size}
     header = {
+        "format": FORMAT,
+        "version": VERSION,
         "config": net.config.to_dict(),
         "source": source.to_dict(),
         "input_shape": None if net.input_shape is None else list(net.input_shape),
         "sha256": {key: _digest(array) for key, array in arrays.items()},
     }
-    metadata = {"format": FORMAT, "version": str(VERSION), "header": json.dumps(header)}
-    return _write_whole(path, save(arrays, metadata))
+    return _write_whole(path, save(arrays, {HEADER: json.dumps(header)}))
 
 
 def load_packed(path: str | os.PathLike[str], model: nn.Module | None = None) -> MultiQuantNet:
@@ -334,20 +337,18 @@ def _read_checked(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
 
 
 def _checked_header(metadata: dict[str, str], path: Path) -> dict[str, Any]:
-    if metadata.get("format") != FORMAT:
+    try:
+        header = json.loads(metadata[HEADER])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise PackedFileError(f"{path}: no header of brevitas_multiquant in it") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise PackedFileError(f"{path}: expected a header of the format {FORMAT!r}, got another")
+    if header.get("version") != VERSION:
         raise PackedFileError(
-            f"{path}: expected a file of format {FORMAT}, got {metadata.get('format')!r}"
-        )
-    if metadata.get("version") != str(VERSION):
-        raise PackedFileError(
-            f"{path}: expected version {VERSION} of the format, got {metadata.get('version')!r}; "
+            f"{path}: expected version {VERSION} of the format, got {header.get('version')!r}; "
             "install the release of brevitas_multiquant that wrote it"
         )
-    try:
-        header = json.loads(metadata.get("header", ""))
-    except ValueError as error:
-        raise PackedFileError(f"{path}: the header is not JSON: {error}") from error
-    if not isinstance(header, dict) or set(header) != _HEADER_KEYS:
+    if set(header) != _HEADER_KEYS:
         raise PackedFileError(f"{path}: expected a header with the keys {sorted(_HEADER_KEYS)}")
     if not isinstance(header["sha256"], dict):
         raise PackedFileError(f"{path}: expected a checksum for each array, got none")

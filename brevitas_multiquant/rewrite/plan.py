@@ -113,7 +113,7 @@ def make_plan(traced: Trace, name: str, stem: str | None = None, head: str | Non
     head_start = _find_head_start(traced, separators, head, reasons)
     if reasons or stem_end is None or head_start is None:
         raise UnsupportedModelError(name, reasons)
-    body = nodes_between(stem_end, head_start)
+    body = nodes_between(stem_end, head_start) if stem_end in ancestors(head_start) else []
     layers = [node for node in body if isinstance(traced.module(node), WEIGHTED)]
     reasons += _unknown_layers(traced, layers)
     if not layers:

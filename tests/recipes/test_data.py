@@ -1,0 +1,187 @@
+"""What the recipes read: counts, order, augmentation, errors."""
+
+import io
+import tarfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from recipes import data
+from recipes.data import DataOptions, Shard
+
+# timm's tar reader never closes its file.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+OPTIONS = DataOptions(
+    dataset="digits",
+    data_dir=None,
+    dataset_download=False,
+    train_split="train",
+    val_split="validation",
+    img_size=32,
+    mean=None,
+    std=None,
+    hflip=None,
+    crop_padding=None,
+    subset=None,
+    subset_seed=0,
+    cache_limit_mb=64,
+    batch_size=16,
+    workers=0,
+    seed=1,
+)
+
+
+def write_tar(path, names, size=32):
+    """A tar of class folders with one random image a name."""
+    random = np.random.default_rng(0)
+    with tarfile.open(path, "w") as tar:
+        for name in names:
+            pixels = random.integers(0, 256, (size, size, 3), dtype=np.uint8)
+            content = io.BytesIO()
+            Image.fromarray(pixels).save(content, "PNG")
+            info = tarfile.TarInfo(name)
+            info.size = content.tell()
+            content.seek(0)
+            tar.addfile(info, content)
+
+
+def epoch_of(batches, epoch):
+    """All batches of an epoch, joined."""
+    batches.set_epoch(epoch)
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def test_digits_are_split_once_and_evenly():
+    train, val = (data.load_digit_images(part, 32) for part in (True, False))
+    assert (len(train.labels), len(val.labels)) == (1437, 360)
+    assert train.pixels.shape == (1437, 3, 32, 32)
+    assert train.pixels.dtype == torch.uint8
+    shares = train.labels.bincount() / 1437 - val.labels.bincount() / 360
+    assert shares.abs().max() < 0.003
+    assert torch.equal(val.pixels, data.load_digit_images(False, 32).pixels)
+
+
+def test_digits_are_normalised():
+    pixels = data.load_digit_images(True, 32).pixels
+    images = data.normalise(pixels, *OPTIONS.normalisation)
+    assert abs(images.mean()) < 1e-3
+    assert abs(images.std() - 1) < 1e-3
+
+
+def test_order_depends_on_seed_and_epoch_only():
+    batches = data.train_batches(OPTIONS, Shard())
+    images, labels = epoch_of(batches, 3)
+    assert len(labels) == len(batches) * 16 == 1424
+    again = epoch_of(data.train_batches(OPTIONS, Shard()), 3)
+    assert torch.equal(again[0], images)
+    assert torch.equal(again[1], labels)
+    assert not torch.equal(epoch_of(batches, 4)[1], labels)
+    other = data.train_batches(replace(OPTIONS, seed=2), Shard())
+    assert not torch.equal(epoch_of(other, 3)[1], labels)
+
+
+def test_two_processes_see_the_batches_of_one():
+    one = data.train_batches(replace(OPTIONS, batch_size=32), Shard())
+    two = [data.train_batches(OPTIONS, Shard(rank, 2)) for rank in (0, 1)]
+    assert len(one) == len(two[0]) == len(two[1])
+    for whole, first, second in zip(one, *two, strict=True):
+        assert torch.equal(whole[0], torch.cat([first[0], second[0]]))
+        assert torch.equal(whole[1], torch.cat([first[1], second[1]]))
+
+
+@pytest.mark.parametrize("world", [1, 2, 7])
+def test_evaluation_sees_each_image_once(world):
+    shards = [data.eval_batches(OPTIONS, Shard(rank, world)) for rank in range(world)]
+    labels = [target for shard in shards for _, target in shard]
+    assert sum(len(shard) for shard in shards) == len(labels)
+    expected = data.load_digit_images(False, 32).labels
+    assert torch.equal(torch.cat(labels).bincount(), expected.bincount())
+
+
+def test_crop_moves_each_image_by_its_own_offset():
+    images = torch.randint(1, 256, (25, 3, 6, 5), dtype=torch.uint8)
+    offsets = torch.cartesian_prod(torch.arange(5), torch.arange(5))
+    cropped = data.random_crop(images, 2, offsets)
+    for image, (top, left), got in zip(images, offsets.tolist(), cropped, strict=True):
+        padded = torch.zeros(3, 10, 9, dtype=torch.uint8)
+        padded[:, 2:8, 2:7] = image
+        assert torch.equal(got, padded[:, top : top + 6, left : left + 5])
+
+
+def test_flip_mirrors_the_chosen_images_only():
+    images = torch.arange(2 * 3 * 2 * 4, dtype=torch.uint8).reshape(2, 3, 2, 4)
+    flipped = data.random_flip(images, torch.tensor([False, True]))
+    assert torch.equal(flipped[0], images[0])
+    assert torch.equal(flipped[1], images[1][..., [3, 2, 1, 0]])
+
+
+def test_digits_are_never_mirrored_unless_asked():
+    assert OPTIONS.flip_probability == 0
+    assert replace(OPTIONS, hflip=0.3).flip_probability == 0.3
+    assert replace(OPTIONS, dataset="cifar10").flip_probability == 0.5
+
+
+def test_subset_is_the_start_of_one_permutation():
+    small = data.train_batches(replace(OPTIONS, subset=20), Shard()).images
+    large = data.train_batches(replace(OPTIONS, subset=30, seed=9), Shard()).images
+    assert len(small.labels) == 20
+    assert torch.equal(small.pixels, large.pixels[:20])
+    assert len(data.eval_batches(replace(OPTIONS, subset=20), Shard()).images.labels) == 360
+
+
+def test_reads_tars_and_resizes(tmp_path):
+    write_tar(tmp_path / "train.tar", [f"{c}/{i}.png" for c in "ab" for i in range(4)], size=40)
+    write_tar(tmp_path / "val.tar", ["a/0.png", "b/0.png"])
+    options = replace(OPTIONS, dataset="", data_dir=str(tmp_path), batch_size=4)
+    train = data.train_batches(options, Shard())
+    assert train.num_classes == 2
+    assert train.images.pixels.shape == (8, 3, 32, 32)
+    assert data.eval_batches(options, Shard()).images.labels.tolist() == [0, 1]
+
+
+def test_decoding_keeps_pixels_that_need_no_resizing(tmp_path):
+    write_tar(tmp_path / "val.tar", ["a/0.png"])
+    options = replace(OPTIONS, dataset="", data_dir=str(tmp_path))
+    decoded = data.eval_batches(options, Shard()).images.pixels[0]
+    expected = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert torch.equal(decoded.permute(1, 2, 0), torch.from_numpy(expected))
+
+
+def test_images_beyond_the_limit_are_streamed(tmp_path):
+    write_tar(tmp_path / "train.tar", [f"{c}/{i}.png" for c in "ab" for i in range(4)])
+    options = replace(OPTIONS, dataset="", data_dir=str(tmp_path), img_size=256, batch_size=4)
+    options = replace(options, cache_limit_mb=1)
+    batches = data.train_batches(options, Shard())
+    assert isinstance(batches, data.StreamedBatches)
+    assert (len(batches), batches.num_classes) == (2, 2)
+    images, labels = epoch_of(batches, 0)
+    assert images.shape == (8, 3, 256, 256)
+    assert images.dtype == torch.float32
+    assert sorted(labels.tolist()) == [0] * 4 + [1] * 4
+    with pytest.raises(data.DatasetError, match="--cache-limit-mb"):
+        data.train_batches(replace(options, subset=6), Shard())
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"dataset": "mnits"}, data.UnknownDatasetError, "mnits"),
+        ({"dataset": "cifar10"}, data.MissingFileError, "--data-dir"),
+        ({"dataset": "", "data_dir": "nowhere"}, data.MissingFileError, "nowhere"),
+        ({"subset": 8}, data.DatasetError, "at least 16 training images"),
+    ],
+)
+def test_errors_say_what_to_do(changed, error, message):
+    with pytest.raises(error, match=message):
+        data.train_batches(replace(OPTIONS, **changed), Shard())
+
+
+def test_an_incomplete_data_set_is_named(tmp_path):
+    for name in ("cifar10", ""):
+        with pytest.raises(data.MultiQuantError, match=str(tmp_path)):
+            data.train_batches(replace(OPTIONS, dataset=name, data_dir=str(tmp_path)), Shard())

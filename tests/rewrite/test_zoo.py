@@ -1,0 +1,189 @@
+"""The rewrite over real models, one family after the other, in both libraries.
+
+Small members, 64x64 images; where a family has no small member, the library's own class with fewer
+blocks. The self-check is on, as it is by default: `multiquantize` itself compares each model with
+its branch to the bit, in evaluation and in training mode.
+"""
+
+from functools import partial
+
+import pytest
+import timm
+import torch
+import torchvision
+from timm.models.densenet import DenseNet as TimmDenseNet
+from timm.models.resnet import Bottleneck as TimmBottleneck
+from timm.models.resnet import ResNet as TimmResNet
+from torchvision.models import convnext, densenet, resnet, vgg
+
+from brevitas_multiquant import multiquantize
+from brevitas_multiquant.nn.switchable import Switchable
+from brevitas_multiquant.quant.layers import WEIGHTED, CodeLayer
+
+BITS = [2, 4]
+SHAPE = (1, 3, 64, 64)
+
+
+def torchvision_vgg():
+    """VGG-11 with the classifier that people put on small images."""
+    model = vgg.VGG(vgg.make_layers([16, "M", 32, "M", 32, 32, "M"], batch_norm=False))
+    model.avgpool = torch.nn.AdaptiveAvgPool2d(2)
+    model.classifier = torch.nn.Sequential(
+        torch.nn.Linear(32 * 4, 24),
+        torch.nn.ReLU(True),
+        torch.nn.Dropout(),
+        torch.nn.Linear(24, 10),
+    )
+    return model
+
+
+def torchvision_convnext():
+    blocks = [convnext.CNBlockConfig(16, 32, 1), convnext.CNBlockConfig(32, None, 2)]
+    return convnext.ConvNeXt(blocks, stochastic_depth_prob=0.2, num_classes=10)
+
+
+of_timm = partial(partial, timm.create_model, num_classes=10)
+of_torchvision = partial(partial, torchvision.models.get_model, num_classes=10)
+ZOO = {
+    "timm resnet": of_timm("test_resnet"),
+    "timm resnetv2": of_timm("resnetv2_18"),
+    "timm resnext": partial(
+        TimmResNet, TimmBottleneck, (1, 1, 1, 1), cardinality=8, base_width=4, num_classes=10
+    ),
+    "timm regnet": of_timm("regnetx_002"),
+    "timm vgg": of_timm("vgg11_bn", mlp_ratio=1 / 64),
+    "timm densenet": partial(
+        TimmDenseNet, growth_rate=8, block_config=(2, 2, 2), num_classes=10, drop_rate=0.1
+    ),
+    "timm mobilenetv1": of_timm("mobilenetv1_100"),
+    "timm mobilenetv2": of_timm("mobilenetv2_035"),
+    "timm mobilenetv3": of_timm("mobilenetv3_small_050", drop_path_rate=0.1),
+    "timm mobilenetv4": of_timm("mobilenetv4_conv_small_035"),
+    "timm efficientnet": of_timm("test_efficientnet", drop_path_rate=0.1),
+    "timm convnext": of_timm("test_convnext"),
+    "timm nfnet": of_timm("test_nfnet"),
+    "torchvision resnet": of_torchvision("resnet18"),
+    "torchvision resnext": partial(
+        resnet.ResNet,
+        resnet.Bottleneck,
+        [1, 1, 1, 1],
+        groups=8,
+        width_per_group=4,
+        num_classes=10,
+    ),
+    "torchvision regnet": of_torchvision("regnet_y_400mf"),
+    "torchvision vgg": torchvision_vgg,
+    "torchvision densenet": partial(
+        densenet.DenseNet, 8, (2, 2, 2), num_init_features=16, num_classes=10, drop_rate=0.1
+    ),
+    "torchvision mobilenetv2": of_torchvision("mobilenet_v2"),
+    "torchvision mobilenetv3": of_torchvision("mobilenet_v3_small"),
+    "torchvision efficientnet": of_torchvision("efficientnet_b0"),
+    "torchvision convnext": torchvision_convnext,
+}
+
+
+class Rewritten:
+    """A float model, what it was before the rewrite, and the network made from it."""
+
+    def __init__(self, build):
+        torch.manual_seed(0)
+        self.model = build().train()
+        self.state = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.ids = [id(part) for part in (*self.model.parameters(), *self.model.modules())]
+        self.modes = [module.training for module in self.model.modules()]
+        self.net = multiquantize(self.model, BITS, input_shape=SHAPE)
+        self.images = torch.randn(3, *SHAPE[1:])
+
+
+@pytest.fixture(scope="module", params=ZOO)
+def rewritten(request):
+    return Rewritten(ZOO[request.param])
+
+
+def layers_of(part):
+    return {name: module for name, module in part.named_modules() if isinstance(module, WEIGHTED)}
+
+
+def test_every_layer_between_stem_and_head_is_two_bit(rewritten):
+    net = rewritten.net
+    stem, head = (list(layers_of(part)) for part in (net.stem, net.head))
+    assert len(stem) == len(head) == 1
+    body = list(layers_of(net.branches[0]))
+    assert [*stem, *body, *head] != body
+    assert sorted([*stem, *body, *head]) == sorted(layers_of(rewritten.model))
+    for branch in net.branches:
+        assert all(isinstance(layer, CodeLayer) for layer in layers_of(branch).values())
+    assert not any(isinstance(m, CodeLayer) for p in (net.stem, net.head) for m in p.modules())
+
+
+def test_the_model_is_untouched(rewritten):
+    model = rewritten.model
+    assert [id(part) for part in (*model.parameters(), *model.modules())] == rewritten.ids
+    assert [module.training for module in model.modules()] == rewritten.modes
+    state = model.state_dict()
+    assert list(state) == list(rewritten.state)
+    assert all(torch.equal(state[name], value) for name, value in rewritten.state.items())
+
+
+def test_nothing_is_shared_with_the_model(rewritten):
+    ours = {p.data_ptr() for p in rewritten.net.parameters() if p.numel()}
+    assert not ours & {p.data_ptr() for p in rewritten.model.parameters() if p.numel()}
+
+
+def test_the_models_weights_are_in_every_branch(rewritten):
+    layers = layers_of(rewritten.model)
+    for branch in rewritten.net.branches:
+        for name, layer in layers_of(branch).items():
+            for key, parameter in layers[name].named_parameters(recurse=False):
+                assert torch.equal(getattr(layer, key), parameter), f"{name}.{key}"
+
+
+def test_quantizers_off_is_the_model(rewritten):
+    """At 2 bits one branch runs, which makes the network the model; the oracle is the model."""
+    net, model = rewritten.net, rewritten.model
+    modes = [(module, module.training) for part in (net, model) for module in part.modules()]
+    try:
+        net.eval(), model.eval()
+        with torch.no_grad(), net.floating(), net.at_bits(2):
+            assert torch.equal(net(rewritten.images), model(rewritten.images))
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def test_trains_at_every_bit_width(rewritten):
+    net = rewritten.net.train()
+    outputs = {}
+    for bits in net.bits:
+        net.zero_grad()
+        with net.at_bits(bits):
+            outputs[bits] = net(rewritten.images)
+        torch.nn.functional.cross_entropy(outputs[bits], torch.arange(3)).backward()
+        assert outputs[bits].shape == (3, 10)
+        assert torch.isfinite(outputs[bits]).all()
+        _check_gradients(net, bits)
+    assert not torch.equal(outputs[2], outputs[4])
+
+
+def _check_gradients(net, bits):
+    """A finite gradient for all that runs at these bits, none for anything else."""
+    idle = {
+        id(parameter)
+        for module in net.modules()
+        if isinstance(module, Switchable)
+        for key, member in module.items()
+        if key != str(bits)
+        for parameter in member.parameters()
+    }
+    for index, branch in enumerate(net.branches):
+        if index not in net.selection[bits]:
+            idle |= {id(parameter) for parameter in branch.parameters()}
+    for name, parameter in net.named_parameters():
+        if id(parameter) in idle:
+            assert parameter.grad is None, f"{name} does not run at {bits} bits"
+        else:
+            assert parameter.grad is not None, f"{name} got no gradient at {bits} bits"
+            assert torch.isfinite(parameter.grad).all(), name
+    weights = [p for n, p in net.stem.named_parameters() if n.endswith("weight")]
+    assert sum(weight.grad.abs().sum() for weight in weights) > 0

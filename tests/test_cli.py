@@ -1,0 +1,57 @@
+"""The command line: what it prints, and how it says no."""
+
+import subprocess
+import sys
+
+import pytest
+
+from brevitas_multiquant.cli import main
+
+
+def test_inspect_prints_the_cost_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "resnet18", "--bits", "2", "4", "6", "8"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("resnet18 at 1x3x224x224\n")
+    # 1,695.5 million: 1,814 of a float ResNet-18, less 118.0 in the stem and 0.5 in the head
+    assert "   8  0,1,2,3         6782.2        118.5    108.52   13.400\n" in printed
+    assert "all bit-widths in one file: 13.628 MB; float model: 46.758 MB" in printed
+
+
+def test_inspect_torchvision_with_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["torchvision:resnet18", "--bits", "2", "--img-size", "64", "--num-classes", "5"]
+    assert main(["inspect", *arguments, "--plan"]) == 0
+    printed = capsys.readouterr().out
+    assert "stem ends at maxpool" in printed
+    assert printed.count("2-bit weights") == 19
+    assert printed.count("float, shared") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no_such_model"], "timm cannot build 'no_such_model'"),
+        (["keras:resnet18"], "expected a timm model name or torchvision:NAME"),
+        (["test_resnet", "--bits", "3"], "expected even bit-widths"),
+        (["test_vit"], "multiplies matrices of activations"),
+    ],
+)
+def test_refusals_are_one_message_and_exit_code_1(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", *arguments]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    assert not captured.out
+
+
+def test_wrong_usage_exits_with_2() -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["inspect", "resnet18", "--no-such-option"])
+    assert exit_info.value.code == 2
+
+
+def test_module_is_runnable() -> None:
+    command = [sys.executable, "-m", "brevitas_multiquant", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "inspect" in result.stdout

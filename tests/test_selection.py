@@ -1,0 +1,112 @@
+"""Which branches run at which bit-width: the paper's choice, properties, oracle, errors."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from brevitas_multiquant import selection
+from brevitas_multiquant.errors import BitWidthError, MultiQuantError, SelectionError
+from tests import reference
+
+CANDIDATES = st.lists(st.sampled_from(range(2, 17, 2)), min_size=1, unique=True)
+FEW_BRANCHES = st.lists(st.sampled_from([2, 4, 6, 8, 10]), min_size=1, unique=True)
+
+
+def test_the_papers_choice():
+    """Section 3.4 numbers branches from 1: {1}, {2,3}, {2,3,4}, {1,2,3,4}."""
+    assert selection.amortized([2, 4, 6, 8]) == {
+        2: (0,),
+        4: (1, 2),
+        6: (1, 2, 3),
+        8: (0, 1, 2, 3),
+    }
+
+
+def test_serial_is_nested():
+    assert selection.serial([2, 4, 6, 8]) == {2: (0,), 4: (0, 1), 6: (0, 1, 2), 8: (0, 1, 2, 3)}
+
+
+@pytest.mark.parametrize("strategy", ["amortized", "serial"])
+@given(bits=CANDIDATES)
+def test_sizes_and_use(strategy, bits):
+    chosen = selection.resolve_selection(strategy, bits)
+    assert list(chosen) == sorted(bits)
+    assert all(len(set(chosen[bit])) == len(chosen[bit]) == bit // 2 for bit in bits)
+    assert all(list(branches) == sorted(branches) for branches in chosen.values())
+    assert {branch for c in chosen.values() for branch in c} == set(range(max(bits) // 2))
+    assert selection.resolve_selection(chosen, bits) == chosen
+
+
+@given(bits=FEW_BRANCHES)
+def test_loads_are_as_even_as_they_can_be(bits):
+    """Powers of two add up exactly, so the oracle's optimum is met to the bit."""
+    loads = reference.branch_loads(selection.amortized(bits), max(bits) // 2)
+    assert max(loads) - min(loads) == reference.smallest_spread(bits)
+
+
+@given(bits=CANDIDATES, data=st.data())
+def test_order_of_the_list_does_not_matter(bits, data):
+    shuffled = data.draw(st.permutations(bits))
+    assert selection.check_bits(shuffled) == tuple(sorted(bits))
+    assert selection.amortized(shuffled) == selection.amortized(bits)
+    assert selection.serial(shuffled) == selection.serial(bits)
+
+
+@given(bits=CANDIDATES)
+def test_bits_of_branch_inverts_the_selection(bits):
+    chosen = selection.amortized(bits)
+    for branch in range(selection.branch_count(bits)):
+        here = selection.bits_of_branch(chosen, branch)
+        assert list(here) == [bit for bit in sorted(bits) if branch in chosen[bit]]
+
+
+def test_whole_numbers_of_any_kind():
+    assert selection.check_bits(np.array([4, 2])) == (2, 4)
+    assert all(type(bit) is int for bit in selection.check_bits(np.array([4, 2])))
+
+
+@pytest.mark.parametrize(
+    ("bits", "message"),
+    [
+        ([], r"expected at least one bit-width .* got none"),
+        (8, r"expected a list such as \[2, 4, 6, 8\], got 8"),
+        (None, r"expected a list .* got None"),
+        ("2468", r"expected whole numbers, got '2'"),
+        ([2, 4.0], r"expected whole numbers, got 4\.0 in \[2, 4\.0\]"),
+        ([True], r"expected whole numbers, got True"),
+        ([0, 2], r"expected 2 to 16, got 0"),
+        ([2, -4], r"expected 2 to 16, got -4"),
+        ([2, 18], r"expected 2 to 16, got 18"),
+        ([2, 3, 4], r"expected even bit-widths.* got 3 in \[2, 3, 4\]; use 2 or 4"),
+        ([2, 4, 2], r"expected each bit-width once, got \[2, 4, 2\]"),
+    ],
+)
+def test_bad_bits(bits, message):
+    with pytest.raises(BitWidthError, match=message):
+        selection.check_bits(bits)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ("greedy", r"expected one of \['amortized', 'serial'\] or a mapping, got 'greedy'"),
+        ([(0,), (0, 1)], r"expected one entry for each of the bit-widths \[2, 4\]"),
+        ({2: [0]}, r"expected one entry for each of the bit-widths \[2, 4\], got \{2: \[0\]\}"),
+        ({2: [0], 4: [0, 1], 6: [0]}, r"expected one entry for each"),
+        ({2: [0], 4: [0, 0]}, r"selection\[4\]: expected 2 distinct branches, got \(0, 0\)"),
+        ({2: [0], 4: [1]}, r"selection\[4\]: expected 2 distinct branches, got \(1,\)"),
+        ({2: [], 4: [0, 1]}, r"selection\[2\]: expected 1 distinct branches, got \(\)"),
+        ({2: [2], 4: [0, 1]}, r"selection\[2\]: expected branch indices 0 to 1, got \(2,\)"),
+        ({2: [-1], 4: [0, 1]}, r"selection\[2\]: expected branch indices 0 to 1, got \(-1,\)"),
+        ({2: 0, 4: [0, 1]}, r"selection\[2\]: expected a list of branch indices, got 0"),
+    ],
+)
+def test_bad_selection(chosen, message):
+    with pytest.raises(SelectionError, match=message):
+        selection.resolve_selection(chosen, [2, 4])
+
+
+def test_errors_are_value_errors():
+    assert issubclass(SelectionError, MultiQuantError)
+    assert issubclass(MultiQuantError, ValueError)
