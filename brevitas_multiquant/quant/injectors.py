@@ -5,6 +5,10 @@ from brevitas.inject.enum import BitWidthImplType, FloatToIntImplType, QuantType
 from brevitas.quant.solver.act import ActQuantSolver
 from brevitas.quant.solver.weight import WeightQuantSolver
 
+from brevitas_multiquant.quant.proxies import (
+    LearnedRangeActQuantProxy,
+    LearnedRangeWeightQuantProxy,
+)
 from brevitas_multiquant.quant.ranges import ActivationRange, WeightRange
 from brevitas_multiquant.quant.tensor_quant import ActivationCodes, WeightCodes
 
@@ -27,6 +31,7 @@ class OddInt3WeightPerTensorLearnedRange(_LearnedRangeCodes, WeightQuantSolver):
         [-1.0, 1.0]
     """
 
+    proxy_class = LearnedRangeWeightQuantProxy
     tensor_quant = WeightCodes
     range_impl = WeightRange
     bit_width = 3
@@ -45,6 +50,7 @@ class UintActPerTensorLearnedRange(_LearnedRangeCodes, ActQuantSolver):
         tensor(True)
     """
 
+    proxy_class = LearnedRangeActQuantProxy
     tensor_quant = ActivationCodes
     range_impl = ActivationRange
     bit_width = 8

@@ -1,0 +1,71 @@
+"""Brevitas's exporters, quiet and at settings that the readers of their files understand."""
+
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+from torch import Tensor
+
+from brevitas_multiquant.subnet import Subnet
+
+OPSET_VERSION = 13
+"""FINN and qonnx read this operator set."""
+
+IR_VERSION = 10
+"""onnxruntime reads this file version; onnx 1.23 would write one that it refuses."""
+
+
+@contextmanager
+def readable_ir_version() -> Iterator[None]:
+    """New models, those that qonnx makes of single nodes included, get `IR_VERSION` inside.
+
+    qonnx leaves the version to onnx, whose newest release is ahead of onnxruntime.
+    """
+    import onnx
+
+    before, onnx.IR_VERSION = onnx.IR_VERSION, IR_VERSION
+    try:
+        yield
+    finally:
+        onnx.IR_VERSION = before
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Warnings, log lines and prints of the exporters are dropped inside; errors are not."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def run_exporter(exporter: Callable[..., Any], subnet: Subnet, images: Tensor) -> Any:
+    """The ONNX model that a Brevitas exporter makes of a copy of ``subnet``.
+
+    The default path through ``torch.export`` merges quantizers, which FINN cannot take apart; a
+    copy, because an exporter that fails leaves its model in export mode.
+
+    Args:
+        exporter: of ``brevitas.export``.
+        subnet: not changed.
+        images: (N, C, H, W), on the CPU; the file has this shape.
+    """
+    with quiet():
+        model = exporter(
+            copy.deepcopy(subnet),
+            args=images,
+            dynamo=False,
+            opset_version=OPSET_VERSION,
+            input_names=["input"],
+            output_names=["logits"],
+        )
+    model.ir_version = IR_VERSION
+    return model

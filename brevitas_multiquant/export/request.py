@@ -1,0 +1,65 @@
+"""What an export was asked for, checked before any work is done."""
+
+import importlib
+from collections.abc import Sequence
+
+from brevitas_multiquant.errors import BitWidthError, ExportError
+from brevitas_multiquant.nn.network import MultiQuantNet
+
+PACKAGES = ("onnx", "onnxoptimizer", "onnxruntime", "qonnx")
+
+
+def require_packages() -> None:
+    """Check that the optional packages of the export are installed.
+
+    Raises:
+        ExportError: one is missing.
+    """
+    for package in PACKAGES:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ExportError(
+                f"export: expected the package {package}, which cannot be imported ({error}); "
+                'pip install "brevitas-multiquant[export]"'
+            ) from error
+
+
+def requested_bits(net: MultiQuantNet, bits: Sequence[int] | None) -> tuple[int, ...]:
+    """The bit-widths to export, ascending: all candidates unless told otherwise.
+
+    Raises:
+        BitWidthError: none, or one that is not a candidate of the network.
+    """
+    if bits is None:
+        return net.bits
+    unknown = [bit for bit in bits if isinstance(bit, bool) or bit not in net.bits]
+    if unknown or not bits:
+        raise BitWidthError(f"export: expected bits out of {list(net.bits)}, got {list(bits)!r}")
+    return tuple(sorted(set(bits)))
+
+
+def requested_shape(
+    net: MultiQuantNet, input_shape: Sequence[int] | None
+) -> tuple[int, int, int, int]:
+    """The image shape (N, C, H, W) of the files: the network's own unless told otherwise.
+
+    Raises:
+        ExportError: not four positive integers, or channels that the network does not take.
+    """
+    shape = input_shape if input_shape is not None else net.input_shape
+    if (
+        not isinstance(shape, Sequence)
+        or len(shape) != 4
+        or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in shape)
+    ):
+        raise ExportError(
+            "export: expected input_shape as four positive integers (N, C, H, W), got "
+            f"{shape!r}"
+        )
+    if net.input_shape is not None and shape[1] != net.input_shape[1]:
+        raise ExportError(
+            f"export: expected input_shape with {net.input_shape[1]} channels, as the network "
+            f"takes, got {tuple(shape)}"
+        )
+    return tuple(shape)  # type: ignore[return-value]

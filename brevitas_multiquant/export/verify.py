@@ -1,0 +1,251 @@
+"""An exported graph against the network in torch: codes, logits and the class.
+
+Two questions are asked of a QONNX file, because a float stem has no unique value: executors add
+its terms in different orders.
+
+* Stem: is the output close to torch's, within `STEM_TOLERANCE` of its largest value?
+* Body and head: given *exactly* the stem output that the file computed, has torch the same codes
+  after every quantizer, and the same logits within `LOGIT_TOLERANCE` of the largest?
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from brevitas.nn import QuantIdentity
+from torch import Tensor, nn
+
+from brevitas_multiquant.errors import ExportError
+from brevitas_multiquant.subnet import Subnet
+
+STEM_TOLERANCE = 1e-5
+"""A sum of n fp32 terms is uncertain by about sqrt(n) 6e-8; stems have n up to some hundreds."""
+
+LOGIT_TOLERANCE = 1e-5
+"""Pooling and classifier are sums of up to some thousands of fp32 terms, rounded the same way."""
+
+TIE_TOLERANCE = 1e-3
+"""Codes from a rounding threshold within which float rounding may decide; a code is 1."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An exported file's execution, and where the network's tensors are in it.
+
+    Args:
+        run: images -> every tensor by name.
+        stem: name of the stem's output; None where the stem is empty.
+        codes: quantizer's module path -> name of its codes.
+        logits: name of the output.
+    """
+
+    run: Callable[[np.ndarray], dict[str, np.ndarray]]
+    stem: str | None
+    codes: dict[str, str]
+    logits: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was compared on one batch of images, and how much of it differs.
+
+    Args:
+        quantizers: activation quantizers compared.
+        codes: codes compared.
+        flipped_codes: codes that differ given the same stem output; all are rounding ties.
+        stem_difference: largest difference of the stem's output.
+        logit_difference: largest difference of the logits given the same stem output.
+        end_to_end_flipped_codes: codes that differ from the image on.
+        end_to_end_logit_difference: largest difference of the logits from the image on.
+    """
+
+    quantizers: int
+    codes: int
+    flipped_codes: int
+    stem_difference: float
+    logit_difference: float
+    end_to_end_flipped_codes: int
+    end_to_end_logit_difference: float
+
+
+def verify(graph: Graph, subnet: Subnet, images: Tensor, allow_ties: bool = False) -> Comparison:
+    """Compare a file with its network on ``images``.
+
+    Args:
+        graph: the file.
+        subnet: the network of the bit-width.
+        images: (N, C, H, W).
+        allow_ties: accept codes that differ by one where the value lies within `TIE_TOLERANCE` of
+            a rounding threshold.
+
+    Raises:
+        ExportError: the stem, a code, the logits or the class differ; names the tensor.
+    """
+    tensors = graph.run(images.numpy())
+    free_logits, free_codes = _run(subnet, images)
+    where = f"export at {subnet.bits} bits"
+    stem_difference = 0.0
+    stem = None
+    if graph.stem is not None:
+        stem = _tensor(tensors[graph.stem])
+        stem_difference = _check_stem(where, stem, subnet, images)
+    expected = {name: _tensor(tensors[tensor]) for name, tensor in graph.codes.items()}
+    forced = _Forced(expected)
+    logits, _ = _run(subnet, images, stem, forced)
+    _check_codes(where, graph, forced, allow_ties)
+    actual = _tensor(tensors[graph.logits])
+    difference = _check_logits(where, actual, logits, free_logits)
+    return Comparison(
+        quantizers=len(expected),
+        codes=sum(codes.numel() for codes in expected.values()),
+        flipped_codes=sum(forced.flips.values()),
+        stem_difference=stem_difference,
+        logit_difference=difference,
+        end_to_end_flipped_codes=sum(
+            int((codes != free_codes[name]).sum()) for name, codes in expected.items()
+        ),
+        end_to_end_logit_difference=_largest(actual - free_logits),
+    )
+
+
+def quantizer_order(subnet: Subnet, images: Tensor) -> list[str]:
+    """Module paths of the activation quantizers, in the order in which they run.
+
+    Args:
+        subnet: the network of one bit-width.
+        images: (N, C, H, W).
+    """
+    return list(_run(subnet, images)[1])
+
+
+class _Forced:
+    """Counts the codes in which torch differs from a file, then goes on with the file's.
+
+    So that each difference is counted where it arises and none is the consequence of another.
+    """
+
+    def __init__(self, expected: dict[str, Tensor]) -> None:
+        self.expected = expected
+        self.flips: dict[str, int] = {}
+        self.ties: dict[str, int] = {}
+
+    def __call__(self, name: str, values: Tensor, codes: Tensor) -> Tensor:
+        expected = self.expected[name]
+        differs = codes != expected
+        self.flips[name] = int(differs.sum())
+        if self.flips[name]:
+            middle = torch.minimum(codes, expected) + 0.5
+            near = (values - middle).abs() <= TIE_TOLERANCE
+            self.ties[name] = int((differs & near & ((codes - expected).abs() == 1)).sum())
+        return expected
+
+
+def _run(
+    subnet: Subnet, images: Tensor, stem: Tensor | None = None, forced: _Forced | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits and codes by quantizer, with the stem's output and the codes replaced if given."""
+    codes: dict[str, Tensor] = {}
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in subnet.named_modules():
+            if isinstance(module, QuantIdentity):
+                hooks.enter_context(_hook(module, _record(name, codes, forced)))
+        if stem is not None:
+            hooks.enter_context(_hook(subnet.stem, lambda *_: stem))
+        return subnet(images), codes
+
+
+@contextmanager
+def _hook(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _record(name: str, codes: dict[str, Tensor], forced: _Forced | None) -> Callable[..., Any]:
+    def hook(_module: nn.Module, inputs: tuple[Tensor], output: Any) -> Tensor | None:
+        codes[name] = getattr(output, "value", output)
+        return None if forced is None else forced(name, inputs[0], codes[name])
+
+    return hook
+
+
+def _check_stem(where: str, actual: Tensor, subnet: Subnet, images: Tensor) -> float:
+    with torch.no_grad():
+        expected = subnet.stem(images)
+    difference = _largest(actual - expected)
+    if not difference <= STEM_TOLERANCE * max(1.0, _largest(expected)):
+        raise ExportError(
+            f"{where}: expected the stem's output within {STEM_TOLERANCE:g} of torch's, got a "
+            f"difference of {difference:.3g}; no file was written. Report the model: its stem does "
+            "not export"
+        )
+    return difference
+
+
+def _check_codes(where: str, graph: Graph, forced: _Forced, allow_ties: bool) -> None:
+    accepted = forced.ties if allow_ties else {}
+    for name, flips in forced.flips.items():
+        if flips > accepted.get(name, 0):
+            total = forced.expected[name].numel()
+            ties = forced.ties[name]
+            raise ExportError(
+                f"{where}: expected identical codes after {name} (tensor {graph.codes[name]}), got "
+                f"{flips} of {total} that differ, {ties} of them next to a rounding threshold; no "
+                f"file was written. {_advice(flips == ties)}"
+            )
+
+
+def _advice(only_ties: bool) -> str:
+    if only_ties:
+        return (
+            "Float sums or functions in front of this quantizer (layer norm, pooling, sigmoid) "
+            "round differently in each executor: pass allow_ties=True to accept such codes, or use "
+            "batch norm and ReLU there"
+        )
+    return "An operation in front of this quantizer does not export: report the model"
+
+
+def _check_logits(where: str, actual: Tensor, logits: Tensor, free_logits: Tensor) -> float:
+    difference = _largest(actual - logits)
+    if not difference <= LOGIT_TOLERANCE * max(1.0, _largest(logits)):
+        raise ExportError(
+            f"{where}: expected logits within {LOGIT_TOLERANCE:g} of torch's, got a difference of "
+            f"{difference:.3g} with identical codes; no file was written. An operation of the head "
+            "does not export: report the model"
+        )
+    check_classes(where, actual, logits)
+    check_classes(where, actual, free_logits)
+    return difference
+
+
+def check_classes(where: str, actual: Tensor, logits: Tensor) -> None:
+    """Check that each image gets the same class.
+
+    Args:
+        where: start of the error.
+        actual: logits (N, classes) of the file.
+        logits: logits (N, classes) of torch.
+
+    Raises:
+        ExportError: an image gets another class.
+    """
+    wrong = int((actual.argmax(-1) != logits.argmax(-1)).sum())
+    if wrong:
+        raise ExportError(
+            f"{where}: expected the class that torch gives, got another one for {wrong} of "
+            f"{len(logits)} images (largest difference of logits {_largest(actual - logits):.3g}); "
+            "no file was written. Train the network first if its logits are nearly equal"
+        )
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.abs().max())
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))

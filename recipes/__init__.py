@@ -1,0 +1,1 @@
+"""Train, evaluate and export a multi-branch network from the command line."""
