@@ -14,7 +14,7 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED)
 	$(RUN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no \
 		--dynamo_backend no --cpu recipes/train.py -c recipes/configs/digits_resnet8.yaml \
-		--output demo --experiment digits_resnet8
+		--output demo --experiment digits_resnet8 --overwrite
 	$(RUN)/python recipes/evaluate.py demo/digits_resnet8/best.safetensors
 	$(RUN)/python recipes/export.py demo/digits_resnet8/best.safetensors --output demo/qonnx
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from brevitas_multiquant.config import _check_choice
-from brevitas_multiquant.errors import CalibrationError
+from brevitas_multiquant.config import check_choice
+from brevitas_multiquant.errors import CalibrationError, ConfigError
 from brevitas_multiquant.functional import activation_levels
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.nn.switchable import Switchable
@@ -20,7 +20,7 @@ from brevitas_multiquant.quant.ranges import (
     MeanObserver,
     Observer,
 )
-from brevitas_multiquant.rewrite.plan import is_norm
+from brevitas_multiquant.rewrite.trace import is_norm
 
 
 class TorchObserver:
@@ -80,7 +80,7 @@ def calibrate(
             ``torch.ao.quantization``.
 
     Raises:
-        ConfigError: an unknown observer.
+        ConfigError: an unknown observer, or fewer than one batch asked for.
         CalibrationError: no batch, a batch without images, or values that are not finite; the
             network is left as it was.
 
@@ -90,7 +90,9 @@ def calibrate(
         >>> net = multiquantize(resnet18(num_classes=10), [2, 4], input_shape=(1, 3, 32, 32))
         >>> calibrate(net, [torch.rand(8, 3, 32, 32)])
     """
-    _check_choice("observer", observer, tuple(OBSERVERS))
+    check_choice("observer", observer, tuple(OBSERVERS))
+    if batches < 1:
+        raise ConfigError(f"batches: expected at least 1, got {batches}")
     images = [_images(batch) for batch in islice(loader, batches)]
     if not images:
         raise CalibrationError("calibrate: expected at least one batch of images, got none")

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from brevitas_multiquant.config import MultiQuantConfig
 from brevitas_multiquant.errors import CalibrationError, PackedFileError, SourceError
-from brevitas_multiquant.functional import MIN_WIDTH, WEIGHT_LEVELS
+from brevitas_multiquant.functional import WEIGHT_LEVELS, guarded_upper
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.nn.switchable import ScaleShiftNorm, scale_and_shift
 from brevitas_multiquant.packing import pack, packed_size, unpack
@@ -219,7 +219,7 @@ def _codes_entry(name: str, layer: CodeLayer) -> _Entry:
         q = torch.from_numpy(unpack(packed, BRANCH_BITS, count).astype(np.float32))
         learned = weight_range(layer)
         lower = learned.lower
-        width = torch.maximum(learned.upper, lower + MIN_WIDTH) - lower
+        width = guarded_upper(lower, learned.upper) - lower
         layer.weight.copy_((lower + width * (q / WEIGHT_LEVELS)).view_as(layer.weight))
         layer.weight_function = None
         if not torch.equal((layer.quant_weight().reshape(-1) + WEIGHT_LEVELS) / 2, q):

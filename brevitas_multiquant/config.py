@@ -13,7 +13,12 @@ MERGES = ("mean", "sum")
 BRANCH_INITS = ("copy", "shuffle")
 
 
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse a value that is not one of the choices.
+
+    Raises:
+        ConfigError: naming the option, the choices and the value.
+    """
     if value not in choices:
         raise ConfigError(f"{name}: expected one of {list(choices)}, got {value!r}")
 
@@ -45,8 +50,8 @@ class MultiQuantConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "bits", check_bits(self.bits))
         object.__setattr__(self, "selection", resolve_selection(self.selection, self.bits))
-        _check_choice("profile", self.profile, PROFILES)
-        _check_choice("merge", self.merge, MERGES)
+        check_choice("profile", self.profile, PROFILES)
+        check_choice("merge", self.merge, MERGES)
 
     @classmethod
     def create(

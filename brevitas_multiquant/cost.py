@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.nn.switchable import Switchable, SwitchableNorm
 from brevitas_multiquant.quant.layers import WEIGHTED, CodeLayer
@@ -74,6 +75,9 @@ def cost(net: MultiQuantNet, input_shape: tuple[int, ...] | None = None) -> Cost
         net: the network.
         input_shape: (N, C, H, W); default: the shape it was built with. Counts are per image.
 
+    Raises:
+        ConfigError: images of that shape do not pass the network.
+
     Example:
         >>> from torchvision.models import resnet18
         >>> from brevitas_multiquant import multiquantize
@@ -82,7 +86,12 @@ def cost(net: MultiQuantNet, input_shape: tuple[int, ...] | None = None) -> Cost
         (True, True)
     """
     shape = input_shape or net.input_shape or (1, 3, 224, 224)
-    branch_macs, float_macs = _macs(net, shape)
+    try:
+        branch_macs, float_macs = _macs(net, shape)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"input_shape: expected (1, C, H, W) that the network takes, got {shape}: {error}"
+        ) from error
     costs = {}
     for bits, branches in net.selection.items():
         macs = branch_macs * len(branches)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from brevitas_multiquant.config import _check_choice
+from brevitas_multiquant.config import check_choice
 from brevitas_multiquant.nn.network import MultiQuantNet
 
 LOSSES = ("sum", "halved")
@@ -30,6 +30,7 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: logits (N, classes).
 
     Example:
+        >>> import torch
         >>> same = torch.zeros(1, 2)
         >>> soft_cross_entropy(same, same)
         tensor(0.6931)
@@ -53,6 +54,7 @@ class InPlaceDistillation(nn.Module):
         ConfigError: an unknown ``loss``.
 
     Example:
+        >>> import torch
         >>> from torchvision.models import resnet18
         >>> from brevitas_multiquant import multiquantize
         >>> net = multiquantize(resnet18(num_classes=10), [2, 4], input_shape=(1, 3, 32, 32))
@@ -70,7 +72,7 @@ class InPlaceDistillation(nn.Module):
         criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        _check_choice("loss", loss, LOSSES)
+        check_choice("loss", loss, LOSSES)
         self.net = net
         self.share = 1.0 if loss == "sum" else 0.5
         self.distill = distill

@@ -106,7 +106,7 @@ _BUILDERS = {"timm": _build_timm, "torchvision": _build_torchvision, "own": _bui
 def infer_source(model: nn.Module) -> ModelSource | None:
     """The source of a timm or torchvision model, or None.
 
-    Only a source that builds the same parameters is returned.
+    Only a source that builds the same model is returned, see `builds_same`.
     """
     if type(model).__module__.startswith("torchvision.models."):
         return _infer_torchvision(model)
@@ -125,7 +125,7 @@ def _infer_torchvision(model: nn.Module) -> ModelSource | None:
         builder = torchvision.models.get_model_builder(name)
         if builder.__module__ == module.__name__:
             source = ModelSource("torchvision", name, kwargs)
-            if same_parameters(model, source):
+            if builds_same(model, source):
                 return source
     return None
 
@@ -139,28 +139,38 @@ def _infer_timm(model: nn.Module) -> ModelSource | None:
     classes = getattr(model, "num_classes", None)
     if isinstance(classes, int) and classes != declared.get("num_classes"):
         kwargs["num_classes"] = classes
-    channels = _input_channels(model)
     declared_channels, *_ = declared.get("input_size", (3,))
-    if channels not in (None, declared_channels):
+    channels = _image_channels(model, declared_channels)
+    if channels != declared_channels:
         kwargs["in_chans"] = channels
     source = ModelSource("timm", name, kwargs)
-    return source if same_parameters(model, source) else None
+    return source if builds_same(model, source) else None
 
 
-def _input_channels(model: nn.Module) -> int | None:
+def _image_channels(model: nn.Module, declared: int) -> int:
+    """Channels of the images: those of the first convolution, unless it reads blocks of pixels."""
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    return None if first is None else first.in_channels
+    if first is None or first.in_channels in (4 * declared, 16 * declared):
+        return declared
+    return first.in_channels
 
 
-def same_parameters(model: nn.Module, source: ModelSource) -> bool:
-    """Whether a source builds a model whose state has the names and shapes of this one's."""
+def builds_same(model: nn.Module, source: ModelSource) -> bool:
+    """Whether a source builds this model, weights apart.
+
+    Compares the names and shapes of the state, and what the modules print of themselves: types,
+    strides, dropout rates, activations.
+    """
     try:
         with torch.device("meta"):
             twin = source.build()
     except (SourceError, RuntimeError, NotImplementedError):
         return False
-    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    return shapes == {name: tuple(value.shape) for name, value in twin.state_dict().items()}
+    return _shapes(model) == _shapes(twin) and repr(model) == repr(twin)
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 
 def infer_input_shape(model: nn.Module) -> tuple[int, ...]:
@@ -168,4 +178,4 @@ def infer_input_shape(model: nn.Module) -> tuple[int, ...]:
     declared = getattr(model, "pretrained_cfg", None)
     size = declared.get("input_size") if isinstance(declared, dict) else None
     channels, height, width = size or (3, 224, 224)
-    return (1, _input_channels(model) or channels, height, width)
+    return (1, _image_channels(model, channels), height, width)

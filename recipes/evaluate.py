@@ -13,14 +13,10 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from brevitas_multiquant import cost, load_packed
-from recipes.data import DataOptions, MissingFileError, Shard, eval_batches
-from recipes.options import (
-    OptionError,
-    add_config_option,
-    add_data_options,
-    exit_code,
-    parse,
-)
+from recipes.data import Shard, eval_batches
+from recipes.data_options import DataOptions
+from recipes.errors import MissingFileError, OptionError, exit_code
+from recipes.options import add_config_option, add_data_options, parse
 from recipes.report import result_table
 
 

@@ -1,42 +1,17 @@
 """Command-line options with timm's names, and YAML files that stand below the command line."""
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from brevitas_multiquant.errors import (
-    BitWidthError,
-    ConfigError,
-    MultiQuantError,
-    SelectionError,
-)
-from recipes.data import MissingFileError, UnknownDatasetError
+from recipes.errors import MissingFileError, OptionError
 
 ENVIRONMENT = "environment"
-NEVER_FROM_FILE = ("config", "resume")
-
-
-class OptionError(MultiQuantError):
-    """An option, or a combination of options, that no recipe accepts."""
-
-
-USAGE_ERRORS = (OptionError, UnknownDatasetError, BitWidthError, SelectionError, ConfigError)
-
-
-def exit_code(recipe: Callable[[], object]) -> int:
-    """Run a recipe: 0, or a one-line error and 2 for wrong usage, 1 for any other named error."""
-    try:
-        recipe()
-    except MultiQuantError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2 if isinstance(error, USAGE_ERRORS) else 1
-    return 0
+NEVER_FROM_FILE = ("config", "resume", "overwrite")
 
 
 def key_value(text: str) -> tuple[str, Any]:
@@ -125,6 +100,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     add("--output", default="output", metavar="DIR")
     add("--experiment", metavar="NAME", help="folder below --output (default: the model's name)")
     add("--resume", metavar="DIR", help="continue the run in this folder, with its own options")
+    add("--overwrite", action="store_true", help="replace the results in the folder of the run")
     add("--log-interval", type=positive, default=10, metavar="STEPS")
 
 

@@ -107,7 +107,7 @@ def test_step_gives_each_loss_to_backward(net, images):
 
 
 def test_the_teacher_is_detached(net, images):
-    """Branch 0 of the serial... the branch that runs at 6 bits alone gets nothing from KD."""
+    """What runs at the largest bit-width alone gets nothing from KD."""
     only_at_largest = set(net.selection[6]) - set(net.selection[4]) - set(net.selection[2])
     parts = {part.bits: part for part in InPlaceDistillation(net).losses(images, TARGET)}
     teacher_norms = [

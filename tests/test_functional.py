@@ -19,7 +19,6 @@ TOLERANCE = {
 }
 
 
-
 def tolerance(dtype, lower, upper):
     """For l and u a range far from 0 costs its distance in widths: sum(g x) - l sum(g) cancels."""
     return TOLERANCE[dtype] * max(1.0, abs(lower) / (upper - lower))

@@ -9,9 +9,9 @@ import brevitas_multiquant.models  # noqa: F401  (registers the CIFAR networks)
 from brevitas_multiquant.errors import SourceError
 from brevitas_multiquant.source import (
     ModelSource,
+    builds_same,
     infer_input_shape,
     infer_source,
-    same_parameters,
 )
 
 
@@ -81,11 +81,16 @@ def test_does_not_infer_what_it_would_not_rebuild(tiny):
     assert infer_source(changed) is None
 
 
-def test_same_parameters_compares_names_and_shapes():
+def test_builds_same_compares_names_shapes_and_types():
     model = timm.create_model("cifar_resnet8", num_classes=7)
-    assert same_parameters(model, ModelSource("timm", "cifar_resnet8", {"num_classes": 7}))
-    assert not same_parameters(model, ModelSource("timm", "cifar_resnet8"))
-    assert not same_parameters(model, ModelSource("timm", "no_such_net"))
+    assert builds_same(model, ModelSource("timm", "cifar_resnet8", {"num_classes": 7}))
+    assert not builds_same(model, ModelSource("timm", "cifar_resnet8"))
+    assert not builds_same(model, ModelSource("timm", "no_such_net"))
+    relu = timm.create_model("resnet18")
+    silu = timm.create_model("resnet18", act_layer="silu")  # the same names and shapes
+    assert builds_same(relu, ModelSource("timm", "resnet18"))
+    assert not builds_same(silu, ModelSource("timm", "resnet18"))
+    assert infer_source(silu) is None
 
 
 def test_input_shape(tiny):

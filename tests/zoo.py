@@ -9,9 +9,11 @@ from functools import partial
 import timm
 import torch
 import torchvision
+from timm.layers import GroupNormAct, StdConv2d
 from timm.models.densenet import DenseNet as TimmDenseNet
 from timm.models.resnet import Bottleneck as TimmBottleneck
 from timm.models.resnet import ResNet as TimmResNet
+from timm.models.resnetv2 import ResNetV2
 from torchvision.models import convnext, densenet, resnet, vgg
 
 import brevitas_multiquant.models  # noqa: F401  (registers the CIFAR networks)
@@ -41,7 +43,17 @@ of_timm = partial(partial, timm.create_model, num_classes=10)
 of_torchvision = partial(partial, torchvision.models.get_model, num_classes=10)
 ZOO = {
     "timm resnet": of_timm("test_resnet"),
-    "timm resnetv2": of_timm("resnetv2_18"),
+    "timm resnetv2": partial(
+        ResNetV2,
+        (1, 1, 1, 1),
+        channels=(32, 32, 64, 64),
+        num_classes=10,
+        preact=True,
+        stem_type="same",
+        conv_layer=StdConv2d,
+        norm_layer=partial(GroupNormAct, num_groups=8),
+    ),
+    "timm resnetv2 with batch norm": of_timm("resnetv2_18"),
     "timm resnext": partial(
         TimmResNet, TimmBottleneck, (1, 1, 1, 1), cardinality=8, base_width=4, num_classes=10
     ),
@@ -56,7 +68,6 @@ ZOO = {
     "timm mobilenetv4": of_timm("mobilenetv4_conv_small_035"),
     "timm efficientnet": of_timm("test_efficientnet", drop_path_rate=0.1),
     "timm convnext": of_timm("test_convnext"),
-    "timm nfnet": of_timm("test_nfnet"),
     "torchvision resnet": of_torchvision("resnet18"),
     "torchvision resnext": partial(
         resnet.ResNet,

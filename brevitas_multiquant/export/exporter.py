@@ -3,9 +3,11 @@
 import copy
 import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -27,7 +29,8 @@ def readable_ir_version() -> Iterator[None]:
     """
     import onnx
 
-    before, onnx.IR_VERSION = onnx.IR_VERSION, IR_VERSION
+    before = onnx.IR_VERSION
+    onnx.IR_VERSION = IR_VERSION  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -58,14 +61,28 @@ def run_exporter(exporter: Callable[..., Any], subnet: Subnet, images: Tensor) -
         subnet: not changed.
         images: (N, C, H, W), on the CPU; the file has this shape.
     """
-    with quiet():
-        model = exporter(
+    import onnx
+
+    with quiet(), tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        exporter(
             copy.deepcopy(subnet),
             args=images,
+            export_path=str(path),
             dynamo=False,
             opset_version=OPSET_VERSION,
             input_names=["input"],
             output_names=["logits"],
         )
+        model = onnx.load(path)
     model.ir_version = IR_VERSION
+    _drop_static_inputs(model.graph)
     return model
+
+
+def _drop_static_inputs(graph: Any) -> None:
+    """Parameters that are listed as inputs, so that the image is the only one."""
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    del graph.input[:]
+    graph.input.extend(inputs)

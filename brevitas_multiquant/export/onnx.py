@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from brevitas_multiquant.errors import ExportError
-from brevitas_multiquant.export.exporter import run_exporter
+from brevitas_multiquant.export.exporter import quiet, run_exporter
 from brevitas_multiquant.export.folder import staged
-from brevitas_multiquant.export.request import require_packages, requested_bits, requested_shape
+from brevitas_multiquant.export.request import requested_bits, requested_shape, require_packages
 from brevitas_multiquant.export.sample import smooth_images
 from brevitas_multiquant.export.verify import check_classes
 from brevitas_multiquant.nn.network import MultiQuantNet
@@ -36,7 +36,8 @@ def to_onnx(subnet: Subnet, images: Tensor) -> Any:
         ExportError: a package is missing.
     """
     require_packages()
-    from brevitas.export import export_onnx_qcdq
+    with quiet():
+        from brevitas.export import export_onnx_qcdq
 
     return run_exporter(export_onnx_qcdq, subnet, images)
 

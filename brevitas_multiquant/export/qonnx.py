@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from brevitas_multiquant.export.cleanup import clean_up
+from brevitas_multiquant.export.execute import execute
 from brevitas_multiquant.export.exporter import quiet, readable_ir_version, run_exporter
 from brevitas_multiquant.export.folder import staged
-from brevitas_multiquant.export.request import require_packages, requested_bits, requested_shape
+from brevitas_multiquant.export.request import requested_bits, requested_shape, require_packages
 from brevitas_multiquant.export.sample import impulse_images, smooth_images, stem_extent
 from brevitas_multiquant.export.verify import Comparison, Graph, quantizer_order, verify
 from brevitas_multiquant.nn.network import MultiQuantNet
@@ -34,20 +36,19 @@ def to_qonnx(subnet: Subnet, images: Tensor) -> Any:
         images: (N, C, H, W); the model has this shape.
 
     Returns:
-        A ``qonnx.core.modelwrapper.ModelWrapper``.
+        An ``onnx.ModelProto``.
 
     Raises:
         ExportError: a package is missing.
     """
     require_packages()
-    from brevitas.export import export_qonnx as brevitas_export_qonnx
-    from qonnx.core.modelwrapper import ModelWrapper
-    from qonnx.util.cleanup import cleanup_model
+    with quiet():
+        from brevitas.export import export_qonnx as brevitas_export_qonnx
 
     proto = run_exporter(brevitas_export_qonnx, subnet, images)
     _label(proto.graph, quantizer_order(subnet, images))
     with readable_ir_version(), quiet():
-        return cleanup_model(ModelWrapper(proto))
+        return clean_up(proto)
 
 
 def verify_qonnx(
@@ -66,14 +67,14 @@ def verify_qonnx(
     """
     labelled = {node.doc_string: node.output[0] for node in model.graph.node if node.doc_string}
     stem = labelled.pop(_STEM, None)
+    logits = model.graph.output[0].name
+    wanted = {*labelled.values(), logits, *([stem] if stem else [])}
 
     def run(array: np.ndarray) -> dict[str, np.ndarray]:
-        from qonnx.core.onnx_exec import execute_onnx
-
         with readable_ir_version(), quiet():
-            return execute_onnx(model, {model.graph.input[0].name: array}, True)
+            return execute(model, array, wanted)
 
-    graph = Graph(run, stem, labelled, model.graph.output[0].name)
+    graph = Graph(run, stem, labelled, logits)
     return verify(graph, subnet, images, allow_ties)
 
 
@@ -150,7 +151,7 @@ def _write(
     with torch.no_grad():
         np.save(staging / f"expected_output_{subnet.bits}b.npy", subnet(sample).numpy())
     path = staging / _file_name(subnet.bits)
-    model.save(str(path))
+    path.write_bytes(model.SerializeToString())
     return {
         "file": path.name,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -173,9 +174,7 @@ def _label(graph: Any, paths: list[str]) -> None:
     ]
     for node, path in zip(quantizers, paths, strict=True):
         node.doc_string = path
-    read_outside = {
-        name for node in graph.node if not _in_stem(node) for name in node.input
-    }
+    read_outside = {name for node in graph.node if not _in_stem(node) for name in node.input}
     for node in graph.node:
         if _in_stem(node) and node.output[0] in read_outside:
             node.doc_string = _STEM

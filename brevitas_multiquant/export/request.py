@@ -54,8 +54,7 @@ def requested_shape(
         or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in shape)
     ):
         raise ExportError(
-            "export: expected input_shape as four positive integers (N, C, H, W), got "
-            f"{shape!r}"
+            f"export: expected input_shape as four positive integers (N, C, H, W), got {shape!r}"
         )
     if net.input_shape is not None and shape[1] != net.input_shape[1]:
         raise ExportError(

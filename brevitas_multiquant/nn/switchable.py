@@ -102,9 +102,12 @@ _EXACT: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def exact_norm(norm: nn.Module, active: ActiveBits) -> nn.Module:
-    """The norm itself, with the evaluation of `ScaleShiftNorm` if it is a plain batch norm."""
+    """The norm itself, with the evaluation of `ScaleShiftNorm` if it is a plain batch norm.
+
+    One without running statistics stays as it is: its evaluation depends on the batch.
+    """
     exact = _EXACT.get(type(norm))
-    if exact is not None:
+    if exact is not None and norm.running_mean is not None:
         norm.__class__ = exact
         norm.active = active  # type: ignore[assignment]
     return norm

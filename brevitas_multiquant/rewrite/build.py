@@ -10,8 +10,8 @@ from brevitas_multiquant.nn.switchable import SwitchableNorm, SwitchableQuantize
 from brevitas_multiquant.quant.layers import WEIGHTED, CodeLayer, code_layer, weight_range
 from brevitas_multiquant.quant.ranges import SIGMAS
 from brevitas_multiquant.quant.state import ActiveBits
-from brevitas_multiquant.rewrite.plan import Plan, is_norm, nodes_between
-from brevitas_multiquant.rewrite.trace import Trace
+from brevitas_multiquant.rewrite.plan import Plan, nodes_between
+from brevitas_multiquant.rewrite.trace import Trace, is_norm
 
 
 def cut(traced: Trace, plan: Plan) -> tuple[fx.GraphModule, fx.GraphModule, fx.GraphModule]:
@@ -87,6 +87,8 @@ def _insert_quantizer(
     active: ActiveBits,
 ) -> None:
     target = f"input_quants.{readers[0].target}"
+    while target in dict(branch.named_modules()):  # a layer that is called on several tensors
+        target += "_again"
     branch.add_submodule(target, SwitchableQuantizer.create(bits, active))
     with branch.graph.inserting_after(source):
         quantizer = branch.graph.call_module(target, (source,))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from brevitas_multiquant.config import BRANCH_INITS, MultiQuantConfig, _check_choice
+from brevitas_multiquant.config import BRANCH_INITS, MultiQuantConfig, check_choice
 from brevitas_multiquant.errors import ConfigError, UnsupportedModelError
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.quant.state import ActiveBits
@@ -57,7 +57,8 @@ def multiquantize(
             training from scratch: each but the first from a seeded permutation of the weights.
         stem: module that ends the stem, instead of the first convolution and its norm.
         head: module that starts the float head, instead of the last layer.
-        input_shape: (1, C, H, W); default: what the model declares, else (1, 3, 224, 224).
+        input_shape: (1, C, H, W); default: what the model declares, else (1, 3, 224, 224). Where
+            the forward decides by the image's size, it is decided for this one.
         source: how to build the float model again, for files; default: found out for timm models.
         seed: of the permutations.
         check: run the self-check.
@@ -79,7 +80,7 @@ def multiquantize(
         torch.Size([2, 10])
     """
     config = MultiQuantConfig.create(bits, selection, profile, merge)
-    _check_choice("branch_init", branch_init, BRANCH_INITS)
+    check_choice("branch_init", branch_init, BRANCH_INITS)
     shape = _checked_shape(input_shape) or infer_input_shape(model)
     _refuse_rewritten(model)
 

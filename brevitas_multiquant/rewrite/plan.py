@@ -17,9 +17,10 @@ from torch import fx, nn
 
 from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.quant.layers import WEIGHTED, can_quantize
-from brevitas_multiquant.rewrite.trace import NORMS, Trace, is_tensor, shape_of
+from brevitas_multiquant.rewrite.trace import Trace, has_parameters, is_norm, is_tensor, shape_of
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
+_UNQUANTIZED = (nn.modules.conv._ConvNd, nn.Bilinear)
 _STATELESS_LINEAR_MODULES = (
     nn.AvgPool2d,
     nn.AdaptiveAvgPool2d,
@@ -115,7 +116,7 @@ def make_plan(traced: Trace, name: str, stem: str | None = None, head: str | Non
         raise UnsupportedModelError(name, reasons)
     body = nodes_between(stem_end, head_start) if stem_end in ancestors(head_start) else []
     layers = [node for node in body if isinstance(traced.module(node), WEIGHTED)]
-    reasons += _unknown_layers(traced, layers)
+    reasons += _unknown_layers(traced, layers) + _hidden_layers(traced, body)
     if not layers:
         reasons.append(
             f"expected at least one layer between the stem (ends at {stem_end.name}) and the "
@@ -221,7 +222,7 @@ def _find_stem_end(
     for node in separators[separators.index(first) + 1 :]:
         module = traced.module(node)
         owned_norm = is_norm(module) and end is first
-        if node.all_input_nodes != [end] or (_has_parameters(module) and not owned_norm):
+        if node.all_input_nodes != [end] or (has_parameters(module) and not owned_norm):
             break
         end = node
     return end
@@ -272,10 +273,6 @@ def _is_stateless_linear(traced: Trace, node: fx.Node) -> bool:
     return node.op in ("call_function", "call_method") and node.target in _STATELESS_LINEAR_CALLS
 
 
-def _has_parameters(module: nn.Module | None) -> bool:
-    return module is not None and next(module.parameters(), None) is not None
-
-
 def _unknown_layers(traced: Trace, layers: Iterable[fx.Node]) -> list[str]:
     unknown = {
         type(traced.module(node)).__name__: str(node.target)
@@ -287,6 +284,24 @@ def _unknown_layers(traced: Trace, layers: Iterable[fx.Node]) -> list[str]:
         "brevitas_multiquant.quant.layers.register_layer"
         for name, where in unknown.items()
     ]
+
+
+def _hidden_layers(traced: Trace, body: Iterable[fx.Node]) -> list[str]:
+    """Weights that would stay float without anybody noticing."""
+    reasons = []
+    for node in body:
+        module = traced.module(node)
+        if module is None or isinstance(module, WEIGHTED):
+            continue
+        hidden = next(
+            (m for m in module.modules() if isinstance(m, (*WEIGHTED, *_UNQUANTIZED))), None
+        )
+        if hidden is not None:
+            reasons.append(
+                f"{node.target} ({type(module).__name__}) holds a {type(hidden).__name__} that "
+                "would stay float: expected layers of a known kind that the trace can see"
+            )
+    return reasons
 
 
 def _describe(
@@ -312,10 +327,3 @@ def _describe(
         elif part == "branch" and is_norm(module) and str(node.target) not in plan.norms:
             plan.norms.append(str(node.target))
     return plan
-
-
-def is_norm(module: nn.Module | None) -> bool:
-    """Whether a module is a norm of any kind, by type or by what its author calls it."""
-    return isinstance(module, NORMS) or (
-        module is not None and "norm" in type(module).__name__.lower() and _has_parameters(module)
-    )

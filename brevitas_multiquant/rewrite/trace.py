@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.shape_prop import ShapeProp
 
 from brevitas_multiquant.errors import TraceError
@@ -26,6 +27,32 @@ NORMS = (
     nn.GroupNorm,
     nn.RMSNorm,
 )
+
+_IN_PLACE_FUNCTIONS = {
+    getattr(module, name): getattr(module, name[:-1])
+    for module in (torch, F)
+    for name in dir(module)
+    if name.endswith("_") and not name.startswith("_") and hasattr(module, name[:-1])
+}
+
+
+def has_parameters(module: nn.Module | None) -> bool:
+    """Whether there is a module, and it has parameters."""
+    return module is not None and next(module.parameters(), None) is not None
+
+
+def is_norm(module: nn.Module | None) -> bool:
+    """Whether a module is a norm of any kind, by type or by what its author calls it."""
+    if isinstance(module, NORMS):
+        return True
+    named_so = module is not None and "norm" in type(module).__name__.lower()
+    return named_so and has_parameters(module) and not _contains_layer(module)
+
+
+def _contains_layer(module: nn.Module | None) -> bool:
+    return module is not None and any(isinstance(m, WEIGHTED) for m in module.modules())
+
+
 _IN_PLACE_OPERATORS = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,
@@ -76,7 +103,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Trace:
     modes = {name: module.training for name, module in twin.named_modules()}
     twin.eval()
     try:
-        graph_module = fx.GraphModule(twin, _Tracer().trace(twin), type(model).__name__)
+        graph_module = fx.GraphModule(twin, _Tracer(input_shape).trace(twin), type(model).__name__)
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__}.forward cannot be traced: {_first_line(error)}; expected a "
@@ -90,9 +117,13 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Trace:
 
 
 class _Tracer(fx.Tracer):
-    """Layers and norms are leaves, whatever their subclass; so is what timm marks as one."""
+    """Layers and norms are leaves, whatever their subclass; so is what timm marks as one.
 
-    def __init__(self) -> None:
+    Unless it holds layers, which would stay float unseen. Control flow on shapes is decided by
+    running the graph so far on fake tensors of the input's shape; control flow on data cannot be.
+    """
+
+    def __init__(self, input_shape: tuple[int, ...]) -> None:
         layers = sys.modules.get("timm.layers")
         functions = layers.get_notrace_functions() if layers else []
         super().__init__(
@@ -101,11 +132,61 @@ class _Tracer(fx.Tracer):
         )
         modules = layers.get_notrace_modules() if layers else []
         leaves = tuple(m for m in modules if isinstance(m, type))
-        self._leaves = (*WEIGHTED, *NORMS, *leaves)
+        self._leaves = (*WEIGHTED, *leaves)
+        self._opaque = {leaf for leaf in leaves if not issubclass(leaf, WEIGHTED)}
         self._leaf_names = ("DropPath", "DropBlock2d", "StochasticDepth")
+        self._input_shape = input_shape
+        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self._values: dict[fx.Node, Any] = {}
+        self._evaluating = False
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """The truth of a condition, where shapes alone decide it."""
+        self._evaluating = True
+        try:
+            value = self._value(obj.node)
+        finally:
+            self._evaluating = False
+        return value if isinstance(value, bool) else super().to_bool(obj)
+
+    def _value(self, node: fx.Node) -> Any:
+        if node not in self._values:
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._value)
+            with self._fake, torch.no_grad():
+                self._values[node] = self._execute(node, args, kwargs)
+        return self._values[node]
+
+    def _execute(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        if node.op == "placeholder":
+            parameter = next(self.root.parameters(), torch.empty(()))
+            return torch.empty(self._input_shape, dtype=parameter.dtype)
+        if node.op == "get_attr":
+            return operator.attrgetter(str(node.target))(self.root)
+        if node.op == "call_module":
+            return self.root.get_submodule(str(node.target))(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """A node, or the module's value while a condition is evaluated."""
+        if self._evaluating:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
+        """An attribute of a module, not as a node while a condition is evaluated."""
+        if self._evaluating:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        if type(module) in self._opaque and _contains_layer(module):
+            return False
         if isinstance(module, self._leaves) or type(module).__name__ in self._leaf_names:
+            return True
+        if is_norm(module):
             return True
         return super().is_leaf_module(module, name)
 
@@ -117,8 +198,6 @@ def _first_line(error: Exception) -> str:
 def _propagate_shapes(
     graph_module: fx.GraphModule, model: nn.Module, input_shape: tuple[int, ...]
 ) -> None:
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     parameter = next(graph_module.parameters(), torch.empty(()))
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     image = fake.from_tensor(torch.empty(input_shape, dtype=parameter.dtype))
@@ -171,12 +250,44 @@ def _alone_reads_fresh_tensor(graph_module: fx.GraphModule, node: fx.Node) -> bo
 
 
 def _out_of_place(node: fx.Node) -> None:
+    """Whoever reads the changed tensor later, by whichever name, reads the result instead."""
+    if not _make_out_of_place(node):
+        return
+    changed, later = node.args[0] if node.args else node.kwargs["input"], set()
+    following = node.next
+    while following.op != "root":
+        later.add(following)
+        following = following.next
+    assert isinstance(changed, fx.Node)
+    changed.replace_all_uses_with(node, lambda user: user in later)
+
+
+def _make_out_of_place(node: fx.Node) -> bool:
     if node.op == "call_function" and node.target in _IN_PLACE_OPERATORS:
         node.target = _IN_PLACE_OPERATORS[node.target]
-    elif node.op == "call_function" and node.kwargs.get("inplace"):
-        node.kwargs = {**node.kwargs, "inplace": False}
-    elif node.op == "call_method" and _is_in_place_method(str(node.target)):
+        return True
+    if node.op == "call_function" and _asks_for_in_place(node):
+        return True
+    if node.op == "call_method" and _is_in_place_method(str(node.target)):
         node.target = str(node.target)[:-1]
+        return True
+    return False
+
+
+def _asks_for_in_place(node: fx.Node) -> bool:
+    """Whether a function was told to work in place, by argument or by name; it no longer is."""
+    if node.target in _IN_PLACE_FUNCTIONS:
+        node.target = _IN_PLACE_FUNCTIONS[node.target]  # type: ignore[index]
+        return True
+    if node.kwargs.get("inplace"):
+        node.kwargs = {**node.kwargs, "inplace": False}
+        return True
+    names = getattr(getattr(node.target, "__code__", None), "co_varnames", ())
+    place = names.index("inplace") if "inplace" in names else len(node.args)
+    if place >= len(node.args) or not node.args[place]:
+        return False
+    node.args = (*node.args[:place], False, *node.args[place + 1 :])
+    return True
 
 
 def _is_in_place_method(name: str) -> bool:

@@ -94,7 +94,9 @@ def test_training_against_the_value_domain(kind, bits):
     for ours, theirs in [(learned.lower, lower), (learned.upper, upper)]:
         torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-4)
     if quantized.weight_function is None:
-        torch.testing.assert_close(quantized.weight.grad.double(), weight.grad, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            quantized.weight.grad.double(), weight.grad, rtol=1e-4, atol=1e-5
+        )
     assert quantized.weight.grad.abs().sum() > 0
 
 
@@ -109,9 +111,7 @@ def _operation(layer, values, weight):
     if layer.padding_mode == "reflect":
         values, padding = F.pad(values, (1, 1, 1, 1), mode="reflect"), 0
     conv = F.conv1d if isinstance(layer, nn.Conv1d) else F.conv2d
-    return conv(
-        values, weight, layer.bias, layer.stride, padding, layer.dilation, layer.groups
-    )
+    return conv(values, weight, layer.bias, layer.stride, padding, layer.dilation, layer.groups)
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -161,9 +161,7 @@ def test_training_and_evaluation_agree(bits):
     quantized = code_layer(nn.Conv2d(4, 6, 3), ActiveBits(bits))
     codes = torch.randint(0, 2**bits, (2, 4, 9, 9)).float()
     # 36 terms of size at most 1, in another association: 36 * 2**-24 = 2e-6
-    torch.testing.assert_close(
-        quantized.train()(codes), quantized.eval()(codes), rtol=0, atol=4e-6
-    )
+    torch.testing.assert_close(quantized.train()(codes), quantized.eval()(codes), rtol=0, atol=4e-6)
 
 
 @pytest.mark.parametrize("kind", LAYERS)

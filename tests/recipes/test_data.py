@@ -1,4 +1,4 @@
-"""What the recipes read: counts, order, augmentation, errors."""
+"""What the recipes read: counts, order, errors."""
 
 import io
 import tarfile
@@ -9,8 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from recipes import data
-from recipes.data import DataOptions, Shard
+from brevitas_multiquant import MultiQuantError
+from recipes import augment, data, sources
+from recipes.data import Shard
+from recipes.data_options import DataOptions
+from recipes.errors import DatasetError, MissingFileError, UnknownDatasetError
 
 # timm's tar reader never closes its file.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -57,18 +60,18 @@ def epoch_of(batches, epoch):
 
 
 def test_digits_are_split_once_and_evenly():
-    train, val = (data.load_digit_images(part, 32) for part in (True, False))
+    train, val = (sources.load_digit_images(part, 32) for part in (True, False))
     assert (len(train.labels), len(val.labels)) == (1437, 360)
     assert train.pixels.shape == (1437, 3, 32, 32)
     assert train.pixels.dtype == torch.uint8
     shares = train.labels.bincount() / 1437 - val.labels.bincount() / 360
     assert shares.abs().max() < 0.003
-    assert torch.equal(val.pixels, data.load_digit_images(False, 32).pixels)
+    assert torch.equal(val.pixels, sources.load_digit_images(False, 32).pixels)
 
 
 def test_digits_are_normalised():
-    pixels = data.load_digit_images(True, 32).pixels
-    images = data.normalise(pixels, *OPTIONS.normalisation)
+    pixels = sources.load_digit_images(True, 32).pixels
+    images = augment.normalise(pixels, *OPTIONS.normalisation)
     assert abs(images.mean()) < 1e-3
     assert abs(images.std() - 1) < 1e-3
 
@@ -99,25 +102,8 @@ def test_evaluation_sees_each_image_once(world):
     shards = [data.eval_batches(OPTIONS, Shard(rank, world)) for rank in range(world)]
     labels = [target for shard in shards for _, target in shard]
     assert sum(len(shard) for shard in shards) == len(labels)
-    expected = data.load_digit_images(False, 32).labels
+    expected = sources.load_digit_images(False, 32).labels
     assert torch.equal(torch.cat(labels).bincount(), expected.bincount())
-
-
-def test_crop_moves_each_image_by_its_own_offset():
-    images = torch.randint(1, 256, (25, 3, 6, 5), dtype=torch.uint8)
-    offsets = torch.cartesian_prod(torch.arange(5), torch.arange(5))
-    cropped = data.random_crop(images, 2, offsets)
-    for image, (top, left), got in zip(images, offsets.tolist(), cropped, strict=True):
-        padded = torch.zeros(3, 10, 9, dtype=torch.uint8)
-        padded[:, 2:8, 2:7] = image
-        assert torch.equal(got, padded[:, top : top + 6, left : left + 5])
-
-
-def test_flip_mirrors_the_chosen_images_only():
-    images = torch.arange(2 * 3 * 2 * 4, dtype=torch.uint8).reshape(2, 3, 2, 4)
-    flipped = data.random_flip(images, torch.tensor([False, True]))
-    assert torch.equal(flipped[0], images[0])
-    assert torch.equal(flipped[1], images[1][..., [3, 2, 1, 0]])
 
 
 def test_digits_are_never_mirrored_unless_asked():
@@ -163,17 +149,17 @@ def test_images_beyond_the_limit_are_streamed(tmp_path):
     assert images.shape == (8, 3, 256, 256)
     assert images.dtype == torch.float32
     assert sorted(labels.tolist()) == [0] * 4 + [1] * 4
-    with pytest.raises(data.DatasetError, match="--cache-limit-mb"):
+    with pytest.raises(DatasetError, match="--cache-limit-mb"):
         data.train_batches(replace(options, subset=6), Shard())
 
 
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"dataset": "mnits"}, data.UnknownDatasetError, "mnits"),
-        ({"dataset": "cifar10"}, data.MissingFileError, "--data-dir"),
-        ({"dataset": "", "data_dir": "nowhere"}, data.MissingFileError, "nowhere"),
-        ({"subset": 8}, data.DatasetError, "at least 16 training images"),
+        ({"dataset": "mnits"}, UnknownDatasetError, "mnits"),
+        ({"dataset": "cifar10"}, MissingFileError, "--data-dir"),
+        ({"dataset": "", "data_dir": "nowhere"}, MissingFileError, "nowhere"),
+        ({"subset": 8}, DatasetError, "at least 16 training images"),
     ],
 )
 def test_errors_say_what_to_do(changed, error, message):
@@ -183,5 +169,5 @@ def test_errors_say_what_to_do(changed, error, message):
 
 def test_an_incomplete_data_set_is_named(tmp_path):
     for name in ("cifar10", ""):
-        with pytest.raises(data.MultiQuantError, match=str(tmp_path)):
+        with pytest.raises(MultiQuantError, match=str(tmp_path)):
             data.train_batches(replace(OPTIONS, dataset=name, data_dir=str(tmp_path)), Shard())

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 import brevitas_multiquant.models  # noqa: F401  (registers the networks)
+from brevitas_multiquant import InPlaceDistillation, calibrate, multiquantize
+from brevitas_multiquant.quant.layers import CodeLayer
 
 NAMES = ["cifar_resnet8", "cifar_resnet20", "cifar_vgg11_bn", "cifar_mobilenetv1"]
 
@@ -62,6 +64,30 @@ def test_depth(name, convolutions, linears):
     modules = list(timm.create_model(name).modules())
     assert sum(isinstance(module, nn.Conv2d) for module in modules) == convolutions
     assert sum(isinstance(module, nn.Linear) for module in modules) == linears
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("cifar_resnet20", 18 + 2),
+        ("cifar_vgg11_bn", 7 + 2),
+        ("cifar_mobilenetv1", 26),
+    ],
+)
+def test_becomes_a_network_for_every_bit_width(name, layers):
+    """``layers`` of 2 bits a branch: all but the first convolution and the last linear layer."""
+    images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
+    net = multiquantize(timm.create_model(name, num_classes=7), [2, 4])
+    calibrate(net, [images])
+    assert sum(isinstance(module, CodeLayer) for module in net.modules()) == 2 * layers
+    out = InPlaceDistillation(net).step(images, labels)
+    assert {bits: logits.shape for bits, logits in out["outputs"].items()} == {
+        2: (4, 7),
+        4: (4, 7),
+    }
+    assert out["loss"].isfinite()
+    assert [n for n, p in net.named_parameters() if p.grad is None] == []
+    assert all(p.grad.isfinite().all() for p in net.parameters())
 
 
 def test_resnet20_has_the_paper_s_storage():

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from timm.layers import register_notrace_module
 from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 
@@ -33,6 +34,20 @@ class PreActivationNet(nn.Module):
         x = self.conv1(x)
         x = x + self.conv2(torch.relu(self.norm1(x)))
         return self.fc(torch.relu(self.norm(x)).mean((2, 3)))
+
+
+@register_notrace_module
+class OpaqueNormBlock(nn.Module):
+    """As in timm: not for tracing, since shapes decide what runs; with a name like a norm's."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(6, 6, 1)
+
+    def forward(self, x):
+        if x.shape[-1] > 100 or max(x.shape[-2], 4) < 4:
+            raise AssertionError("decided on the wrong shapes")
+        return self.conv(x)
 
 
 def sequential():
@@ -116,6 +131,12 @@ def test_a_body_of_linear_layers_over_positions(make_net):
     net = make_net(model)
     assert names_of(net.stem, nn.Conv2d) == ["stem.proj"]
     assert len(names_of(net.branches[0], CodeLayer)) == 4
+
+
+def test_no_layer_hides_in_a_module_that_is_not_for_tracing(make_net):
+    model = sequential()
+    model.insert(6, OpaqueNormBlock())
+    assert names_of(make_net(model).branches[0], CodeLayer) == ["3", "6.conv"]
 
 
 def test_stem_and_head_options(make_net):
@@ -302,5 +323,7 @@ def test_self_check_finds_a_wrong_rule(monkeypatch):
         nn.Flatten(),
         nn.Linear(4, 5),
     )
-    with pytest.raises(SelfCheckError, match=r"in evaluation mode, got a difference .* first at 4;"):
+    with pytest.raises(
+        SelfCheckError, match=r"in evaluation mode, got a difference .* first at 4;"
+    ):
         multiquantize(model, [2], input_shape=IMAGE)

@@ -85,6 +85,10 @@ class NoClassifier(nn.Module):
         (lambda: convs(QuantConv2d(4, 4, 3)), r"2 is a Brevitas layer already"),
         (lambda: multiquantize(TinyNet(), [2], input_shape=IMAGE), r"a multi-branch network alr"),
         (lambda: "resnet18", r"expected a torch.nn.Module, got str"),
+        (
+            lambda: convs(nn.Conv2d(4, 4, 1), nn.ConvTranspose2d(4, 4, 1)),
+            r"3 \(ConvTranspose2d\) holds a ConvTranspose2d that would stay float",
+        ),
         (TwoOutputs, r"expected a forward that returns logits \(N, classes\)"),
         (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)), r"returns logits"),
         (Recurrent, r"rnn is a GRU; attention and recurrence"),
@@ -115,7 +119,9 @@ def test_every_reason_is_listed():
 @pytest.mark.parametrize("name", ["layer9", "conv2", "con", ""])
 def test_cut_at_something_that_is_no_cut(tiny, option, name):
     """Not a module, a module beside which another path runs, a part of a name."""
-    with pytest.raises(UnsupportedModelError, match=rf"{option}='{name}': expected the name of a mo"):
+    with pytest.raises(
+        UnsupportedModelError, match=rf"{option}='{name}': expected the name of a mo"
+    ):
         multiquantize(tiny, [2], input_shape=IMAGE, **{option: name})
 
 

@@ -1,0 +1,45 @@
+"""The folder of one run: who may write to it, and the networks in it."""
+
+from pathlib import Path
+
+from torch import nn
+
+from brevitas_multiquant import MultiQuantNet, save_packed
+from recipes.errors import ExperimentExistsError
+from recipes.state import STATE_FILE, write_tensors
+
+SUMMARY_FILE = "summary.csv"
+BEST_FILE = "best.safetensors"
+LAST_FILE = "last.safetensors"
+RESULT_FILES = (
+    *("args.yaml", SUMMARY_FILE, "learning_curves.png", "accuracy_cost.png"),
+    *(BEST_FILE, LAST_FILE, STATE_FILE),
+)
+
+
+def require_new(folder: Path, overwrite: bool) -> None:
+    """Check that a new run may write to ``folder``.
+
+    Raises:
+        ExperimentExistsError: it holds something already, and ``overwrite`` is false.
+    """
+    if not overwrite and folder.is_dir() and any(folder.iterdir()):
+        raise ExperimentExistsError(
+            f"expected a new or empty folder for this run, got {folder}: add --resume {folder} to "
+            "continue the run in it, --experiment NAME for another folder, or --overwrite to "
+            "replace its results"
+        )
+
+
+def clear(folder: Path) -> None:
+    """Remove what a former run left, so that no file of it is taken for one of the new run."""
+    for name in RESULT_FILES:
+        (folder / name).unlink(missing_ok=True)
+
+
+def save_network(net: nn.Module, path: Path) -> None:
+    """The multi-branch network packed; the float baseline as ``--initial-checkpoint`` reads it."""
+    if isinstance(net, MultiQuantNet):
+        save_packed(net, path)
+    else:
+        write_tensors(path, net.state_dict())

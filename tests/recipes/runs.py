@@ -1,0 +1,35 @@
+"""Runs of two steps an epoch, and what they leave."""
+
+import csv
+from pathlib import Path
+
+from torch import Tensor
+
+from recipes.run_folder import SUMMARY_FILE
+from recipes.state import STATE_FILE, SavedState
+
+NAME = "run"
+TINY = [
+    *("--img-size", "8"),
+    *("--subset", "64"),
+    *("--batch-size", "32"),
+    *("--lr", "0.01"),
+    *("--bits", "2", "4"),
+    *("--experiment", NAME),
+]
+
+
+def tiny(output: Path, *more: str) -> list[str]:
+    """Arguments of a run of two steps an epoch that writes to ``output/run``."""
+    return [*TINY, "--output", str(output), *more]
+
+
+def rows_of(output: Path) -> list[dict[str, str]]:
+    """The rows of ``summary.csv``."""
+    with open(output / NAME / SUMMARY_FILE, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def tensors_of(output: Path) -> dict[str, Tensor]:
+    """Every tensor of the training state."""
+    return SavedState.read(output / NAME / STATE_FILE).tensors

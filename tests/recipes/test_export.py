@@ -1,0 +1,61 @@
+"""The export recipe on a small packed network: files, what is printed, errors."""
+
+import re
+
+import pytest
+import torch
+
+from brevitas_multiquant import calibrate, multiquantize, save_packed
+from brevitas_multiquant.models import cifar_resnet8
+from recipes import export as recipe
+
+# Brevitas mentions an optional package when its exporters are imported.
+pytestmark = pytest.mark.filterwarnings("ignore:fast_hadamard_transform:UserWarning")
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """A packed network, far from trained but with logits that differ."""
+    net = multiquantize(cifar_resnet8(num_classes=10), [2, 4], input_shape=(1, 3, 16, 16))
+    calibrate(net, [torch.randn(16, 3, 16, 16)])
+    path = tmp_path / "net.safetensors"
+    save_packed(net, path)
+    return path
+
+
+def test_prints_a_line_for_each_verified_file(packed, capsys):
+    folder = packed.parent / "out"
+    assert recipe.main([str(packed), "--output", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    for bits, line in zip((2, 4), lines, strict=True):
+        path = folder / f"model_{bits}b.onnx"
+        assert path.stat().st_size > 0
+        shown = re.escape(f"{bits} bits: {path}: flipped codes 0 of ")
+        found = re.fullmatch(shown + r"(\d+), largest difference of logits (\S+)", line)
+        assert found, line
+        assert int(found[1]) > 0
+        assert float(found[2]) <= 1e-5
+
+
+def test_passes_options_on(packed, monkeypatch, capsys):
+    calls = []
+
+    def fake(net, folder, input_shape=None, bits=None):
+        calls.append((input_shape, bits))
+        return {4: packed}
+
+    monkeypatch.setattr(recipe, "export_onnx", fake)
+    more = ["--format", "onnx", "--bits", "4", "--img-size", "24"]
+    assert recipe.main([str(packed), *more]) == 0
+    assert calls == [((1, 3, 24, 24), [4])]
+    assert capsys.readouterr().out == f"4 bits: {packed}: same class as torch in onnxruntime\n"
+
+
+def test_errors_are_one_line_and_leave_no_file(packed, capsys):
+    folder = packed.parent / "out"
+    assert recipe.main([str(packed), "--output", str(folder), "--bits", "6"]) == 2
+    assert recipe.main([str(folder / "none.safetensors")]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in errors] == ["BitWidthError", "MissingFileError"]
+    assert not folder.exists()

@@ -1,0 +1,167 @@
+"""Contracts of the package as a whole: floors, cycles, public names, documentation, imports."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import brevitas_multiquant
+
+ROOT = Path(brevitas_multiquant.__file__).parent
+PACKAGE = "brevitas_multiquant"
+
+FLOORS = {
+    0: ["errors", "config", "functional", "selection", "packing", "source", "models", "version"],
+    1: ["quant"],
+    2: ["nn"],
+    3: ["rewrite", "subnet", "cost"],
+    4: ["calibrate", "distill", "checkpoint"],
+    5: ["export"],
+    6: ["cli", "__main__"],
+}
+DOOR = "__init__"
+
+PUBLIC = [
+    "InPlaceDistillation",
+    "ModelSource",
+    "MultiQuantConfig",
+    "MultiQuantError",
+    "MultiQuantNet",
+    "__version__",
+    "calibrate",
+    "cost",
+    "extract_subnet",
+    "load_packed",
+    "multiquantize",
+    "save_packed",
+]
+
+
+def modules():
+    """Dotted name within the package -> file; a package goes by its own name."""
+    found = {}
+    for file in sorted(ROOT.rglob("*.py")):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" and parts[:-1] else parts)] = file
+    return found
+
+
+MODULES = modules()
+
+
+@cache
+def imports_of(module):
+    """Modules of the package that a module imports, anywhere in it, functions included."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: expected absolute imports"
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            inner = name.removeprefix(f"{PACKAGE}.")
+            if name.startswith(f"{PACKAGE}.") and inner in MODULES:
+                found.add(inner)
+    return frozenset(found - {module})
+
+
+def floor_of(module):
+    unit = module.partition(".")[0]
+    floors = [floor for floor, units in FLOORS.items() if unit in units]
+    assert len(floors) == 1, f"{unit} stands on no floor: put it into FLOORS and into the design"
+    return floors[0]
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {DOOR}))
+def test_imports_only_from_below(module):
+    for imported in imports_of(module):
+        assert floor_of(imported) <= floor_of(module), f"{module} imports {imported} from above"
+
+
+def test_no_cycles():
+    done, path = set(), []
+
+    def visit(module):
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module not in done:
+            path.append(module)
+            for imported in sorted(imports_of(module)):
+                # a package's own door imports its members; that a member loads its door is no cycle
+                if not module.startswith(f"{imported}."):
+                    visit(imported)
+            path.pop()
+            done.add(module)
+
+    for module in MODULES:
+        visit(module)
+
+
+def test_core_below_the_leaves_knows_no_torch():
+    """Selection, packing and configuration are pure."""
+    for module in ("errors", "selection", "packing", "config", "version"):
+        statements = ast.walk(ast.parse(MODULES[module].read_text()))
+        imported = {
+            name.partition(".")[0]
+            for node in statements
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for name in (*(alias.name for alias in node.names), getattr(node, "module", None) or "")
+        }
+        assert "torch" not in imported, module
+
+
+def test_public_names():
+    assert sorted(PUBLIC) == PUBLIC == brevitas_multiquant.__all__
+    for name in PUBLIC:
+        assert hasattr(brevitas_multiquant, name)
+
+
+def definitions(module):
+    """Public functions, classes and methods of a module, by name."""
+    waiting = [("", node) for node in ast.parse(MODULES[module].read_text()).body]
+    while waiting:
+        prefix, node = waiting.pop()
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            yield f"{prefix}{node.name}", node
+            if isinstance(node, ast.ClassDef):
+                waiting += [(f"{prefix}{node.name}.", child) for child in node.body]
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_public_definitions_are_documented(module):
+    bare = [name for name, node in definitions(module) if not ast.get_docstring(node)]
+    assert not bare
+
+
+# `load_packed` is in the example of `save_packed`: the one is of no use without the other
+@pytest.mark.parametrize("name", sorted({*PUBLIC} - {"load_packed"}))
+def test_public_functions_have_an_example(name):
+    member = getattr(brevitas_multiquant, name)
+    if inspect.isfunction(member):
+        assert ">>> " in inspect.getdoc(member)
+
+
+def loaded_by(statement):
+    """Top-level packages that a fresh interpreter has loaded after a statement."""
+    code = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=ROOT.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(run.stdout.split())
+
+
+def test_light_to_import():
+    """What only some users need is loaded where it is used, not at the door."""
+    heavy = {"timm", "torchvision", "onnx", "accelerate", "sklearn", "matplotlib", "finn", "qonnx"}
+    loaded = loaded_by(f"import {PACKAGE}")
+    assert PACKAGE in loaded
+    assert not loaded & heavy
