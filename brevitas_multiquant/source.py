@@ -1,7 +1,6 @@
 """How a float model can be built again by name: what a packed file needs to know."""
 
 import importlib
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -114,20 +113,27 @@ def infer_source(model: nn.Module) -> ModelSource | None:
 
 
 def _infer_torchvision(model: nn.Module) -> ModelSource | None:
-    """The first builder of the model's own module that gives the same parameters."""
-    import torchvision.models
+    """The first builder of the model's own module that gives the same model."""
+    from torchvision import models
 
-    module = sys.modules[type(model).__module__]
-    layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
-    classes = getattr(layers[-1], "out_features", None) or getattr(layers[-1], "out_channels", 0)
+    classifier = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
+    classes = len(classifier.weight)
+    body_size = _size(model) - _size(classifier)
+    published_head = _size(classifier) // classes * 1000
     kwargs = {} if classes == 1000 else {"num_classes": classes}
-    for name in torchvision.models.list_models():
-        builder = torchvision.models.get_model_builder(name)
-        if builder.__module__ == module.__name__:
-            source = ModelSource("torchvision", name, kwargs)
-            if builds_same(model, source):
-                return source
+    for name in models.list_models():
+        if models.get_model_builder(name).__module__ != type(model).__module__:
+            continue
+        published = models.get_model_weights(name)
+        sizes = {weights.meta["num_params"] - published_head for weights in published}
+        source = ModelSource("torchvision", name, kwargs)
+        if sizes <= {body_size} and builds_same(model, source):
+            return source
     return None
+
+
+def _size(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _infer_timm(model: nn.Module) -> ModelSource | None:
@@ -162,11 +168,20 @@ def builds_same(model: nn.Module, source: ModelSource) -> bool:
     strides, dropout rates, activations.
     """
     try:
-        with torch.device("meta"):
-            twin = source.build()
-    except (SourceError, RuntimeError, NotImplementedError):
+        twin = _build_without_weights(source)
+    except SourceError:
         return False
     return _shapes(model) == _shapes(twin) and repr(model) == repr(twin)
+
+
+def _build_without_weights(source: ModelSource) -> nn.Module:
+    """The model on the meta device, or where its constructor computes with tensors, a real one."""
+    try:
+        with torch.device("meta"):
+            return source.build()
+    except SourceError:
+        with torch.random.fork_rng(devices=[]):
+            return source.build()
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export.cleanup import clean_up
 from brevitas_multiquant.export.execute import execute
 from brevitas_multiquant.export.exporter import quiet, readable_ir_version, run_exporter
@@ -139,9 +140,21 @@ def export_qonnx(
                 "sample": verify_qonnx(model, subnet, sample, allow_ties),
                 "smooth": verify_qonnx(model, subnet, natural, allow_ties),
             }
+            _check_sample(comparisons["sample"], bit)
             report["bits"][str(bit)] = _write(model, subnet, sample, staging, comparisons)
         (staging / "export.json").write_text(json.dumps(report, indent=2) + "\n")
     return {bit: Path(folder) / _file_name(bit) for bit in chosen}
+
+
+def _check_sample(comparison: Comparison, bits: int) -> None:
+    """The saved sample has the class of torch also where the stem is not exact."""
+    if comparison.end_to_end_other_classes:
+        raise ExportError(
+            f"export at {bits} bits: expected the class that torch gives to the sample images, got "
+            f"another one for {comparison.end_to_end_other_classes} (codes that differ: "
+            f"{comparison.end_to_end_flipped_codes}); no file was written. Train the network first "
+            "if its logits are nearly equal"
+        )
 
 
 def _write(

@@ -59,7 +59,8 @@ def multiquantize(
         head: module that starts the float head, instead of the last layer.
         input_shape: (1, C, H, W); default: what the model declares, else (1, 3, 224, 224). Where
             the forward decides by the image's size, it is decided for this one.
-        source: how to build the float model again, for files; default: found out for timm models.
+        source: how to build the float model again, for files; default: found out where it is of
+            timm or torchvision.
         seed: of the permutations.
         check: run the self-check.
 
@@ -84,6 +85,23 @@ def multiquantize(
     shape = _checked_shape(input_shape) or infer_input_shape(model)
     _refuse_rewritten(model)
 
+    net = _build(model, config, shape, branch_init, stem, head, seed)
+    net.source = _with_cut(source or infer_source(model), stem, head)
+    if check:
+        self_check(net, model, shape)
+    return net
+
+
+def _build(
+    model: nn.Module,
+    config: MultiQuantConfig,
+    shape: tuple[int, ...],
+    branch_init: str,
+    stem: str | None,
+    head: str | None,
+    seed: int,
+) -> MultiQuantNet:
+    """Trace, plan, build and swap; the traced copy is gone when this returns."""
     traced = trace(model, shape)
     plan = make_plan(traced, type(model).__name__, stem, head)
     active = ActiveBits(max(config.bits))
@@ -97,19 +115,15 @@ def multiquantize(
         elif index > 0:
             shuffle_weights(branch, seed + index)
         branches.append(branch)
-    net = MultiQuantNet(
+    return MultiQuantNet(
         build_shared(float_stem, active),
         branches,
         build_shared(float_head, active),
         config,
         active,
         plan,
-        _with_cut(source or infer_source(model), stem, head),
-        shape,
+        input_shape=shape,
     ).train(model.training)
-    if check:
-        self_check(net, model, shape)
-    return net
 
 
 def _checked_shape(shape: tuple[int, ...] | None) -> tuple[int, ...] | None:

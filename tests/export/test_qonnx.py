@@ -19,7 +19,7 @@ from brevitas_multiquant.export import export_qonnx
 from brevitas_multiquant.export import verify as verify_module
 from brevitas_multiquant.export.execute import execute
 from brevitas_multiquant.export.exporter import readable_ir_version
-from brevitas_multiquant.export.qonnx import to_qonnx, verify_qonnx
+from brevitas_multiquant.export.qonnx import _check_sample, to_qonnx, verify_qonnx
 from brevitas_multiquant.export.sample import impulse_images, smooth_images
 from tests.export.nets import build
 
@@ -217,6 +217,13 @@ def test_a_wrong_shift_before_a_quantizer_is_found_even_where_ties_are_allowed()
     changed_parameter(model, "Sub", lambda value: value + np.float32(0.01))
     with pytest.raises(ExportError, match="does not export"):
         verify_qonnx(model, subnet, images, allow_ties=True)
+
+
+def test_another_class_for_the_sample_is_an_error():
+    same = verify_module.Comparison(1, 8, 0, 0.0, 0.0, 2, 0.1, 0)
+    _check_sample(same, 4)
+    with pytest.raises(ExportError, match="4 bits: expected the class that torch gives"):
+        _check_sample(dataclasses.replace(same, end_to_end_other_classes=1), 4)
 
 
 def test_only_codes_next_to_a_threshold_count_as_ties():
