@@ -101,6 +101,8 @@ def plot_learning_curves(folder: Path, bits: tuple[int, ...], title: str) -> Non
     marker = "o" if len(epochs) <= 30 else None
     figure, (losses, accuracies) = _new_axes(2)
     losses.plot(epochs, columns["train_loss"], color="#444444", marker=marker, markersize=3)
+    for axis in (losses, accuracies):
+        axis.xaxis.get_major_locator().set_params(integer=True)
     losses.set(xlabel="epoch", ylabel="training loss", title=title)
     for bit, colour in zip(bits, COLOURS, strict=False):
         series = columns[f"eval_top1_{bit}b"]
@@ -127,7 +129,14 @@ def plot_accuracy_cost(
         by_cost.scatter(giga, value, color=colour, zorder=2)
         for axis, x in ((by_bits, bit), (by_cost, giga)):
             label = f"{value:.1f} %" if axis is by_bits else f"{bit} bits"
-            axis.annotate(label, (x, value), (0, 8), textcoords="offset points", ha="center")
+            axis.annotate(
+                label,
+                (x, value),
+                (0, 9),
+                textcoords="offset points",
+                ha="center",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )
     by_bits.set(xlabel="bit-width", ylabel="top-1 (%)", title=title, xticks=bits)
     by_cost.set(xlabel="GBitOPs an image", ylabel="top-1 (%)", title="accuracy against cost")
     middle, reach = (
