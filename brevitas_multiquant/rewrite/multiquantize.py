@@ -8,7 +8,7 @@ from torch import nn
 
 from brevitas_multiquant.config import BRANCH_INITS, MultiQuantConfig, check_choice
 from brevitas_multiquant.errors import ConfigError, UnsupportedModelError
-from brevitas_multiquant.nn.network import MultiQuantNet
+from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.quant.state import ActiveBits
 from brevitas_multiquant.rewrite.build import (
     build_branch,
@@ -85,7 +85,7 @@ def multiquantize(
     shape = _checked_shape(input_shape) or infer_input_shape(model)
     _refuse_rewritten(model)
 
-    net = _build(model, config, shape, branch_init, stem, head, seed)
+    net = _build(model, config, shape, branch_init, stem, head, seed).to(device_of(model))
     net.source = _with_cut(source or infer_source(model), stem, head)
     if check:
         self_check(net, model, shape)

@@ -158,8 +158,7 @@ class _Tracer(fx.Tracer):
 
     def _execute(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         if node.op == "placeholder":
-            parameter = next(self.root.parameters(), torch.empty(()))
-            return torch.empty(self._input_shape, dtype=parameter.dtype)
+            return _empty_image(self.root, self._input_shape)
         if node.op == "get_attr":
             return operator.attrgetter(str(node.target))(self.root)
         if node.op == "call_module":
@@ -195,14 +194,18 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
+def _empty_image(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    parameter = next(model.parameters(), torch.empty(()))
+    return torch.empty(shape, dtype=parameter.dtype, device=parameter.device)
+
+
 def _propagate_shapes(
     graph_module: fx.GraphModule, model: nn.Module, input_shape: tuple[int, ...]
 ) -> None:
-    parameter = next(graph_module.parameters(), torch.empty(()))
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    image = fake.from_tensor(torch.empty(input_shape, dtype=parameter.dtype))
+    image = fake.from_tensor(_empty_image(graph_module, input_shape))
     try:
-        with torch.no_grad(), torch.device("cpu"):
+        with torch.no_grad():
             ShapeProp(graph_module, fake_mode=fake).propagate(image)
     except Exception as error:
         raise TraceError(
