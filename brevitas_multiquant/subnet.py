@@ -155,18 +155,12 @@ def extract_subnet(net: MultiQuantNet, bits: int) -> Subnet:
 
 def _frozen(part: nn.Module, bits: int) -> nn.Module:
     """A copy of a part in which every switchable module is the plain one of ``bits``."""
-    replacements = {
-        name: replacement
+    replacements: dict[int, Any] = {
+        id(module): plain
         for name, module in part.named_modules()
-        if (replacement := _plain(name, module, bits)) is not None
+        if (plain := _plain(name, module, bits)) is not None
     }
-    frozen = copy.deepcopy(part)
-    for name, replacement in replacements.items():
-        parent, _, leaf = name.rpartition(".")
-        owner = frozen.get_submodule(parent)
-        if leaf in owner._modules:
-            owner._modules[leaf] = replacement
-    return frozen
+    return copy.deepcopy(part, replacements)  # what is replaced is not copied first
 
 
 def _plain(name: str, module: nn.Module, bits: int) -> nn.Module | None:
