@@ -102,8 +102,7 @@ class _ClipQuantize(torch.autograd.Function):
         grad_lower = grad_upper = None
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
             total = passed.sum()
-            moment = _inner_product(passed, x_wide) - lower * total
-            position = moment / (upper - lower)
+            position = _moment(passed, x_wide, lower, upper, total) / (upper - lower)
             grad_upper = (-slope * position).to(upper_raw.dtype)
             grad_lower = (slope * (position - total)).to(lower_raw.dtype)
         grad_x = passed.mul_(slope).to(x.dtype) if ctx.needs_input_grad[0] else None
@@ -127,6 +126,22 @@ def _widen(x: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Ten
     return lower, guarded_upper(lower, upper.to(wide)), x.to(wide)
 
 
+def _moment(passed: Tensor, x: Tensor, lower: Tensor, upper: Tensor, total: Tensor) -> Tensor:
+    """Sum of passed * (x - l).
+
+    Where l is small beside the width the difference is taken after the sum, which saves a pass;
+    elsewhere the two sums would cancel.
+    """
+    if _reads_are_free(x) and abs(lower.item()) <= (upper - lower).item():
+        return _inner_product(passed, x) - lower * total
+    return _inner_product(passed, x - lower)
+
+
+def _reads_are_free(x: Tensor) -> bool:
+    """Whether a scalar can be read without waiting for a device or breaking a compiled graph."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def _inner_product(a: Tensor, b: Tensor) -> Tensor:
     """Sum of a * b in one pass without a product in memory, where their layouts agree."""
     if a.stride() != b.stride():
@@ -138,10 +153,9 @@ def _inner_product(a: Tensor, b: Tensor) -> Tensor:
 
 def _within(grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """The gradient where l <= x <= u, bounds included, and 0 elsewhere; always a new tensor."""
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if not _reads_are_free(x):
         return torch.where((x >= lower) & (x <= upper), grad, grad.new_zeros(()))
-    # One fused pass; it excludes its bounds, so each is moved out to the next number. Reading
-    # them costs nothing on a CPU, where there is no device to wait for.
+    # One fused pass; it excludes its bounds, so each is moved out to the next number.
     below = torch.nextafter(lower, lower.new_tensor(-math.inf)).item()
     above = torch.nextafter(upper, upper.new_tensor(math.inf)).item()
     return torch.ops.aten.hardtanh_backward(grad, x, below, above)
