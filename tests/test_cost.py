@@ -8,6 +8,7 @@ import torchvision
 import brevitas_multiquant.models  # noqa: F401  (registers the CIFAR networks)
 from brevitas_multiquant import calibrate, cost, multiquantize
 from brevitas_multiquant.cost import layer_macs
+from brevitas_multiquant.errors import ConfigError
 from tests.tiny import IMAGE, FunctionalDropoutNet, TinyNet
 
 # TinyNet on 8x8 images: output pixels x output channels x weights of one output channel
@@ -101,7 +102,7 @@ def test_the_network_is_untouched(make_net, model):
 
 def test_an_image_that_does_not_fit_leaves_the_network_untouched(make_net):
     net = make_net().train()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ConfigError, match=r"that the network takes, got \(1, 4, 8, 8\)"):
         cost(net, (1, 4, 8, 8))
     assert all(module.training and not module._forward_hooks for module in net.modules())
     assert net._active.quantized and net.active_bits == 4
