@@ -45,7 +45,7 @@ class UintActConst(Uint8ActPerTensorFloat):
     restrict_scaling_type = RestrictValueType.FP
 
 
-class Subtract(nn.Module):
+class RangeToCodes(nn.Module):
     """``(x - lower) * gain``: moves a range onto the codes, in front of their quantizer."""
 
     lower: Tensor
@@ -57,7 +57,7 @@ class Subtract(nn.Module):
         self.register_buffer("gain", gain.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """The scaled difference, same shape."""
+        """Values on the scale of codes, not yet rounded, same shape."""
         return x.sub(self.lower).mul(self.gain)
 
 
@@ -192,7 +192,7 @@ def _plain_quantizer(name: str, quantizer: Any, bits: int) -> nn.Sequential:
     upper = guarded_upper(lower, learned.upper)
     plain = QuantIdentity(act_quant=UintActConst, bit_width=bits, scaling_init=float(levels))
     device = lower.device
-    return nn.Sequential(Subtract(lower, levels / (upper - lower)), plain.to(device))
+    return nn.Sequential(RangeToCodes(lower, levels / (upper - lower)), plain.to(device))
 
 
 def _plain_layer(layer: Any) -> nn.Sequential:
