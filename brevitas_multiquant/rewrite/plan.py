@@ -240,6 +240,15 @@ def _find_head_start(
     if classifier is None:
         reasons.append("expected a classifier layer that every path passes, found none")
         return None
+    after = nodes_between(classifier, traced.graph.output_node())
+    later = [n for n in after if isinstance(traced.module(n), WEIGHTED)]
+    if later:
+        reasons.append(
+            "expected a last layer that every path passes (the classifier), found "
+            f"{later[-1].target} beside others; give the model a classifier (num_classes), or name "
+            "where the float head starts (head=...)"
+        )
+        return None
     start = classifier.all_input_nodes[0]
     while start in separators and _is_stateless_linear(traced, start):
         start = start.all_input_nodes[0]

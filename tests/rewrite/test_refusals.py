@@ -157,3 +157,10 @@ def test_a_refused_model_is_left_as_it_was():
     assert [id(part) for part in (*model.modules(), *model.parameters())] == parts
     assert model.training and model[3].inplace
     assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items())
+
+
+def test_a_model_without_its_classifier():
+    """The last convolution every path passes is in the stem then; no part may stay float unseen."""
+    features = timm.create_model("test_resnet", num_classes=0)
+    with pytest.raises(UnsupportedModelError, match=r"\(the classifier\), found layer.* beside"):
+        multiquantize(features, [2], input_shape=(1, 3, 64, 64))
