@@ -202,7 +202,7 @@ def _entries(part: str, root: nn.Module) -> Iterator[_Entry]:
         if isinstance(module, CodeLayer):
             yield _codes_entry(name, module)
             yield from _float_entries(name, module, skip=("weight", "gain"))
-        elif isinstance(module, ScaleShiftNorm) and module.running_mean is not None:
+        elif isinstance(module, ScaleShiftNorm):
             yield _norm_entry(name, module)
         else:
             yield from _float_entries(name, module)

@@ -81,7 +81,7 @@ class ScaleShiftNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The batch norm of ``x`` (N, C, ...)."""
-        if self.training or not self.active.quantized or self.running_mean is None:
+        if self.training or not self.active.quantized:
             return super().forward(x)  # type: ignore[misc]
         scale, shift = scale_and_shift(self)  # type: ignore[arg-type]
         return x.mul(per_channel(scale, x)).add_(per_channel(shift, x))
