@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
+import brevitas_multiquant.models  # noqa: F401  (registers the CIFAR networks)
 from brevitas_multiquant import (
     ModelSource,
     MultiQuantError,
