@@ -27,7 +27,7 @@ class BitWidthCost:
         float_macs: multiply-accumulates of the float stem and head.
         bitops: ``macs`` x weight bits x activation bits.
         bytes: storage of this bit-width alone.
-        branches: indices of the branches that run.
+        branches: indices of the branches that run, the last one at half if the bit-width is odd.
     """
 
     macs: int
@@ -55,7 +55,7 @@ class Cost(dict[int, BitWidthCost]):
         header = f"{'bits':>4}  {'branches':<12}{'MMACs':>10}{'float MMACs':>13}"
         lines = [header + f"{'GBitOPs':>10}{'MB':>9}"]
         for bits, cost in self.items():
-            branches = ",".join(map(str, cost.branches))
+            branches = ",".join(map(str, cost.branches)) + ("/2" if bits % BRANCH_BITS else "")
             lines.append(
                 f"{bits:>4}  {branches:<12}{cost.macs / 1e6:>10.1f}{cost.float_macs / 1e6:>13.1f}"
                 f"{cost.bitops / 1e9:>10.2f}{cost.bytes / 1e6:>9.3f}"

@@ -60,12 +60,17 @@ def channel_sets(body: fx.GraphModule) -> ChannelSets:
             node = parent[node]
         return node
 
+    first_call: dict[str, fx.Node] = {}
     for node in body.graph.nodes:
+        sources = [source for source in node.all_input_nodes if _has_tensors(source)]
+        if node.op == "call_module" and sources:  # a layer that runs twice has one width
+            first = first_call.setdefault(str(node.target), node)
+            parent[root(node)] = root(first)
+            parent[root(sources[0])] = root(first.all_input_nodes[0])
         if node.op == "output" or is_dense(module_of(body, node)) or not _has_tensors(node):
             continue
-        for source in node.all_input_nodes:
-            if _has_tensors(source):
-                parent[root(source)] = root(node)
+        for source in sources:
+            parent[root(source)] = root(node)
     numbers: dict[fx.Node, int] = {}
     of = {
         node.name: numbers.setdefault(root(node), len(numbers))
