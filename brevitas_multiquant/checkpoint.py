@@ -1,7 +1,7 @@
 """Packed files: safetensors, body weights four to a byte, everything checked on the way in.
 
-A file holds, for the stem, each branch, each half branch and the head, up to four flat arrays, each in the order of
-``named_modules`` of the network that the header describes:
+A file holds, for the stem, each branch, each half branch and the head, up to four flat arrays, each
+in the order of ``named_modules`` of the network that the header describes:
 
 =============  =======  ===========================================================================
 ``codes``      uint8    2-bit weight codes q (0..3), packed by `brevitas_multiquant.packing.pack`;

@@ -11,7 +11,7 @@ from typing import Any
 from torch import fx, nn
 
 from brevitas_multiquant.quant.layers import WEIGHTED
-from brevitas_multiquant.rewrite.trace import shape_of
+from brevitas_multiquant.rewrite.trace import has_parameters, shape_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def channel_sets(body: fx.GraphModule) -> ChannelSets:
     first_call: dict[str, fx.Node] = {}
     for node in body.graph.nodes:
         sources = [source for source in node.all_input_nodes if _has_tensors(source)]
-        if node.op == "call_module" and sources:  # a layer that runs twice has one width
+        if has_parameters(module_of(body, node)) and sources:  # one that runs twice has one width
             first = first_call.setdefault(str(node.target), node)
             parent[root(node)] = root(first)
             parent[root(sources[0])] = root(first.all_input_nodes[0])

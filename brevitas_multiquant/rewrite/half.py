@@ -111,9 +111,7 @@ def _widest(
     return _at(sets, scaling, units, shares[low - 1])
 
 
-def _at(
-    sets: ChannelSets, scaling: Scaling, units: dict[int, int], share: Fraction
-) -> HalfPlan:
+def _at(sets: ChannelSets, scaling: Scaling, units: dict[int, int], share: Fraction) -> HalfPlan:
     """Each set keeps the most whole units that are no more than ``share`` of it, at least one."""
     kept = {index: Fraction(max(1, int(share * n)), n) for index, n in units.items()}
     return HalfPlan(sets, scaling, kept)

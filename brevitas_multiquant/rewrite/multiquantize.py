@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from brevitas_multiquant.config import BRANCH_INITS, MultiQuantConfig, check_choice
 from brevitas_multiquant.errors import ConfigError, UnsupportedModelError
@@ -114,7 +114,7 @@ def _build(
     active = ActiveBits(max(config.bits))
     float_stem, body, float_head = cut(traced, plan)
     odd = any(half_bits(config.selection, index) for index in range(branch_count(config.bits)))
-    narrow_body = narrow(body, plan_half(body, plan.model, config.half_width)) if odd else None
+    narrow_body = _half_body(body, plan.model, config.half_width) if odd else body
     branches, halves = [], {}
     for index in range(branch_count(config.bits)):
         at_whole, at_half = (f(config.selection, index) for f in (whole_bits, half_bits))
@@ -137,6 +137,10 @@ def _build(
         plan,
         input_shape=shape,
     ).train(model.training)
+
+
+def _half_body(body: fx.GraphModule, model: str, width: str) -> fx.GraphModule:
+    return narrow(body, plan_half(body, model, width), model)
 
 
 def _checked_shape(shape: tuple[int, ...] | None) -> tuple[int, ...] | None:

@@ -6,21 +6,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
+from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.quant.layers import WEIGHTED
 from brevitas_multiquant.rewrite.channels import is_dense
 from brevitas_multiquant.rewrite.half import WHOLE, HalfPlan
 from brevitas_multiquant.rewrite.scaling import change_at
-from brevitas_multiquant.rewrite.trace import shape_of
+from brevitas_multiquant.rewrite.trace import has_parameters, shape_of
 
 
-def narrow(body: fx.GraphModule, plan: HalfPlan) -> fx.GraphModule:
+def narrow(body: fx.GraphModule, plan: HalfPlan, model: str) -> fx.GraphModule:
     """The half branch as a float body: reads what the whole one reads, gives the same shape.
 
     Args:
         body: the whole float body; not changed.
         plan: of `rewrite.half.plan_half`.
+        model: its class name, for errors.
+
+    Raises:
+        UnsupportedModelError: the author's code does not run with fewer channels.
     """
     half = copy.deepcopy(body)
     called = {str(n.target): n for n in body.graph.nodes if n.op == "call_module"}
@@ -32,7 +36,7 @@ def narrow(body: fx.GraphModule, plan: HalfPlan) -> fx.GraphModule:
         if node.name in plan.scaling.repairs:
             _repair(node, plan)
     half.recompile()
-    _check_shape(half)
+    _check_shape(half, model)
     return half
 
 
@@ -62,7 +66,7 @@ def _repair(node: fx.Node, plan: HalfPlan) -> None:
 def _narrow_module(module: nn.Module, node: fx.Node, plan: HalfPlan) -> None:
     if isinstance(module, WEIGHTED):
         _narrow_layer(module, *plan.layer_shares(module, node))
-    elif any(True for _ in module.parameters()):
+    elif has_parameters(module):
         source = node.all_input_nodes[0]
         for dim in plan.scaling.dims[source.name]:
             size = shape_of(source)[dim]
@@ -108,11 +112,23 @@ def _parameter_like(parameter: Tensor, values: Tensor) -> nn.Parameter:
     return nn.Parameter(values.detach().clone(), requires_grad=parameter.requires_grad)
 
 
-def _check_shape(half: fx.GraphModule) -> None:
+def _check_shape(half: fx.GraphModule, model: str) -> None:
     """The widths were found by running the graph wider; this runs it as narrow as it now is."""
     image = next(iter(half.graph.nodes))
     (result,) = half.graph.output_node().all_input_nodes
-    parameter = next(half.parameters())
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-        pair = torch.empty((2, *shape_of(image)[1:]), dtype=parameter.dtype)
-        assert half(pair).shape[1:] == shape_of(result)[1:]
+    tensors = {**dict(half.named_parameters()), **dict(half.named_buffers())}
+    on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    dtype = next(half.parameters()).dtype
+    pair = torch.empty((2, *shape_of(image)[1:]), dtype=dtype, device="meta")
+    try:
+        with torch.no_grad():
+            shape = torch.func.functional_call(half, on_meta, (pair,)).shape
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise UnsupportedModelError(
+            model,
+            [
+                "odd bit-widths need a half branch: with fewer channels the model fails "
+                f"({str(error).partition(chr(10))[0]}); use even bit-widths"
+            ],
+        ) from error
+    assert shape[1:] == shape_of(result)[1:]

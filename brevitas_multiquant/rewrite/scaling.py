@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from brevitas_multiquant.quant.layers import WEIGHTED
 from brevitas_multiquant.rewrite.channels import ChannelSets, channel_dim, is_dense, module_of
-from brevitas_multiquant.rewrite.trace import is_norm, shape_of
+from brevitas_multiquant.rewrite.trace import has_parameters, is_norm, shape_of
 
 WIDER = 7
 """A prime, so that a dimension that became wider is not mistaken for another one."""
@@ -134,7 +134,7 @@ class _Probe:
             return self._layer(node, module)
         if is_norm(module) and shape_of(node) == shape_of(node.all_input_nodes[0]):
             return torch.empty_like(self.values[node.all_input_nodes[0]])
-        if module is not None and any(True for _ in module.parameters()):
+        if has_parameters(module):
             return self._elementwise(node)
         return self._operation(node)
 
