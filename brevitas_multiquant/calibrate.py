@@ -20,7 +20,7 @@ from brevitas_multiquant.quant.ranges import (
     MeanObserver,
     Observer,
 )
-from brevitas_multiquant.rewrite.trace import is_norm
+from brevitas_multiquant.rewrite.kinds import is_norm
 
 
 class TorchObserver:

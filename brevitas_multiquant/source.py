@@ -154,9 +154,14 @@ def _infer_timm(model: nn.Module) -> ModelSource | None:
 
 
 def _image_channels(model: nn.Module, declared: int) -> int:
-    """Channels of the images: those of the first convolution, unless it reads blocks of pixels."""
+    """Channels of the images: those of the first convolution, unless it reads blocks of pixels.
+
+    A model of timm that names no first convolution takes the channels it declares, no others.
+    """
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is None or first.in_channels in (4 * declared, 16 * declared):
+    config = getattr(model, "pretrained_cfg", None)
+    adaptable = not isinstance(config, dict) or bool(config.get("first_conv", True))
+    if first is None or not adaptable or first.in_channels in (4 * declared, 16 * declared):
         return declared
     return first.in_channels
 
