@@ -10,6 +10,7 @@ import argparse
 import csv
 import multiprocessing
 import operator
+import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -21,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from brevitas_multiquant import MultiQuantNet, multiquantize
+from brevitas_multiquant import MultiQuantNet, calibrate, multiquantize
 from brevitas_multiquant.errors import MultiQuantError, SelfCheckError
 from integration_tests.models import (
     all_names,
@@ -58,6 +59,8 @@ class Line:
         seconds: time on one core of the conversion with its self-check.
         peak_mb: memory that the conversion took at its peak.
         branches_mb: memory of the branches.
+        qonnx: with ``--qonnx``: whether the file of the smallest bit-width reproduces the network:
+            ``"equal"``, ``"equal but for ties"``, or what stands in the way.
     """
 
     model: str
@@ -77,6 +80,7 @@ class Line:
     seconds: float = 0.0
     peak_mb: int = 0
     branches_mb: int = 0
+    qonnx: str = ""
 
     def as_expected(self) -> bool:
         """Converted if convolutional, else refused; weights that depend on data are refused."""
@@ -85,12 +89,49 @@ class Line:
         return self.result == "refused"
 
 
+@dataclass(frozen=True)
+class Options:
+    """How a walk converts.
+
+    Args:
+        bits: candidate bit-widths.
+        size: of images, where a model allows.
+        timeout: seconds a model.
+        qonnx: whether to export and compare as well.
+    """
+
+    bits: tuple[int, ...] = (2, 4, 6, 8)
+    size: int = 128
+    timeout: float = 900.0
+    qonnx: bool = False
+
+
 def half_branch_status(model: nn.Module) -> str:
     """Whether a model has a half branch, or why not; empty while that is not asked."""
     return ""
 
 
-def examine(name: str, bits: Sequence[int], size: int) -> Line:
+def qonnx_status(net: MultiQuantNet) -> str:
+    """Whether the QONNX file of the smallest bit-width gives the network's codes and logits."""
+    from brevitas_multiquant.export import export_qonnx
+    from brevitas_multiquant.export.sample import smooth_images
+
+    assert net.input_shape is not None
+    _, *shape = net.input_shape
+    calibrate(net, [smooth_images((2, *shape))])  # type: ignore[arg-type]
+    error = "not tried"
+    for allow_ties, verdict in ((False, "equal"), (True, "equal but for ties")):
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                export_qonnx(net.eval(), folder, bits=net.bits[:1], allow_ties=allow_ties)
+        except Exception as raised:  # exporters raise whatever they like
+            error = f"{type(raised).__name__}: {raised}".split("\n")[0]
+        else:
+            return verdict
+    return error
+
+
+def examine(name: str, bits: Sequence[int], size: int, qonnx: bool = False) -> Line:
     """Convert one model in this process."""
     line = Line(name, family(name), name in zoo().cnns)
     model = build(name) if line.cnn else build_without_weights(name)  # a refusal needs none
@@ -110,6 +151,8 @@ def examine(name: str, bits: Sequence[int], size: int) -> Line:
         line.half_branch = half_branch_status(model)
     line.seconds = round(time.process_time() - start, 2)
     line.peak_mb = (_memory("VmHWM") - before) // 1024
+    if qonnx and line.result == "converted":
+        line.qonnx = qonnx_status(net)
     return line
 
 
@@ -135,28 +178,26 @@ def _reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def _examine_into(
-    pipe: Connection, name: str, bits: Sequence[int], size: int, seed: int = 0
-) -> None:
+def _examine_into(pipe: Connection, name: str, options: Options) -> None:
     torch.set_num_threads(1)
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     try:
-        pipe.send(examine(name, bits, size))
+        pipe.send(examine(name, options.bits, options.size, options.qonnx))
     except Exception as error:
         message = f"{error}".split("\n")[0]
         pipe.send(Line(name, family(name), name in zoo().cnns, type(error).__name__, message))
 
 
-def guarded(name: str, bits: Sequence[int], size: int, timeout: float) -> Line:
+def guarded(name: str, options: Options) -> Line:
     """Convert one model in a process of its own."""
-    ours, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("fork")  # the libraries are loaded already
-    process = context.Process(target=_examine_into, args=(theirs, name, bits, size))
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_examine_into, args=(theirs, name, options))
     process.start()
     theirs.close()
     line = Line(name, family(name), name in zoo().cnns, "crash")
-    if not ours.poll(timeout):
-        line.result, line.reason = "timeout", f"{timeout:.0f} s"
+    if not ours.poll(options.timeout):
+        line.result, line.reason = "timeout", f"{options.timeout:.0f} s"
         process.kill()
     else:
         try:
@@ -184,9 +225,7 @@ def read_lines(path: Path) -> list[Line]:
     return lines
 
 
-def walk(
-    names: Iterable[str], path: Path, bits: Sequence[int], size: int, timeout: float, jobs: int
-) -> list[Line]:
+def walk(names: Iterable[str], path: Path, options: Options, jobs: int = 1) -> list[Line]:
     """Convert what the file does not have yet, and append it there."""
     done = {line.model for line in read_lines(path)}
     waiting = [name for name in names if name not in done]
@@ -195,7 +234,7 @@ def walk(
         writer = csv.DictWriter(file, [f.name for f in fields(Line)])
         if new:
             writer.writeheader()
-        for line in pool.map(lambda name: guarded(name, bits, size, timeout), waiting):
+        for line in pool.map(lambda name: guarded(name, options), waiting):
             writer.writerow(asdict(line))
             file.flush()
             print(f"{line.model}: {line.result} {line.reason}, {line.seconds} s", flush=True)
@@ -264,6 +303,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bits", type=int, nargs="+", default=[2, 4, 6, 8])
     parser.add_argument("--size", type=int, default=128, help="of images, where a model allows")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds a model")
+    parser.add_argument("--qonnx", action="store_true", help="export and compare as well")
     parser.add_argument("--jobs", type=int, default=1)
     return parser
 
@@ -277,7 +317,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = options.names or (
         all_names() if options.all else zoo().cnns if options.cnns else zoo().representatives
     )
-    lines = walk(names, options.csv, options.bits, options.size, options.timeout, options.jobs)
+    how = Options(tuple(options.bits), options.size, options.timeout, options.qonnx)
+    lines = walk(names, options.csv, how, options.jobs)
     wrong = [line for line in lines if not line.as_expected()]
     for line in wrong:
         print(f"not as expected: {line.model}: {line.result} {line.reason}")

@@ -60,6 +60,7 @@ class Plan:
         norms: names of the norms that become switchable.
         in_place: quantized layers in modules that cannot be traced, each with a quantizer of
             its own.
+        opaque: modules that cannot be traced.
         notes: what else a user should know.
     """
 
@@ -70,6 +71,7 @@ class Plan:
     sites: dict[str, list[str]] = field(default_factory=dict)
     norms: list[str] = field(default_factory=list)
     in_place: list[str] = field(default_factory=list)
+    opaque: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -168,6 +170,7 @@ def _describe(traced: Trace, plan: Plan, body: list[fx.Node], stem_end: fx.Node)
     for part, nodes in parts.items():
         plan.layers += _rows(traced, nodes, part)
     plan.layers += _left_out(traced, {row.name for row in plan.layers})
+    plan.opaque = list(traced.opaque)
     plan.in_place = [name for name, _ in _inner_layers(traced, body)]
     plan.norms = _norms(traced, body)
     plan.notes = _notes(traced, body)

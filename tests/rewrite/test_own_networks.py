@@ -11,8 +11,15 @@ from torchvision.models import swin_transformer
 from torchvision.ops import FrozenBatchNorm2d
 
 from brevitas_multiquant import calibrate, extract_subnet, multiquantize
-from brevitas_multiquant.errors import SelfCheckError, TraceError, UnsupportedModelError
+from brevitas_multiquant.errors import (
+    ExportError,
+    SelfCheckError,
+    TraceError,
+    UnsupportedModelError,
+)
+from brevitas_multiquant.export import export_onnx, export_qonnx
 from brevitas_multiquant.nn import SwitchableNorm
+from brevitas_multiquant.nn.switchable import ScaleShiftNorm
 from brevitas_multiquant.quant.layers import CodeLayer
 from brevitas_multiquant.rewrite.trace import copy_sharing_parameters
 from tests.tiny import IMAGE, BranchingOnData, TinyNet
@@ -191,6 +198,15 @@ def test_an_opaque_block_does_not_disturb_the_other_branches(make_net, images):
             assert torch.equal(extract_subnet(net, 4)(images), net(images))
 
 
+@pytest.mark.parametrize("export", [export_qonnx, export_onnx])
+def test_control_flow_is_not_exported(make_net, images, tmp_path, export):
+    """A file would silently hold one of the paths."""
+    net = make_net(BranchingOnData())
+    calibrate(net, [images])
+    with pytest.raises(ExportError, match=r"without control flow on data, got body, which could"):
+        export(net, tmp_path)
+
+
 def test_an_opaque_module_without_layers_stays(make_net):
     net = make_net(Net(nn.Conv2d(4, 4, 1), NoiseOnData()))
     assert names_of(net.branches[0], NoiseOnData) == ["middle.1"]
@@ -276,6 +292,16 @@ def test_constant_norms_are_told(make_net):
     assert net.plan.notes == [
         "middle.1 (FrozenBatchNorm2d) holds constants alone: all bit-widths share it"
     ]
+
+
+def test_synchronised_norms(make_net, images):
+    """Converted before the rewrite they are as exact as plain ones."""
+    net = make_net(nn.SyncBatchNorm.convert_sync_batchnorm(TinyNet()))
+    norms = [m for m in net.modules() if isinstance(m, nn.SyncBatchNorm)]
+    assert len(norms) == 1 + 2 * 3 and all(isinstance(norm, ScaleShiftNorm) for norm in norms)
+    calibrate(net, [images])
+    with torch.no_grad(), net.eval().at_bits(4):
+        assert torch.equal(extract_subnet(net, 4)(images), net(images))
 
 
 def test_a_norm_with_activation_that_runs_twice(make_net):
