@@ -29,6 +29,7 @@ OPTIONS = DataOptions(
     std=None,
     hflip=None,
     crop_padding=None,
+    num_classes=None,
     subset=None,
     subset_seed=0,
     cache_limit_mb=64,
@@ -54,8 +55,7 @@ def write_tar(path, names, size=32):
 
 def epoch_of(batches, epoch):
     """All batches of an epoch, joined."""
-    batches.set_epoch(epoch)
-    images, labels = zip(*batches, strict=True)
+    images, labels = zip(*batches.epoch(epoch), strict=True)
     return torch.cat(images), torch.cat(labels)
 
 
@@ -92,7 +92,7 @@ def test_two_processes_see_the_batches_of_one():
     one = data.train_batches(replace(OPTIONS, batch_size=32), Shard())
     two = [data.train_batches(OPTIONS, Shard(rank, 2)) for rank in (0, 1)]
     assert len(one) == len(two[0]) == len(two[1])
-    for whole, first, second in zip(one, *two, strict=True):
+    for whole, first, second in zip(*(batches.epoch(0) for batches in (one, *two)), strict=True):
         assert torch.equal(whole[0], torch.cat([first[0], second[0]]))
         assert torch.equal(whole[1], torch.cat([first[1], second[1]]))
 
@@ -143,7 +143,7 @@ def test_images_beyond_the_limit_are_streamed(tmp_path):
     options = replace(OPTIONS, dataset="", data_dir=str(tmp_path), img_size=256, batch_size=4)
     options = replace(options, cache_limit_mb=1)
     batches = data.train_batches(options, Shard())
-    assert isinstance(batches, data.StreamedBatches)
+    assert isinstance(batches, data.FileTrainBatches)
     assert (len(batches), batches.num_classes) == (2, 2)
     images, labels = epoch_of(batches, 0)
     assert images.shape == (8, 3, 256, 256)

@@ -1,4 +1,4 @@
-"""The training recipe end to end on a few tiny steps: outputs, exact resume, errors."""
+"""The training recipe end to end on a few tiny steps: outputs and errors."""
 
 import pytest
 import torch
@@ -6,10 +6,11 @@ import yaml
 from safetensors.torch import load_file
 
 from recipes import evaluate, run_folder, train
-from recipes.errors import TrainingError
+from recipes.errors import CheckpointError
 from recipes.networks import FLOAT_BITS, create_network
 from recipes.options import parse_train
-from tests.recipes.runs import rows_of, tensors_of, tiny
+from recipes.run import create_run
+from tests.recipes.runs import rows_of, tiny
 
 
 class TestRun:
@@ -22,7 +23,8 @@ class TestRun:
         }
         assert {path.name for path in (tmp_path / "run").iterdir()} == {
             *("args.yaml", "summary.csv", "learning_curves.png", "accuracy_cost.png"),
-            *("best.safetensors", "last.safetensors", "training_state.safetensors"),
+            *("best.safetensors", "last.safetensors"),
+            *("checkpoint-0001-0000000.safetensors", "checkpoint-0002-0000000.safetensors"),
         }
         saved = yaml.safe_load((tmp_path / "run" / "args.yaml").read_text())
         assert saved["bits"] == [2, 4]
@@ -41,41 +43,12 @@ class TestRun:
         assert evaluate.main([packed, "--bits", "6"]) == 2
 
     def test_every_parameter_is_trained(self, tmp_path):
-        run = train.create_run(parse_train(tiny(tmp_path)))
+        run = create_run(parse_train(tiny(tmp_path)))
         before = {name: value.clone() for name, value in run.net.named_parameters()}
-        for images, labels in run.train:
-            train.train_step(run, images, labels)
+        for step, batch in enumerate(run.train.epoch(0)):
+            run.step([batch], 0, step, step)
         for name, value in run.net.named_parameters():
             assert not torch.equal(value, before[name]), name
-
-    @pytest.mark.parametrize("kind", [[], ["--float"], ["--sched-on-updates"]])
-    def test_a_killed_run_resumes_bit_for_bit(self, tmp_path, monkeypatch, kind):
-        more = ["--epochs", "3", "--warmup-epochs", "1", *kind]
-        assert train.main(tiny(tmp_path / "whole", *more)) == 0
-
-        save = train.save_progress
-
-        def save_and_die(run, epochs_done, accuracy):
-            save(run, epochs_done, accuracy)
-            if epochs_done == 2:
-                raise KeyboardInterrupt
-
-        with monkeypatch.context() as patched:
-            patched.setattr(train, "save_progress", save_and_die)
-            with pytest.raises(KeyboardInterrupt):
-                train.main(tiny(tmp_path / "killed", *more))
-        assert train.main(["--resume", str(tmp_path / "killed" / "run")]) == 0
-
-        whole, resumed = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "killed")
-        assert whole.keys() == resumed.keys()
-        assert any(name.startswith("optimizer0.") for name in whole)
-        for name, value in whole.items():
-            assert torch.equal(value, resumed[name]), name
-        metrics = [
-            [{k: v for k, v in row.items() if k != "train_seconds"} for row in rows_of(folder)]
-            for folder in (tmp_path / "whole", tmp_path / "killed")
-        ]
-        assert metrics[0] == metrics[1]
 
     def test_a_new_run_never_replaces_another_unasked(self, tmp_path, capfd):
         folder = tmp_path / "run"
@@ -107,7 +80,7 @@ class TestRun:
         assert all(torch.equal(copy, stored) for copy in copies)
 
     def test_bfloat16_channels_last_and_torchvision_models_run(self, tmp_path):
-        more = ["--amp", "--channels-last", "--distill-loss", "halved", "--epochs", "1"]
+        more = ["--amp", "bf16", "--channels-last", "--distill-loss", "halved", "--epochs", "1"]
         more += ["--model", "tv:resnet18", "--bits", "2", "--img-size", "16"]
         assert train.main(tiny(tmp_path, *more)) == 0
         assert float(rows_of(tmp_path)[0]["train_loss"]) < 10
@@ -136,5 +109,5 @@ class TestErrors:
     def test_resume_refuses_another_network(self, tmp_path):
         assert train.main(tiny(tmp_path, "--epochs", "1")) == 0
         args = ["--resume", str(tmp_path / "run"), "--bits", "2", "4", "6"]
-        with pytest.raises(TrainingError, match="another network"):
+        with pytest.raises(CheckpointError, match="another network"):
             train.train(parse_train(args))

@@ -1,0 +1,82 @@
+"""How branches run inside a training step: compiled, or recomputed in the backward, or as they are.
+
+Only training steps see it. Evaluation, saving and export always run the branches themselves.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from brevitas_multiquant import MultiQuantNet
+
+Forward = Callable[[Tensor], Tensor]
+
+
+def branch_forwards(net: MultiQuantNet, compiled: bool, recompute: bool) -> list[Forward] | None:
+    """A forward for each branch to train with; None where each has its own."""
+    if not (compiled or recompute):
+        return None
+    forwards: list[Forward] = [branch.forward for branch in net.branches]
+    if compiled:
+        # Shapes never change while training; every bit-width is compiled once.
+        forwards = [torch.compile(forward, dynamic=False) for forward in forwards]
+    if recompute:
+        pairs = zip(net.branches, forwards, strict=True)
+        forwards = [recomputed(net, branch, forward) for branch, forward in pairs]
+    return forwards
+
+
+@contextmanager
+def running_by(net: nn.Module, forwards: Sequence[Forward] | None) -> Iterator[None]:
+    """Inside the block the branches of the network run by these forwards."""
+    if forwards is None:
+        yield
+        return
+    assert isinstance(net, MultiQuantNet)
+    branches = list(net.branches)
+    for branch, forward in zip(branches, forwards, strict=True):
+        branch.forward = forward
+    try:
+        yield
+    finally:
+        for branch in branches:
+            del branch.forward
+
+
+def recomputed(net: MultiQuantNet, branch: nn.Module, forward: Forward) -> Forward:
+    """A forward that keeps only its input and runs again in the backward, to the same bits.
+
+    The second run is at the bit-width of the first, whichever is active by then, and leaves the
+    running statistics of norms alone.
+    """
+    norms = [module for module in branch.modules() if hasattr(module, "track_running_stats")]
+
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+        return nullcontext(), statistics_kept(norms)
+
+    def run(x: Tensor) -> Tensor:
+        bits = net.active_bits
+
+        def at_same_bits(x: Tensor) -> Tensor:
+            with net.at_bits(bits):
+                return forward(x)
+
+        return checkpoint(at_same_bits, x, use_reentrant=False, context_fn=contexts)
+
+    return run
+
+
+@contextmanager
+def statistics_kept(norms: Sequence[nn.Module]) -> Iterator[None]:
+    """Inside the block norms in training mode do not update their running statistics."""
+    before = [norm.track_running_stats for norm in norms]
+    for norm in norms:
+        norm.track_running_stats = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for norm, tracked in zip(norms, before, strict=True):
+            norm.track_running_stats = tracked  # type: ignore[assignment]
