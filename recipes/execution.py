@@ -5,6 +5,7 @@ Only training steps see it. Evaluation, saving and export always run the branche
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ def recomputed(net: MultiQuantNet, branch: nn.Module, forward: Forward) -> Forwa
     The second run is at the bit-width of the first, whichever is active by then, and leaves the
     running statistics of norms alone.
     """
-    norms = [module for module in branch.modules() if hasattr(module, "track_running_stats")]
+    norms = [module for module in branch.modules() if hasattr(module, "num_batches_tracked")]
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
         return nullcontext(), statistics_kept(norms)
@@ -70,13 +71,16 @@ def recomputed(net: MultiQuantNet, branch: nn.Module, forward: Forward) -> Forwa
 
 
 @contextmanager
-def statistics_kept(norms: Sequence[nn.Module]) -> Iterator[None]:
-    """Inside the block norms in training mode do not update their running statistics."""
-    before = [norm.track_running_stats for norm in norms]
+def statistics_kept(norms: Sequence[Any]) -> Iterator[None]:
+    """Inside the block norms in training mode do not change their running statistics.
+
+    With a momentum of 0 they compute, and keep for the backward, all that they did at first.
+    """
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False  # type: ignore[assignment]
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm, tracked in zip(norms, before, strict=True):
-            norm.track_running_stats = tracked  # type: ignore[assignment]
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
