@@ -94,22 +94,25 @@ def watching(watch: Watch) -> Iterator[None]:
             setattr(owner, name, function)
 
 
-def train_until(argv: list[str], deadly: Moment | None, log: str) -> None:
-    """Train in this process, and die at the moment if it comes; exits with the recipe's status."""
+def set_up(log: str) -> None:
+    """One thread, output to a file, and a process group of its own, whose rest can be removed."""
+    os.setpgid(0, 0)
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
+
+
+def train_until(argv: list[str], deadly: Moment | None, log: str) -> None:
+    """Train in this process, and die at the moment if it comes; exits with the recipe's status."""
+    set_up(log)
     with watching(Watch(deadly)):
         os._exit(train.main(argv))
 
 
 def count_moments(argv: list[str], counts: Any, log: str) -> None:
     """Train to the end; puts how often each phase had a moment into the queue ``counts``."""
-    with open(log, "a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    torch.set_num_threads(1)
+    set_up(log)
     watch = Watch()
     with watching(watch):
         status = train.main(argv)

@@ -15,8 +15,9 @@ from recipes.report import SUMMARY_FILE
 
 CONFIGS = Path(train.__file__).parent / "configs"
 
-# Configuration, classes, bit-widths, megabytes in the paper, and how near ours are: to the last digit
-# printed, but for VGG, whose sizes there are 0.5% smaller than ours with all linear layers float.
+# Configuration, classes, bit-widths, megabytes in the paper, and how near ours are: to the last
+# digit printed, but for VGG, whose sizes there are 0.5% smaller than ours with all linear layers
+# float.
 ROWS = [
     ("cifar100_resnet20", 100, (2, 4, 6, 8), 0.36, 0.005),
     ("cifar100_vgg11_bn", 100, (2, 4, 6, 8), 11.68, 0.08),

@@ -8,12 +8,14 @@ The moments are drawn with a fixed seed from all moments that the uninterrupted 
 import csv
 import json
 import multiprocessing
+import os
 import random
 import signal
 import subprocess
 import sys
 import tarfile
 import time
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -51,6 +53,9 @@ def start(target, *args):
     child = CONTEXT.Process(target=target, args=args)
     child.start()
     child.join(timeout=300)
+    with suppress(ProcessLookupError):
+        # Loader workers outlive a parent that was killed.
+        os.killpg(child.pid, signal.SIGKILL)
     assert child.exitcode is not None, "the run hangs"
     return child.exitcode
 
