@@ -112,7 +112,8 @@ def finish_epoch(run: Run, stop: StopRequest, bar: tqdm) -> None:
     progress.history.append(
         report.summary_row(progress.epoch, loss, progress.seconds, accuracy, run.rate)
     )
-    bar.write(epoch_line(run, loss, accuracy, time.perf_counter() - started))
+    if run.accelerator.is_main_process:
+        bar.write(epoch_line(run, loss, accuracy, time.perf_counter() - started))
     mean = sum(accuracy.values()) / len(accuracy)
     improved, progress.best = mean > progress.best, max(mean, progress.best)
     progress.epoch, progress.step = progress.epoch + 1, 0
