@@ -16,16 +16,24 @@ from brevitas_multiquant import MultiQuantNet
 Forward = Callable[[Tensor], Tensor]
 
 
+def branches_of(net: MultiQuantNet) -> dict[str, nn.Module]:
+    """Everything that runs side by side, by name: branches, and half branches where there are."""
+    branches = {f"branches.{index}": branch for index, branch in enumerate(net.branches)}
+    halves = getattr(net, "halves", nn.ModuleDict())
+    return branches | {f"halves.{index}": half for index, half in halves.items()}
+
+
 def branch_forwards(net: MultiQuantNet, compiled: bool, recompute: bool) -> list[Forward] | None:
     """A forward for each branch to train with; None where each has its own."""
     if not (compiled or recompute):
         return None
-    forwards: list[Forward] = [branch.forward for branch in net.branches]
+    branches = branches_of(net).values()
+    forwards: list[Forward] = [branch.forward for branch in branches]
     if compiled:
         # Shapes never change while training; every bit-width is compiled once.
         forwards = [torch.compile(forward, dynamic=False) for forward in forwards]
     if recompute:
-        pairs = zip(net.branches, forwards, strict=True)
+        pairs = zip(branches, forwards, strict=True)
         forwards = [recomputed(net, branch, forward) for branch, forward in pairs]
     return forwards
 
@@ -37,7 +45,7 @@ def running_by(net: nn.Module, forwards: Sequence[Forward] | None) -> Iterator[N
         yield
         return
     assert isinstance(net, MultiQuantNet)
-    branches = list(net.branches)
+    branches = branches_of(net).values()
     for branch, forward in zip(branches, forwards, strict=True):
         branch.forward = forward
     try:

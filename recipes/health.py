@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from brevitas_multiquant import MultiQuantNet
 from brevitas_multiquant.functional import guarded_upper
 from brevitas_multiquant.quant.ranges import LearnedRange
+from recipes.execution import branches_of
 
 
 def non_finite_tensor(module: nn.Module) -> str | None:
@@ -80,10 +81,8 @@ def dead_branches(net: MultiQuantNet, images: Tensor) -> list[str]:
             dead.append(f"{name} at {net.active_bits} bits")
 
     handles = [
-        branch.register_forward_hook(
-            lambda _module, _inputs, output, name=f"branches.{index}": look(name, output)
-        )
-        for index, branch in enumerate(net.branches)
+        branch.register_forward_hook(lambda _module, _inputs, output, name=name: look(name, output))
+        for name, branch in branches_of(net).items()
     ]
     with _evaluating(net):
         for _ in _each_bit_width(net):
