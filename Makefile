@@ -1,10 +1,11 @@
-# make demo: train, pack and export a network for every bit-width. make test: all tests.
+# make demo: train, pack and export a network for every bit-width. make test: all quick tests.
+# make integration: the slow ones.
 PYTHON ?= python3.11
 VENV ?= .venv
 RUN := OMP_NUM_THREADS=2 $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test integration lint clean
 
 $(INSTALLED): pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -20,6 +21,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal
+
+integration: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest integration_tests
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
