@@ -15,7 +15,18 @@ ROOT = Path(brevitas_multiquant.__file__).parent
 PACKAGE = "brevitas_multiquant"
 
 FLOORS = {
-    0: ["errors", "config", "functional", "selection", "packing", "source", "models", "version"],
+    0: [
+        "errors",
+        "version",
+        "config",
+        "functional",
+        "selection",
+        "packing",
+        "packed_file",
+        "skeleton",
+        "source",
+        "models",
+    ],
     1: ["quant"],
     2: ["nn"],
     3: ["rewrite", "subnet", "cost"],

@@ -87,13 +87,20 @@ def _insert_quantizer(
     active: ActiveBits,
 ) -> None:
     target = f"input_quants.{readers[0].target}"
-    while target in dict(branch.named_modules()):  # a layer that is called on several tensors
+    while _has_module(branch, target):  # a layer that is called on several tensors
         target += "_again"
     branch.add_submodule(target, SwitchableQuantizer.create(bits, active))
     with branch.graph.inserting_after(source):
         quantizer = branch.graph.call_module(target, (source,))
     for reader in readers:
         reader.replace_input_with(source, quantizer)
+
+
+def _has_module(root: nn.Module, name: str) -> bool:
+    try:
+        return bool(root.get_submodule(name))
+    except AttributeError:
+        return False
 
 
 def _swap(root: nn.Module, name: str, module: nn.Module) -> None:
