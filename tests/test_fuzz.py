@@ -54,11 +54,14 @@ class DamagedFiles:
                 assert not events
                 return type(error).__name__
         assert not events
-        if signed and net.config != self.saved.config:
-            return "another network"
+        logits = outputs(net, self.images)
+        if signed:  # whoever can sign can write the file of another network, a whole one
+            assert all(torch.isfinite(ours).all() for ours in logits)
+            return "whole"
         assert net.config == self.saved.config
-        for ours, theirs in zip(outputs(net, self.images), self.logits, strict=True):
-            assert torch.equal(ours, theirs)
+        assert all(
+            torch.equal(ours, theirs) for ours, theirs in zip(logits, self.logits, strict=True)
+        )
         return "equal"
 
 
