@@ -128,6 +128,8 @@ def load_packed(path: str | os.PathLike[str], model: nn.Module | None = None) ->
         PackedFileError: missing, damaged, of another version, or not of this network.
         SourceError: the float model cannot be built.
     """
+    if model is not None and not isinstance(model, nn.Module):
+        raise SourceError(f"model: expected the float nn.Module, got {type(model).__name__}")
     path = Path(path)
     header, arrays = read_packed(path, _HEADER_KEYS)
     with _collector_paused():
