@@ -17,7 +17,6 @@ NAMES = [
     ("timm", "regnetx_002"),
     ("timm", "mobilenetv4_conv_small_035"),
     ("timm", "repghostnet_050"),
-    ("timm", "eca_botnext26ts_256"),
     ("timm", "densenet121"),
     ("timm", "tf_mobilenetv3_small_minimal_100"),  # padding as TensorFlow does
     ("timm", "repvgg_a0"),
