@@ -19,7 +19,6 @@ NAMES = [
     ("timm", "repghostnet_050"),
     ("timm", "densenet121"),
     ("timm", "tf_mobilenetv3_small_minimal_100"),  # padding as TensorFlow does
-    ("timm", "repvgg_a0"),
     ("torchvision", "googlenet"),  # auxiliary classifiers that no bit-width runs
     ("torchvision", "shufflenet_v2_x0_5"),
     ("torchvision", "squeezenet1_1"),
