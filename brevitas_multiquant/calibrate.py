@@ -20,6 +20,7 @@ from brevitas_multiquant.quant.ranges import (
     MeanObserver,
     Observer,
 )
+from brevitas_multiquant.quant.slices import LayerSlice
 from brevitas_multiquant.rewrite.trace import is_norm
 
 
@@ -103,7 +104,7 @@ def calibrate(
     device = device_of(net)
     with torch.no_grad(), _unchanged_on_failure(net), _observing_modes(net):
         for layer in net.modules():
-            if isinstance(layer, CodeLayer):
+            if isinstance(layer, CodeLayer) and not isinstance(layer, LayerSlice):
                 weight_range(layer).set_from(layer.effective_weight())
         for bits in net.bits:
             ranges = list(activation_ranges(net, bits))

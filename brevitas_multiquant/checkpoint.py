@@ -1,7 +1,7 @@
 """Packed files: safetensors, body weights four to a byte, everything checked on the way in.
 
-A file holds, for the stem, each branch and the head, up to four flat arrays, each in the order of
-``named_modules`` of the network that the header describes:
+A file holds, for the stem, each branch, each half branch and the head, up to four flat arrays, each
+in the order of ``named_modules`` of the network that the header describes:
 
 =============  =======  ===========================================================================
 ``codes``      uint8    2-bit weight codes q (0..3), packed by `brevitas_multiquant.packing.pack`;
@@ -39,6 +39,7 @@ from brevitas_multiquant.packed_file import Array, read_packed, write_packed
 from brevitas_multiquant.packing import pack, packed_size, unpack
 from brevitas_multiquant.quant.layers import CodeLayer, weight_range
 from brevitas_multiquant.quant.ranges import LearnedRange
+from brevitas_multiquant.quant.slices import LayerSlice
 from brevitas_multiquant.rewrite import multiquantize
 from brevitas_multiquant.selection import BRANCH_BITS
 from brevitas_multiquant.skeleton import (
@@ -186,6 +187,7 @@ def _skeleton(
             profile=config.profile,
             selection=config.selection,
             merge=config.merge,
+            half_width=config.half_width,
             stem=source.stem,
             head=source.head,
             input_shape=_shape(header["input_shape"]),
@@ -220,6 +222,8 @@ def _parts(net: MultiQuantNet) -> Iterator[tuple[str, nn.Module]]:
     yield "stem", net.stem
     for index, branch in enumerate(net.branches):
         yield f"branches.{index}", branch
+    for index, half in net.halves.items():
+        yield f"halves.{index}", half
     yield "head", net.head
 
 
@@ -269,7 +273,7 @@ def _entries(part: str, root: nn.Module) -> Iterator[_Entry]:
         if isinstance(module, LearnedRange):
             yield _range_entry(name, module)
     for name, module in modules:
-        if isinstance(module, (LearnedRange, StatelessBuffer)):
+        if isinstance(module, (LearnedRange, StatelessBuffer, LayerSlice)):
             continue
         if isinstance(module, CodeLayer):
             yield _codes_entry(name, module)
