@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from brevitas_multiquant.config import MultiQuantConfig
 from brevitas_multiquant.errors import BitWidthError
+from brevitas_multiquant.nn.pretrained import PretrainedMethods
 from brevitas_multiquant.quant.ranges import LearnedRange
 from brevitas_multiquant.quant.state import ActiveBits
 from brevitas_multiquant.selection import Selection, half_branch
@@ -31,7 +32,7 @@ def merge_outputs(outputs: Sequence[Tensor], merge: str) -> Tensor:
     return total / len(outputs) if merge == "mean" and len(outputs) > 1 else total
 
 
-class MultiQuantNet(nn.Module):
+class MultiQuantNet(PretrainedMethods, nn.Module):
     """One network for every candidate bit-width; made by `brevitas_multiquant.multiquantize`.
 
     Args:

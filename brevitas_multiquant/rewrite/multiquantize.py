@@ -145,7 +145,8 @@ def _half_body(body: fx.GraphModule, model: str, width: str) -> fx.GraphModule:
 def _checked_shape(shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
     if shape is None:
         return None
-    if len(shape) != 4 or any(not isinstance(s, int) or s < 1 for s in shape):
+    listed = isinstance(shape, (tuple, list))
+    if not listed or len(shape) != 4 or any(not isinstance(s, int) or s < 1 for s in shape):
         raise ConfigError(f"input_shape: expected (1, channels, height, width), got {shape!r}")
     return (1, *shape[1:])
 
