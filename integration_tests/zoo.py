@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from brevitas_multiquant import MultiQuantNet, calibrate, multiquantize
-from brevitas_multiquant.errors import MultiQuantError, SelfCheckError
+from brevitas_multiquant.errors import MultiQuantError, SelfCheckError, UnsupportedModelError
 from integration_tests.models import (
     all_names,
     build,
@@ -106,9 +106,13 @@ class Options:
     qonnx: bool = False
 
 
-def half_branch_status(model: nn.Module) -> str:
-    """Whether a model has a half branch, or why not; empty while that is not asked."""
-    return ""
+def half_branch_status(model: nn.Module, shape: tuple[int, ...]) -> str:
+    """Whether a model has a half branch, or why not; the model gives up its memory."""
+    try:
+        multiquantize(model.to("meta"), [3], input_shape=shape, check=False)
+    except UnsupportedModelError as error:
+        return error.reasons[0]
+    return "yes"
 
 
 def qonnx_status(net: MultiQuantNet) -> str:
@@ -148,9 +152,10 @@ def examine(name: str, bits: Sequence[int], size: int, qonnx: bool = False) -> L
     else:
         line.result, line.self_check = "converted", "equal"
         _describe(line, net)
-        line.half_branch = half_branch_status(model)
     line.seconds = round(time.process_time() - start, 2)
     line.peak_mb = (_memory("VmHWM") - before) // 1024
+    if line.result == "converted":
+        line.half_branch = half_branch_status(model, shape)
     if qonnx and line.result == "converted":
         line.qonnx = qonnx_status(net)
     return line
