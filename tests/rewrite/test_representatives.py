@@ -15,6 +15,7 @@ from brevitas_multiquant.rewrite.kinds import LAYERS
 from integration_tests.models import build, small_shape, zoo
 
 SIZE = 64
+NO_HALF_BRANCH = {"timm:focalnet_tiny_srf"}  # splits channels and gates by number
 
 
 def idle_parameters(net: MultiQuantNet, bits: int) -> set[int]:
@@ -52,7 +53,8 @@ def test_converts_and_trains(name: str) -> None:
     torch.manual_seed(0)
     model = build(name)
     shape = small_shape(model, SIZE)
-    net = multiquantize(model, [2, 4], input_shape=shape).train()
+    bits = [2, 4] if name in NO_HALF_BRANCH else [2, 3]
+    net = multiquantize(model, bits, input_shape=shape).train()
     layers = [row for row in net.plan.layers if row.part == "branch"]
     assert layers and all(
         row.treatment == "2-bit weights" for row in layers if "()" not in row.kind
@@ -71,4 +73,4 @@ def test_converts_and_trains(name: str) -> None:
             if id(parameter) not in idle and parameter.requires_grad:
                 assert parameter.grad is not None, f"{label} got no gradient at {bits} bits"
                 assert torch.isfinite(parameter.grad).all(), label
-    assert not torch.equal(outputs[2], outputs[4])
+    assert not torch.equal(*outputs.values())
