@@ -241,6 +241,25 @@ def walk(names: Iterable[str], path: Path, options: Options, jobs: int = 1) -> l
     return read_lines(path)
 
 
+def summary(lines: Sequence[Line]) -> str:
+    """What was walked and what came out, in sentences."""
+    cnns = [line for line in lines if line.cnn]
+    converted = [line for line in cnns if line.result == "converted"]
+    others = [line for line in lines if not line.cnn]
+    wrong = [line.model for line in lines if not line.as_expected()]
+    settings = Counter((line.bits, line.size) for line in converted)
+    (bits, size), _ = settings.most_common(1)[0] if settings else (("", 0), 0)
+    seconds = sorted(line.seconds for line in converted) or [0.0]
+    return (
+        f"{len(cnns)} of the {len(zoo().cnns)} convolutional networks: {len(converted)} converted "
+        f"with an equal self-check. {len(others)} of the "
+        f"{len(all_names()) - len(zoo().cnns)} others: "
+        f"{sum(line.result == 'refused' for line in others)} refused by name. Not as expected: "
+        f"{', '.join(wrong) or 'none'}. Most at bits {bits} and images of {size} pixels; median "
+        f"{seconds[len(seconds) // 2]:.1f} s on one core."
+    )
+
+
 def table(lines: Iterable[Line]) -> str:
     """The walk by family, as Markdown."""
     families: dict[str, list[Line]] = defaultdict(list)
@@ -283,7 +302,8 @@ def refusals(lines: Iterable[Line]) -> str:
 def write_table(lines: list[Line], document: Path) -> None:
     """Replace what stands between the markers of a document."""
     text = document.read_text()
-    for marker, content in {"families": table(lines), "refusals": refusals(lines)}.items():
+    parts = {"walk": summary(lines), "families": table(lines), "refusals": refusals(lines)}
+    for marker, content in parts.items():
         start, end = f"<!-- {marker} -->\n", f"\n<!-- end of {marker} -->"
         before, _, rest = text.partition(start)
         _, _, after = rest.partition(end)
