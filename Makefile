@@ -1,10 +1,11 @@
-# make demo: train, pack and export a network for every bit-width. make test: all tests.
+# make demo: train, pack and export a network for every bit-width. make test: all quick tests.
+# make integration: the slow ones, many minutes. make docs: the site.
 PYTHON ?= python3.11
 VENV ?= .venv
 RUN := OMP_NUM_THREADS=2 $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test integration docs lint clean
 
 $(INSTALLED): pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -20,6 +21,12 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal
+
+integration: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal integration_tests
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

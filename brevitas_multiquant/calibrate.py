@@ -20,6 +20,7 @@ from brevitas_multiquant.quant.ranges import (
     MeanObserver,
     Observer,
 )
+from brevitas_multiquant.quant.slices import LayerSlice
 from brevitas_multiquant.rewrite.kinds import is_norm
 
 
@@ -93,19 +94,23 @@ def calibrate(
     check_choice("observer", observer, tuple(OBSERVERS))
     if batches < 1:
         raise ConfigError(f"batches: expected at least 1, got {batches}")
+    if not isinstance(loader, Iterable):
+        raise CalibrationError(
+            f"calibrate: expected batches of images, such as a DataLoader, got {loader!r}"
+        )
     images = [_images(batch) for batch in islice(loader, batches)]
     if not images:
         raise CalibrationError("calibrate: expected at least one batch of images, got none")
     device = device_of(net)
     with torch.no_grad(), _unchanged_on_failure(net), _observing_modes(net):
         for layer in net.modules():
-            if isinstance(layer, CodeLayer):
+            if isinstance(layer, CodeLayer) and not isinstance(layer, LayerSlice):
                 weight_range(layer).set_from(layer.effective_weight())
         for bits in net.bits:
             ranges = list(activation_ranges(net, bits))
             with net.at_bits(bits), _observers(ranges, OBSERVERS[observer], bits):
                 for batch in images:
-                    net(batch.to(device))
+                    _run(net, batch.to(device))
         _check_finite(net)
 
 
@@ -123,9 +128,25 @@ def _images(batch: Any) -> Tensor:
     if not isinstance(images, Tensor) or images.dim() != 4 or not len(images):
         raise CalibrationError(
             "calibrate: expected batches of images (N, C, H, W) or tuples that start with one, got "
-            f"{getattr(images, 'shape', type(images).__name__)}"
+            f"{type(images).__name__} {tuple(getattr(images, 'shape', ()))}"
+        )
+    if not images.is_floating_point():
+        raise CalibrationError(
+            f"calibrate: expected floating point images, normalised as for training, got "
+            f"{images.dtype}"
         )
     return images
+
+
+def _run(net: MultiQuantNet, images: Tensor) -> None:
+    try:
+        net(images)
+    except RuntimeError as error:
+        wanted = next(net.parameters()).dtype
+        raise CalibrationError(
+            f"calibrate: expected {wanted} images that the network takes, such as "
+            f"{net.input_shape}, got {images.dtype} {tuple(images.shape)}: {error}"
+        ) from error
 
 
 @contextmanager

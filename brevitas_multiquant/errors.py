@@ -46,5 +46,9 @@ class PackedFileError(MultiQuantError):
     """A packed file that is missing, damaged, of another version, or of another network."""
 
 
+class HubError(MultiQuantError):
+    """A folder or repository that cannot be written, uploaded, found or read."""
+
+
 class ExportError(MultiQuantError):
     """An exported file that does not reproduce the network; nothing was left on disk."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from brevitas_multiquant.errors import BitWidthError, CalibrationError
 from brevitas_multiquant.functional import WEIGHT_LEVELS, activation_levels, guarded_upper
 from brevitas_multiquant.nn.network import MultiQuantNet, merge_outputs
+from brevitas_multiquant.nn.shared import SharedParameter
 from brevitas_multiquant.nn.switchable import (
     ScaleShiftNorm,
     Switchable,
@@ -94,6 +95,20 @@ class ScaleShift(nn.Module):
         return x.mul(per_channel(self.scale, x)).add(per_channel(self.shift, x))
 
 
+class Constant(nn.Module):
+    """A parameter that a half branch reads of its whole one."""
+
+    value: Tensor
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value.detach().clone())
+
+    def forward(self) -> Tensor:
+        """The value."""
+        return self.value
+
+
 class Subnet(nn.Module):
     """The plain network of one bit-width, for evaluation and export.
 
@@ -147,7 +162,7 @@ def extract_subnet(net: MultiQuantNet, bits: int) -> Subnet:
     if bits not in net.bits:
         raise BitWidthError(f"extract_subnet: expected one of {list(net.bits)}, got {bits!r}")
     with net.at_bits(bits), torch.no_grad():
-        parts = [_frozen(net.branches[index], bits) for index in net.selection[bits]]
+        parts = [_frozen(branch, bits) for branch in net.branches_at(bits)]
         stem, head = _frozen(net.stem, bits), _frozen(net.head, bits)
     subnet = Subnet(stem, parts, head, bits, net.config.merge).eval()
     return subnet.requires_grad_(False)
@@ -173,6 +188,8 @@ def _plain(name: str, module: nn.Module, bits: int) -> nn.Module | None:
         return _plain_layer(module)
     if isinstance(module, ScaleShiftNorm):
         return _plain_norm(module)
+    if isinstance(module, SharedParameter):
+        return Constant(module())
     return plain_conv2d(module)
 
 

@@ -24,6 +24,11 @@ from torch import nn
 
 from brevitas_multiquant import MultiQuantNet, calibrate, multiquantize
 from brevitas_multiquant.errors import MultiQuantError, SelfCheckError
+from brevitas_multiquant.rewrite.build import cut
+from brevitas_multiquant.rewrite.half import plan_half
+from brevitas_multiquant.rewrite.narrow import narrow
+from brevitas_multiquant.rewrite.plan import make_plan
+from brevitas_multiquant.rewrite.trace import trace
 from integration_tests.models import (
     all_names,
     build,
@@ -106,9 +111,16 @@ class Options:
     qonnx: bool = False
 
 
-def half_branch_status(model: nn.Module) -> str:
-    """Whether a model has a half branch, or why not; empty while that is not asked."""
-    return ""
+def half_branch_status(model: nn.Module, shape: tuple[int, ...]) -> str:
+    """``"yes"`` if odd bit-widths are possible, or why not."""
+    name = type(model).__name__
+    try:
+        traced = trace(model, shape)
+        _, body, _ = cut(traced, make_plan(traced, name))
+        narrow(body, plan_half(body, name), name)
+    except MultiQuantError as error:
+        return " ".join(str(error).split("\n")[:2])
+    return "yes"
 
 
 def qonnx_status(net: MultiQuantNet) -> str:
@@ -137,10 +149,8 @@ def examine(name: str, bits: Sequence[int], size: int, qonnx: bool = False) -> L
     model = build(name) if line.cnn else build_without_weights(name)  # a refusal needs none
     shape = small_shape(model, size)
     line.bits, line.size = " ".join(map(str, bits)), shape[-2]
-    _reset_peak()
-    before, start = _memory("VmRSS"), time.process_time()
     try:
-        net = multiquantize(model, bits, input_shape=shape)
+        net = _measured(line, model, bits, shape)
     except SelfCheckError as error:
         line.result, line.reason = "self-check failed", str(error)
     except MultiQuantError as error:
@@ -148,12 +158,23 @@ def examine(name: str, bits: Sequence[int], size: int, qonnx: bool = False) -> L
     else:
         line.result, line.self_check = "converted", "equal"
         _describe(line, net)
-        line.half_branch = half_branch_status(model)
-    line.seconds = round(time.process_time() - start, 2)
-    line.peak_mb = (_memory("VmHWM") - before) // 1024
+        line.half_branch = half_branch_status(model, shape)
     if qonnx and line.result == "converted":
         line.qonnx = qonnx_status(net)
     return line
+
+
+def _measured(
+    line: Line, model: nn.Module, bits: Sequence[int], shape: tuple[int, ...]
+) -> MultiQuantNet:
+    """The converted model; its time and memory go into the line, also where it is refused."""
+    _reset_peak()
+    before, start = _memory("VmRSS"), time.process_time()
+    try:
+        return multiquantize(model, bits, input_shape=shape)
+    finally:
+        line.seconds = round(time.process_time() - start, 2)
+        line.peak_mb = (_memory("VmHWM") - before) // 1024
 
 
 def _describe(line: Line, net: MultiQuantNet) -> None:

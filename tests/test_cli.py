@@ -31,7 +31,7 @@ def test_inspect_torchvision_with_plan(capsys: pytest.CaptureFixture[str]) -> No
     [
         (["no_such_model"], "timm cannot build 'no_such_model'"),
         (["keras:resnet18"], "expected a timm model name or torchvision:NAME"),
-        (["test_resnet", "--bits", "3"], "expected even bit-widths"),
+        (["test_resnet", "--bits", "17"], "expected 2 to 16, got 17"),
         (["test_vit"], "multiplies matrices of activations"),
     ],
 )

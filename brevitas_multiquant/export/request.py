@@ -47,6 +47,8 @@ def requested_bits(net: MultiQuantNet, bits: Sequence[int] | None) -> tuple[int,
     """
     if bits is None:
         return net.bits
+    if not isinstance(bits, Sequence):
+        raise BitWidthError(f"export: expected bits out of {list(net.bits)}, got {bits!r}")
     unknown = [bit for bit in bits if isinstance(bit, bool) or bit not in net.bits]
     if unknown or not bits:
         raise BitWidthError(f"export: expected bits out of {list(net.bits)}, got {list(bits)!r}")

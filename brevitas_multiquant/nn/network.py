@@ -1,6 +1,6 @@
 """The multi-branch network: shared stem, 2-bit branches, shared head."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from brevitas_multiquant.config import MultiQuantConfig
 from brevitas_multiquant.errors import BitWidthError
+from brevitas_multiquant.nn.pretrained import PretrainedMethods
 from brevitas_multiquant.quant.ranges import LearnedRange
 from brevitas_multiquant.quant.state import ActiveBits
-from brevitas_multiquant.selection import Selection
+from brevitas_multiquant.selection import Selection, half_branch
 
 
 def merge_outputs(outputs: Sequence[Tensor], merge: str) -> Tensor:
@@ -31,12 +32,14 @@ def merge_outputs(outputs: Sequence[Tensor], merge: str) -> Tensor:
     return total / len(outputs) if merge == "mean" and len(outputs) > 1 else total
 
 
-class MultiQuantNet(nn.Module):
+class MultiQuantNet(PretrainedMethods, nn.Module):
     """One network for every candidate bit-width; made by `brevitas_multiquant.multiquantize`.
 
     Args:
         stem: image (N, C, H, W) -> features that every branch reads.
         branches: features -> input of the head, one copy of the body each.
+        halves: index of a branch -> its half branch, for the odd bit-widths that end with it; a
+            branch that only ever runs at half is narrow itself.
         head: merged features -> logits (N, classes).
         config: bit-widths, selection, profile and merge.
         active: the state that all switchable modules of the parts look at.
@@ -49,6 +52,7 @@ class MultiQuantNet(nn.Module):
         self,
         stem: nn.Module,
         branches: Sequence[nn.Module],
+        halves: Mapping[int, nn.Module],
         head: nn.Module,
         config: MultiQuantConfig,
         active: ActiveBits,
@@ -59,6 +63,7 @@ class MultiQuantNet(nn.Module):
         super().__init__()
         self.stem = stem
         self.branches = nn.ModuleList(branches)
+        self.halves = nn.ModuleDict({str(index): half for index, half in halves.items()})
         self.head = head
         self.config = config
         self.plan = plan
@@ -114,11 +119,24 @@ class MultiQuantNet(nn.Module):
         with self._active.floating():
             yield self
 
+    def branches_at(self, bits: int) -> list[nn.Module]:
+        """The modules that run at a bit-width, in order: whole branches, then a half one if odd.
+
+        Args:
+            bits: one of `bits`.
+        """
+        half = half_branch(self.config.selection, bits)
+        return [
+            self.halves[str(index)]
+            if index == half and str(index) in self.halves
+            else self.branches[index]
+            for index in self.config.selection[bits]
+        ]
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes) of the images (N, C, H, W) at the active bit-width (eq. 6)."""
         features = self.stem(x)
-        chosen = self.config.selection[self._active.bits]
-        outputs = [self.branches[index](features) for index in chosen]
+        outputs = [branch(features) for branch in self.branches_at(self._active.bits)]
         return self.head(merge_outputs(outputs, self.config.merge))
 
     def range_parameters(self) -> Iterator[nn.Parameter]:

@@ -7,9 +7,11 @@ import torch
 from torch import fx, nn
 
 from brevitas_multiquant.errors import UnsupportedModelError
+from brevitas_multiquant.nn.shared import SharedParameter
 from brevitas_multiquant.nn.switchable import SwitchableNorm, SwitchableQuantizer, exact_norm
 from brevitas_multiquant.quant.layers import WEIGHTED, CodeLayer, code_layer, weight_range
 from brevitas_multiquant.quant.ranges import SIGMAS
+from brevitas_multiquant.quant.slices import make_slice
 from brevitas_multiquant.quant.state import ActiveBits
 from brevitas_multiquant.rewrite.kinds import is_norm
 from brevitas_multiquant.rewrite.plan import Plan, nodes_between
@@ -35,7 +37,9 @@ def cut(traced: Trace, plan: Plan) -> tuple[fx.GraphModule, fx.GraphModule, fx.G
 
 def _subgraph(traced: Trace, plan: Plan, start: fx.Node, end: fx.Node, part: str) -> fx.GraphModule:
     graph = fx.Graph()
-    copies = {start: graph.placeholder("x")}
+    read = graph.placeholder("x")
+    read.meta = dict(start.meta)
+    copies = {start: read}
     for node in nodes_between(start, end):
         if node.op == "placeholder":
             raise UnsupportedModelError(
@@ -68,9 +72,8 @@ def build_branch(
     """
     branch = copy.deepcopy(body, _weights_of_layers(body))
     nodes = {node.name: node for node in branch.graph.nodes}
-    for tensor, readers in plan.sites.items():
-        source = nodes.get(tensor) or next(iter(branch.graph.nodes))
-        _insert_quantizer(branch, source, [nodes[name] for name in readers], bits, active)
+    for names in plan.sites.values():
+        _insert_quantizer(branch, [nodes[name] for name in names], bits, active)
     modules = dict(branch.named_modules())
     for name in {str(n.target) for n in branch.graph.nodes if n.op == "call_module"}:
         if isinstance(modules.get(name), WEIGHTED):
@@ -90,7 +93,6 @@ def _weights_of_layers(body: nn.Module) -> dict[int, nn.Parameter]:
 
 def _insert_quantizer(
     branch: fx.GraphModule,
-    source: fx.Node,
     readers: list[fx.Node],
     bits: tuple[int, ...],
     active: ActiveBits,
@@ -99,6 +101,7 @@ def _insert_quantizer(
     while _has_submodule(branch, target):  # a layer that is called on several tensors
         target += "_again"
     branch.add_submodule(target, SwitchableQuantizer.create(bits, active))
+    source = readers[0].all_input_nodes[0]
     with branch.graph.inserting_after(source):
         quantizer = branch.graph.call_module(target, (source,))
     for reader in readers:
@@ -136,6 +139,31 @@ def _swap_in_place(
 def _swap(root: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, leaf = name.rpartition(".")
     setattr(root.get_submodule(parent), leaf, module.train(root.training))
+
+
+def share_parameters(half: fx.GraphModule, whole: fx.GraphModule) -> fx.GraphModule:
+    """The half branch as a slice of the whole one: only norms and activation ranges are its own.
+
+    Args:
+        half: of `build_branch` on the narrow body; its layers are changed in place.
+        whole: the branch that keeps the parameters.
+    """
+    modules = dict(half.named_modules())
+    for name, module in modules.items():
+        if isinstance(module, CodeLayer):
+            make_slice(module, whole.get_submodule(name))  # type: ignore[arg-type]
+    for node in list(half.graph.nodes):
+        if node.op == "get_attr":
+            _share_parameter(half, whole, node)
+    return fx.GraphModule(half, half.graph, "HalfBranch")  # without what is no longer used
+
+
+def _share_parameter(half: fx.GraphModule, whole: fx.GraphModule, node: fx.Node) -> None:
+    path, _, name = str(node.target).rpartition(".")
+    owner = whole.get_submodule(path)
+    if name in owner._parameters:
+        half.add_submodule(f"shared_{node.name}", SharedParameter(owner, name))
+        node.op, node.target = "call_module", f"shared_{node.name}"
 
 
 RANGE_SPREAD = 0.02
