@@ -21,7 +21,7 @@ from brevitas_multiquant.nn.switchable import (
     per_channel,
     scale_and_shift,
 )
-from brevitas_multiquant.quant.layers import CodeLayer
+from brevitas_multiquant.quant.layers import CodeLayer, plain_conv2d
 from brevitas_multiquant.quant.ranges import LearnedRange
 
 _CONSTANT_UNIT_SCALE = {
@@ -190,7 +190,7 @@ def _plain(name: str, module: nn.Module, bits: int) -> nn.Module | None:
         return _plain_norm(module)
     if isinstance(module, SharedParameter):
         return Constant(module())
-    return None
+    return plain_conv2d(module)
 
 
 def _plain_norm(norm: Any) -> ScaleShift:

@@ -23,7 +23,12 @@ import torch
 from torch import nn
 
 from brevitas_multiquant import MultiQuantNet, calibrate, multiquantize
-from brevitas_multiquant.errors import MultiQuantError, SelfCheckError, UnsupportedModelError
+from brevitas_multiquant.errors import MultiQuantError, SelfCheckError
+from brevitas_multiquant.rewrite.build import cut
+from brevitas_multiquant.rewrite.half import plan_half
+from brevitas_multiquant.rewrite.narrow import narrow
+from brevitas_multiquant.rewrite.plan import make_plan
+from brevitas_multiquant.rewrite.trace import trace
 from integration_tests.models import (
     all_names,
     build,
@@ -107,11 +112,14 @@ class Options:
 
 
 def half_branch_status(model: nn.Module, shape: tuple[int, ...]) -> str:
-    """Whether a model has a half branch, or why not; the model gives up its memory."""
+    """``"yes"`` if odd bit-widths are possible, or why not."""
+    name = type(model).__name__
     try:
-        multiquantize(model.to("meta"), [3], input_shape=shape, check=False)
-    except UnsupportedModelError as error:
-        return error.reasons[0]
+        traced = trace(model, shape)
+        _, body, _ = cut(traced, make_plan(traced, name))
+        narrow(body, plan_half(body, name), name)
+    except MultiQuantError as error:
+        return " ".join(str(error).split("\n")[:2])
     return "yes"
 
 
@@ -141,10 +149,8 @@ def examine(name: str, bits: Sequence[int], size: int, qonnx: bool = False) -> L
     model = build(name) if line.cnn else build_without_weights(name)  # a refusal needs none
     shape = small_shape(model, size)
     line.bits, line.size = " ".join(map(str, bits)), shape[-2]
-    _reset_peak()
-    before, start = _memory("VmRSS"), time.process_time()
     try:
-        net = multiquantize(model, bits, input_shape=shape)
+        net = _measured(line, model, bits, shape)
     except SelfCheckError as error:
         line.result, line.reason = "self-check failed", str(error)
     except MultiQuantError as error:
@@ -152,13 +158,23 @@ def examine(name: str, bits: Sequence[int], size: int, qonnx: bool = False) -> L
     else:
         line.result, line.self_check = "converted", "equal"
         _describe(line, net)
-    line.seconds = round(time.process_time() - start, 2)
-    line.peak_mb = (_memory("VmHWM") - before) // 1024
-    if line.result == "converted":
         line.half_branch = half_branch_status(model, shape)
     if qonnx and line.result == "converted":
         line.qonnx = qonnx_status(net)
     return line
+
+
+def _measured(
+    line: Line, model: nn.Module, bits: Sequence[int], shape: tuple[int, ...]
+) -> MultiQuantNet:
+    """The converted model; its time and memory go into the line, also where it is refused."""
+    _reset_peak()
+    before, start = _memory("VmRSS"), time.process_time()
+    try:
+        return multiquantize(model, bits, input_shape=shape)
+    finally:
+        line.seconds = round(time.process_time() - start, 2)
+        line.peak_mb = (_memory("VmHWM") - before) // 1024
 
 
 def _describe(line: Line, net: MultiQuantNet) -> None:
@@ -246,6 +262,25 @@ def walk(names: Iterable[str], path: Path, options: Options, jobs: int = 1) -> l
     return read_lines(path)
 
 
+def summary(lines: Sequence[Line]) -> str:
+    """What was walked and what came out, in sentences."""
+    cnns = [line for line in lines if line.cnn]
+    converted = [line for line in cnns if line.result == "converted"]
+    others = [line for line in lines if not line.cnn]
+    wrong = [line.model for line in lines if not line.as_expected()]
+    settings = Counter((line.bits, line.size) for line in converted)
+    (bits, size), _ = settings.most_common(1)[0] if settings else (("", 0), 0)
+    seconds = sorted(line.seconds for line in converted) or [0.0]
+    return (
+        f"{len(cnns)} of the {len(zoo().cnns)} convolutional networks: {len(converted)} converted "
+        f"with an equal self-check. {len(others)} of the "
+        f"{len(all_names()) - len(zoo().cnns)} others: "
+        f"{sum(line.result == 'refused' for line in others)} refused by name. Not as expected: "
+        f"{', '.join(wrong) or 'none'}. Most at bits {bits} and images of {size} pixels; median "
+        f"{seconds[len(seconds) // 2]:.1f} s on one core."
+    )
+
+
 def table(lines: Iterable[Line]) -> str:
     """The walk by family, as Markdown."""
     families: dict[str, list[Line]] = defaultdict(list)
@@ -288,7 +323,8 @@ def refusals(lines: Iterable[Line]) -> str:
 def write_table(lines: list[Line], document: Path) -> None:
     """Replace what stands between the markers of a document."""
     text = document.read_text()
-    for marker, content in {"families": table(lines), "refusals": refusals(lines)}.items():
+    parts = {"walk": summary(lines), "families": table(lines), "refusals": refusals(lines)}
+    for marker, content in parts.items():
         start, end = f"<!-- {marker} -->\n", f"\n<!-- end of {marker} -->"
         before, _, rest = text.partition(start)
         _, _, after = rest.partition(end)

@@ -14,6 +14,10 @@ from brevitas_multiquant.rewrite.plan import Plan
 from brevitas_multiquant.rewrite.trace import copy_sharing_parameters
 
 _SEED = 20230508
+_ADVICE = (
+    ". If a forward there asks for self.training, move what depends on it into a module without "
+    "layers"
+)
 
 
 def self_check(net: MultiQuantNet, model: nn.Module, input_shape: tuple[int, ...]) -> None:
@@ -41,6 +45,7 @@ def self_check(net: MultiQuantNet, model: nn.Module, input_shape: tuple[int, ...
                 f"{type(model).__name__}: expected one branch with quantizers off to equal the "
                 f"original to the bit in {mode} mode, got {_distance(mine, reference)}, first at "
                 f"{_first_difference(ours, theirs, images)}; the model was not changed"
+                f"{_ADVICE if training else ''}"
             )
 
 

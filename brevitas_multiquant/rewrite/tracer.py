@@ -13,10 +13,11 @@ from brevitas_multiquant.rewrite.kinds import contains_layer, is_frozen_norm, is
 
 
 class Tracer(fx.Tracer):
-    """Layers and norms are leaves, whatever their subclass; so is what timm marks as one.
+    """Layers and norms are leaves, whatever their subclass.
 
-    Unless it holds layers, which would stay float unseen. Control flow on shapes is decided by
-    running the graph so far on fake tensors of the input's shape; control flow on data cannot be.
+    So is what timm marks as one, and what asks for its mode (a user's own kind of dropout), unless
+    it holds layers, which would stay float unseen. Control flow on shapes is decided by running
+    the graph so far on fake tensors of the input's shape; on data it makes a module `opaque`.
     """
 
     def __init__(self, input_shape: tuple[int, ...]) -> None:
@@ -109,7 +110,15 @@ class Tracer(fx.Tracer):
             return True
         if is_norm(module) or is_frozen_norm(module):
             return True
+        if _asks_for_its_mode(module) and not contains_layer(module):
+            return True
         return super().is_leaf_module(module, name)
+
+
+def _asks_for_its_mode(module: nn.Module) -> bool:
+    """Whether the forward reads ``self.training``, which a trace would freeze."""
+    code = getattr(type(module).forward, "__code__", None)
+    return code is not None and "training" in code.co_names
 
 
 def first_line(error: BaseException) -> str:

@@ -213,6 +213,23 @@ def test_an_opaque_module_without_layers_stays(make_net):
     assert names_of(net.branches[0], CodeLayer) == ["middle.0", "last"]
 
 
+def test_a_module_that_asks_for_its_mode(make_net, images):
+    """A user's own stochastic depth is no constant of the trace."""
+
+    class DropConnect(nn.Module):
+        def forward(self, x):
+            if not self.training:
+                return x
+            return x * (torch.rand(len(x), 1, 1, 1) < 0.5) / 0.5
+
+    net = make_net(Net(nn.Conv2d(4, 4, 1), DropConnect()))
+    assert names_of(net.branches[0], DropConnect) == ["middle.1"]
+    calibrate(net, [images])
+    with torch.no_grad():
+        assert torch.equal(net.eval()(images), net(images))
+        assert not torch.equal(net.train()(images), net(images))
+
+
 def test_attention_cannot_hide(make_net):
     with pytest.raises(UnsupportedModelError, match=r"middle\.0 multiplies matrices \(.*matmul"):
         make_net(Net(HiddenAttention()))
