@@ -4,9 +4,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from recipes.create import create_run
 from recipes.execution import running_by
 from recipes.options import parse_train
-from recipes.run import create_run
 from recipes.step import sampled_bits
 from tests.recipes.runs import tiny
 
