@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from recipes import checkpoints, loop, run, train
+from recipes import checkpoints, create, loop, train
 from recipes.step import Step
 
 Moment = tuple[str, int]
@@ -76,7 +76,7 @@ _save_file, _replace = checkpoints.save_file, os.replace
 def watching(watch: Watch) -> Iterator[None]:
     """Inside the block the recipe runs under the watch."""
     wrapped = [
-        (run, "calibrate", watch.phased("calibrate", run.calibrate)),
+        (create, "calibrate", watch.phased("calibrate", create.calibrate)),
         (Step, "__call__", watch.phased("step", Step.__call__)),
         (loop, "top1", watch.phased("evaluate", loop.top1)),
         (checkpoints, "save_file", watch.save_file),

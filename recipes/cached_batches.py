@@ -11,9 +11,9 @@ from torch import Tensor
 
 from recipes.augment import normalise, random_crop, random_flip
 from recipes.data_options import DataOptions
+from recipes.images import Images
 from recipes.seeds import derived_seed
 from recipes.shard import Shard
-from recipes.sources import Images
 
 
 class CachedTrainBatches:

@@ -12,8 +12,10 @@ from recipes.cached_batches import CachedEvalBatches, CachedTrainBatches
 from recipes.data_options import DataOptions
 from recipes.errors import DatasetError
 from recipes.file_batches import FileEvalBatches, FileTrainBatches
+from recipes.images import Images
+from recipes.reading import check_same_classes
 from recipes.shard import Shard
-from recipes.sources import Images, check_same_classes, load_split
+from recipes.sources import load_split
 from recipes.streams import StreamedBatches
 
 Train = CachedTrainBatches | FileTrainBatches | StreamedBatches

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from recipes.data_options import DataOptions
 from recipes.errors import DatasetError
+from recipes.reading import class_names, count_classes, count_images, read_image
 from recipes.seeds import derived_seed
 from recipes.shard import Shard
-from recipes.sources import class_names, count_classes, count_images, read_image
 
 Place = tuple[int, int]
 """(epoch, index of the image)."""

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from recipes.data_options import DataOptions
+from recipes.reading import class_names, count_classes
 from recipes.seeds import derived_seed
 from recipes.shard import Shard
-from recipes.sources import class_names, count_classes
 
 
 class StreamedBatches:

@@ -12,12 +12,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from brevitas_multiquant import MultiQuantNet, cost
-from recipes import report, run_folder
+from recipes import plots, report, run_folder
+from recipes.create import create_run, run_path
 from recipes.dry_run import dry_run
 from recipes.errors import exit_code
 from recipes.loop import fit
 from recipes.options import parse_train
-from recipes.run import Run, create_run, run_path
+from recipes.run import Run
 from recipes.tracking import start_trackers
 
 
@@ -43,10 +44,10 @@ def start(run: Run) -> None:
 def finish(run: Run, accuracy: Mapping[int, float]) -> None:
     """Draw the plots and print the table."""
     costs = None
-    report.plot_learning_curves(run.folder, run.bits, run.args.model)
+    plots.plot_learning_curves(run.folder, run.bits, run.args.model)
     if isinstance(run.net, MultiQuantNet):
         costs = cost(run.net, (1, 3, run.args.img_size, run.args.img_size))
-        report.plot_accuracy_cost(run.folder, accuracy, costs, run.args.model)
+        plots.plot_accuracy_cost(run.folder, accuracy, costs, run.args.model)
     print(report.result_table(accuracy, costs))
     print(f"results in {run.folder}")
 

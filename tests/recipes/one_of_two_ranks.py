@@ -12,11 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recipes.checkpoints import write_tensors
+from recipes.create import create_run
 from recipes.evaluate import top1
 from recipes.interrupt import StopRequest
 from recipes.loop import train_epoch
 from recipes.options import parse_train
-from recipes.run import Run, create_run, save_checkpoint
+from recipes.run import Run, save_checkpoint
 
 
 def gradients(run: Run) -> dict[str, Tensor]:

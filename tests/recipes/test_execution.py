@@ -1,14 +1,12 @@
 """However a step is computed, it is the same step."""
 
-from functools import partial
-
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from recipes.create import create_run
 from recipes.execution import running_by
 from recipes.options import parse_train
-from recipes.run import create_run
 from recipes.step import sampled_bits
 from tests.recipes.runs import tiny
 
@@ -74,18 +72,21 @@ def test_recomputing_keeps_less_for_the_backward(tmp_path):
     assert saved[("--recompute",)] < 0.3 * saved[()]
 
 
-# The compiler looks at the gradient of every tensor that enters a graph.
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
-def test_compiled_branches_give_the_same_step(tmp_path, monkeypatch):
-    """Traced by the compiler and run by its plain backend: the graph is that of the branches.
+def test_training_steps_run_the_compiled_branches_and_evaluation_does_not(tmp_path, monkeypatch):
+    """What the compiler makes of them is in integration_tests/test_compile.py."""
+    calls = []
 
-    Its backward may add gradients in another order: 1e-5 of their norm in float32.
-    """
+    def compile_nothing(forward, dynamic):
+        assert not dynamic
+        return lambda x: (calls.append(1), forward(x))[1]
+
     _, plain = state_after_a_step(tmp_path)
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr(torch, "compile", compile_nothing)
     run, compiled = state_after_a_step(tmp_path, "--compile")
-    assert run.step.forwards is not None
-    assert_close(plain, compiled, 1e-5)
+    assert len(calls) == sum(len(branches) for branches in run.net.selection.values())
+    assert_equal(plain, compiled)
+    run.net(next(iter(run.val))[0])
+    assert len(calls) == 3
 
 
 def test_channels_last_gives_the_same_step(tmp_path):

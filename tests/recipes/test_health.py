@@ -7,10 +7,11 @@ import torch
 
 from recipes import health, train
 from recipes.checkpoints import checkpoints_in, read_checkpoint
+from recipes.create import create_run
 from recipes.errors import NonFiniteError
 from recipes.loop import fit
 from recipes.options import parse_train
-from recipes.run import create_run, save_checkpoint
+from recipes.run import save_checkpoint
 from tests.recipes.runs import NAME, tiny
 
 

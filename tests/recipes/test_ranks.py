@@ -12,10 +12,11 @@ from torch import Tensor
 
 from recipes import processes, train
 from recipes.checkpoints import checkpoints_in
+from recipes.create import create_run
 from recipes.errors import LaunchError
 from recipes.evaluate import top1
 from recipes.options import parse_train
-from recipes.run import create_run, save_checkpoint
+from recipes.run import save_checkpoint
 from tests.recipes.one_of_two_ranks import gradients
 from tests.recipes.runs import NAME, tiny
 

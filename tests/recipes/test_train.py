@@ -12,10 +12,10 @@ from timm.utils import random_seed
 
 from recipes import evaluate, loop, run_folder, step, tracking, train
 from recipes.checkpoints import checkpoints_in, read_checkpoint
+from recipes.create import create_run
 from recipes.errors import CheckpointError
 from recipes.networks import FLOAT_BITS, create_network
 from recipes.options import parse_train
-from recipes.run import create_run
 from tests.recipes.runs import rows_of, tensors_of, tiny
 
 
