@@ -1,5 +1,5 @@
-# make demo: train, pack and export a network for every bit-width. make test: all tests.
-# make integration: real models, a thousand damaged files; many minutes. make docs: the site.
+# make demo: train, pack and export a network for every bit-width. make test: all quick tests.
+# make integration: the slow ones, many minutes. make docs: the site.
 PYTHON ?= python3.11
 VENV ?= .venv
 RUN := OMP_NUM_THREADS=2 $(VENV)/bin

@@ -21,7 +21,7 @@ from brevitas_multiquant.quant.ranges import (
     Observer,
 )
 from brevitas_multiquant.quant.slices import LayerSlice
-from brevitas_multiquant.rewrite.trace import is_norm
+from brevitas_multiquant.rewrite.kinds import is_norm
 
 
 class TorchObserver:

@@ -222,8 +222,8 @@ def _parts(net: MultiQuantNet) -> Iterator[tuple[str, nn.Module]]:
     yield "stem", net.stem
     for index, branch in enumerate(net.branches):
         yield f"branches.{index}", branch
-    for name, half in net.halves.items():
-        yield f"halves.{name}", half
+    for key, half in net.halves.items():
+        yield f"halves.{key}", half
     yield "head", net.head
 
 

@@ -1,6 +1,6 @@
 """In-place distillation: the largest bit-width teaches the others (paper, section 3.5, eq. 7)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
@@ -78,22 +78,29 @@ class InPlaceDistillation(nn.Module):
         self.distill = distill
         self.criterion = criterion or nn.CrossEntropyLoss()
 
-    def forward(self, images: Tensor, target: Tensor) -> dict[str, Any]:
+    def forward(
+        self, images: Tensor, target: Tensor, bits: Sequence[int] | None = None
+    ) -> dict[str, Any]:
         """One forward over all bit-widths.
 
         Args:
             images: (N, C, H, W).
             target: class indices (N,) or probabilities (N, classes).
+            bits: the bit-widths of this step; the largest of them teaches. Default: all.
 
         Returns:
             ``loss``: the scalar to differentiate, summed over bit-widths; ``outputs``, ``ce`` and
             ``kd``: bit-width -> logits (N, classes), cross entropy, distillation loss.
         """
-        parts = list(self.losses(images, target))
+        parts = list(self.losses(images, target, bits))
         return _collect(parts, sum(part.loss for part in parts))
 
     def step(
-        self, images: Tensor, target: Tensor, backward: Callable[[Tensor], Any] = Tensor.backward
+        self,
+        images: Tensor,
+        target: Tensor,
+        backward: Callable[[Tensor], Any] = Tensor.backward,
+        bits: Sequence[int] | None = None,
     ) -> dict[str, Any]:
         """`forward` and its backward, one bit-width after the other.
 
@@ -105,21 +112,24 @@ class InPlaceDistillation(nn.Module):
             images: (N, C, H, W).
             target: as in `forward`.
             backward: called with each bit-width's loss, e.g. ``accelerator.backward``.
+            bits: as in `forward`.
 
         Returns:
             What `forward` returns, detached.
         """
         parts = []
-        for part in self.losses(images, target):
+        for part in self.losses(images, target, bits):
             backward(part.loss)
             parts.append(_detached(part))
             del part
         return _collect(parts, sum(part.loss for part in parts))
 
-    def losses(self, images: Tensor, target: Tensor) -> Iterator[BitWidthLoss]:
+    def losses(
+        self, images: Tensor, target: Tensor, chosen: Sequence[int] | None = None
+    ) -> Iterator[BitWidthLoss]:
         """Each bit-width's loss, largest bit-width first."""
         teacher: Tensor | None = None
-        for bits in reversed(self.net.bits):
+        for bits in sorted(chosen or self.net.bits, reverse=True):
             with self.net.at_bits(bits):
                 output = self.net(images)
             ce = self.criterion(output, target)

@@ -201,9 +201,14 @@ def _infer_timm(model: nn.Module) -> ModelSource | None:
 
 
 def _image_channels(model: nn.Module, declared: int) -> int:
-    """Channels of the images: those of the first convolution, unless it reads blocks of pixels."""
+    """Channels of the images: those of the first convolution, unless it reads blocks of pixels.
+
+    A model of timm that names no first convolution takes the channels it declares, no others.
+    """
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is None or first.in_channels in (4 * declared, 16 * declared):
+    config = getattr(model, "pretrained_cfg", None)
+    adaptable = not isinstance(config, dict) or bool(config.get("first_conv", True))
+    if first is None or not adaptable or first.in_channels in (4 * declared, 16 * declared):
         return declared
     return first.in_channels
 
@@ -239,5 +244,18 @@ def infer_input_shape(model: nn.Module) -> tuple[int, ...]:
     """(1, C, H, W) that a model declares, else (1, 3, 224, 224)."""
     declared = getattr(model, "pretrained_cfg", None)
     size = declared.get("input_size") if isinstance(declared, dict) else None
+    if type(model).__module__.startswith("torchvision.models."):
+        size = _torchvision_size(model)
     channels, height, width = size or (3, 224, 224)
     return (1, _image_channels(model, channels), height, width)
+
+
+def _torchvision_size(model: nn.Module) -> tuple[int, int, int] | None:
+    """The images that all published weights of a model's module were trained for, if one size."""
+    from torchvision import models
+
+    builders = [models.get_model_builder(name) for name in models.list_models(module=models)]
+    names = [b.__name__ for b in builders if b.__module__ == type(model).__module__]
+    weights = [w for name in names for w in models.get_model_weights(name)]
+    sizes = {w.transforms.keywords["crop_size"] for w in weights}
+    return (3, *sizes, *sizes) if len(sizes) == 1 else None  # type: ignore[return-value]

@@ -39,6 +39,7 @@ class DataOptions:
     std: list[float] | None
     hflip: float | None
     crop_padding: int | None
+    num_classes: int | None
     subset: int | None
     subset_seed: int
     cache_limit_mb: int

@@ -24,6 +24,10 @@ class MissingFileError(MultiQuantError):
     """A file or folder that a recipe needs and that is not there."""
 
 
+class MissingPackageError(MultiQuantError):
+    """An optional package that an option needs and that is not installed."""
+
+
 class DatasetError(MultiQuantError):
     """Images or labels that do not fit the options."""
 
@@ -32,22 +36,64 @@ class ExperimentExistsError(MultiQuantError):
     """A new run into a folder that holds something already."""
 
 
+class CheckpointError(MultiQuantError):
+    """A checkpoint that is damaged, of another version, or of another run."""
+
+
+class OutputError(MultiQuantError):
+    """A result that cannot be written."""
+
+
+class LaunchError(MultiQuantError):
+    """A launcher that started something else than it was asked for."""
+
+
 class TrainingError(MultiQuantError):
     """A run that cannot go on."""
 
 
+class NonFiniteError(TrainingError):
+    """Numbers that are infinite or not a number."""
+
+
+class Interrupted(Exception):  # noqa: N818  no error: the run stopped because it was asked to
+    """A signal asked the run to stop; what a resumed run needs is saved."""
+
+    def __init__(self, signal_number: int) -> None:
+        self.signal_number = signal_number
+        super().__init__(f"stopped by signal {signal_number}")
+
+
 USAGE_ERRORS = (
-    *(OptionError, UnknownDatasetError, ExperimentExistsError),
+    *(OptionError, UnknownDatasetError, ExperimentExistsError, LaunchError),
     *(BitWidthError, SelectionError, ConfigError),
 )
 
 
 def exit_code(recipe: Callable[[], object]) -> int:
-    """Run a recipe: 0, or a one-line error and 2 for wrong usage, 1 for any other named error."""
+    """Run a recipe and say in one line what stopped it.
+
+    Returns:
+        0; 2 for wrong usage; 1 for any other named error or a file that cannot be written; 128 and
+        the signal's number, as shells have it, after a signal: 130 SIGINT, 143 SIGTERM.
+    """
     try:
         recipe()
     except MultiQuantError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        _say(type(error).__name__, error)
         return 2 if isinstance(error, USAGE_ERRORS) else 1
+    except OSError as error:
+        _say("OutputError", error)
+        return 1
+    except Interrupted as stop:
+        _say("Interrupted", stop)
+        return 128 + stop.signal_number
+    except KeyboardInterrupt:
+        _say("Interrupted", "stopped at once; the last checkpoint stands")
+        return 130
     return 0
+
+
+def _say(kind: str, message: object) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{kind}: {' '.join(str(message).split())}", file=sys.stderr)

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from brevitas_multiquant import cost, load_packed
-from recipes.data import Shard, eval_batches
+from brevitas_multiquant import MultiQuantNet, cost, load_packed
+from recipes.data import eval_batches
 from recipes.data_options import DataOptions
 from recipes.errors import MissingFileError, OptionError, exit_code
 from recipes.options import add_config_option, add_data_options, parse
 from recipes.report import result_table
+from recipes.shard import Shard
 
 
 @torch.no_grad()
@@ -41,7 +42,7 @@ def top1(
     for images, labels in batches:
         counts[-1] += len(labels)
         for index, bit in enumerate(bits):
-            at_bits = net.at_bits(bit) if hasattr(net, "at_bits") else nullcontext()
+            at_bits = net.at_bits(bit) if isinstance(net, MultiQuantNet) else nullcontext()
             with at_bits, accelerator.autocast():
                 predicted = net(images).argmax(1)
             counts[index] += (predicted == labels).sum()

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from brevitas_multiquant import load_packed
 from brevitas_multiquant.export import export_onnx, export_qonnx
 from recipes.errors import MissingFileError, exit_code
-from recipes.options import positive
+from recipes.option_types import positive
 
 
 def export_parser() -> argparse.ArgumentParser:

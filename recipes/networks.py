@@ -1,15 +1,16 @@
 """The network that the options ask for, and the task that trains it."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import timm
 import torchvision
 from torch import Tensor, nn
 
-from brevitas_multiquant import InPlaceDistillation, multiquantize
+from brevitas_multiquant import InPlaceDistillation, MultiQuantNet, multiquantize
 from brevitas_multiquant.source import ModelSource
 from recipes.errors import MissingFileError, OptionError
 
@@ -31,7 +32,11 @@ class FloatTask(nn.Module):
         return {"loss": loss, "outputs": {FLOAT_BITS: logits}}
 
     def step(
-        self, images: Tensor, target: Tensor, backward: Callable[[Tensor], None]
+        self,
+        images: Tensor,
+        target: Tensor,
+        backward: Callable[[Tensor], None],
+        bits: Sequence[int] | None = None,
     ) -> dict[str, Any]:
         """The same, after ``backward(loss)``."""
         parts = self(images, target)
@@ -65,8 +70,9 @@ def create_float_model(source: ModelSource, pretrained: bool, checkpoint: str | 
         else:
             model = timm.create_model(source.name, pretrained=True, **source.kwargs)
         if checkpoint is not None:
-            timm.models.load_checkpoint(model, checkpoint)
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            # Restricted to tensors: a file from elsewhere must not run code.
+            timm.models.load_checkpoint(model, checkpoint, weights_only=True)
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError, UnpicklingError) as error:
         raise OptionError(
             f"--model {source.name}: {source.library} cannot create it with {source.kwargs}"
             f"{' and published weights' if pretrained else ''}: {error}"
@@ -87,16 +93,17 @@ def create_network(args: argparse.Namespace, num_classes: int) -> nn.Module:
         selection=args.selection,
         merge=args.merge,
         branch_init=args.branch_init or ("copy" if trained else "shuffle"),
+        head=args.head,
         input_shape=(1, 3, args.img_size, args.img_size),
         source=source,
         seed=args.seed,
     )
 
 
-def create_task(args: argparse.Namespace, net: nn.Module) -> nn.Module:
+def create_task(args: argparse.Namespace, net: nn.Module) -> FloatTask | InPlaceDistillation:
     """The training task: images and labels to a loss."""
     criterion = nn.CrossEntropyLoss(label_smoothing=args.smoothing)
-    if args.float:
+    if not isinstance(net, MultiQuantNet):
         return FloatTask(net, criterion)
     return InPlaceDistillation(
         net, loss=args.distill_loss, distill=not args.no_distill, criterion=criterion

@@ -8,10 +8,14 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
 
+from brevitas_multiquant import MultiQuantNet
+
 
 def create_optimizers(args: argparse.Namespace, net: nn.Module) -> list[Optimizer]:
     """SGD with decay for every model parameter, Adam without for the ranges (section 4.1)."""
-    parameters = list(net.parameters() if args.float else net.model_parameters())
+    parameters, ranges = list(net.parameters()), []
+    if isinstance(net, MultiQuantNet):
+        parameters, ranges = list(net.model_parameters()), list(net.range_parameters())
     optimizers = [
         create_optimizer_v2(
             parameters,
@@ -22,8 +26,7 @@ def create_optimizers(args: argparse.Namespace, net: nn.Module) -> list[Optimize
             nesterov=False,
         )
     ]
-    if not args.float:
-        ranges = list(net.range_parameters())
+    if ranges:
         optimizers.append(create_optimizer_v2(ranges, opt="adam", lr=args.range_lr))
     return optimizers
 

@@ -2,9 +2,11 @@
 
 import argparse
 import csv
+import os
 import platform
+import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,17 +14,19 @@ from typing import Any
 import matplotlib
 import torch
 import yaml
-from timm.utils import update_summary
 
-from recipes.options import ENVIRONMENT
+from recipes.yaml_options import ENVIRONMENT
 
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "brevitas")
 # Wong's palette: eight colours that colour-blind readers tell apart.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+
+SUMMARY_FILE = "summary.csv"
 
 # Points of accuracy that the axis spans at least, so that noise does not look like a result.
 LEAST_SPAN = 4.0
@@ -63,7 +67,9 @@ def save_args(args: argparse.Namespace, folder: Path) -> None:
         "hardware": hardware(),
     }
     text = yaml.safe_dump(options, sort_keys=False)
-    (folder / "args.yaml").write_text(text, encoding="utf-8")
+    aside = folder / "args.yaml.partial"
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, folder / "args.yaml")
 
 
 def top1_columns(accuracy: Mapping[int, float]) -> dict[str, float]:
@@ -71,17 +77,40 @@ def top1_columns(accuracy: Mapping[int, float]) -> dict[str, float]:
     return {f"top1_{bit}b": value for bit, value in accuracy.items()}
 
 
-def append_summary(
-    folder: Path, epoch: int, loss: float, accuracy: Mapping[int, float], lr: float, seconds: float
-) -> None:
-    """Add an epoch's row to ``summary.csv``."""
-    trained = {"loss": loss, "seconds": round(seconds, 2)}
-    update_summary(epoch, trained, top1_columns(accuracy), folder / "summary.csv", lr=lr)
+def summary_row(
+    epoch: int, loss: float, seconds: float, accuracy: Mapping[int, float], lr: float
+) -> dict[str, float]:
+    """An epoch's results, under the names that ``summary.csv`` has, which are timm's."""
+    return {
+        "epoch": epoch,
+        "train_loss": loss,
+        "train_seconds": round(seconds, 2),
+        **{f"eval_{name}": value for name, value in top1_columns(accuracy).items()},
+        "lr": lr,
+    }
+
+
+def accuracy_of(row: Mapping[str, float]) -> dict[int, float]:
+    """Bit-width -> top-1 in percent of a row of `summary_row`."""
+    found = ((re.fullmatch(r"eval_top1_(\d+)b", name), value) for name, value in row.items())
+    return {int(match[1]): value for match, value in found if match}
+
+
+def write_summary(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write ``summary.csv``, a row an epoch, at once."""
+    if not rows:
+        return
+    aside = folder / f"{SUMMARY_FILE}.partial"
+    with open(aside, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(aside, folder / SUMMARY_FILE)
 
 
 def read_summary(folder: Path) -> dict[str, list[float]]:
     """The columns of ``summary.csv``."""
-    with open(folder / "summary.csv", newline="", encoding="utf-8") as file:
+    with open(folder / SUMMARY_FILE, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return {name: [float(row[name]) for row in rows] for name in rows[0]}
 
@@ -102,7 +131,7 @@ def plot_learning_curves(folder: Path, bits: tuple[int, ...], title: str) -> Non
     figure, (losses, accuracies) = _new_axes(2)
     losses.plot(epochs, columns["train_loss"], color="#444444", marker=marker, markersize=3)
     for axis in (losses, accuracies):
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     losses.set(xlabel="epoch", ylabel="training loss", title=title)
     for bit, colour in zip(bits, COLOURS, strict=False):
         series = columns[f"eval_top1_{bit}b"]
@@ -152,20 +181,30 @@ def plot_accuracy_cost(
 
 def result_table(accuracy: Mapping[int, float], costs: Mapping[int, Any] | None = None) -> str:
     """Top-1 a bit-width, beside its cost where that is known, as aligned text."""
-    header = ["bits", "top-1 %"] + (["branches", "MMACs", "GBitOPs", "kB"] if costs else [])
+    header = ["bits", "top-1 %"] + (cost_header() if costs else [])
     rows = [[str(bit), f"{value:.2f}"] for bit, value in accuracy.items()]
     if costs:
         for row, bit in zip(rows, accuracy, strict=True):
-            row += _cost_cells(costs[bit])
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = (
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        for line in (header, *rows)
+            row += cost_cells(costs[bit])
+    return aligned([header, *rows])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text cells as columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
     )
-    return "\n".join(lines)
 
 
-def _cost_cells(cost: Any) -> list[str]:
+def cost_header() -> list[str]:
+    """The columns of `cost_cells`."""
+    return ["branches", "MMACs", "GBitOPs", "kB"]
+
+
+def cost_cells(cost: Any) -> list[str]:
+    """What one bit-width costs."""
     branches = cost.branches
     count = branches if isinstance(branches, int | float) else len(branches)
     return [

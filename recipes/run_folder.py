@@ -5,15 +5,15 @@ from pathlib import Path
 from torch import nn
 
 from brevitas_multiquant import MultiQuantNet, save_packed
+from recipes.checkpoints import checkpoints_in, write_tensors
 from recipes.errors import ExperimentExistsError
-from recipes.state import STATE_FILE, write_tensors
+from recipes.report import SUMMARY_FILE
 
-SUMMARY_FILE = "summary.csv"
 BEST_FILE = "best.safetensors"
 LAST_FILE = "last.safetensors"
 RESULT_FILES = (
     *("args.yaml", SUMMARY_FILE, "learning_curves.png", "accuracy_cost.png"),
-    *(BEST_FILE, LAST_FILE, STATE_FILE),
+    *(BEST_FILE, LAST_FILE),
 )
 
 
@@ -33,8 +33,8 @@ def require_new(folder: Path, overwrite: bool) -> None:
 
 def clear(folder: Path) -> None:
     """Remove what a former run left, so that no file of it is taken for one of the new run."""
-    for name in RESULT_FILES:
-        (folder / name).unlink(missing_ok=True)
+    for path in [*(folder / name for name in RESULT_FILES), *checkpoints_in(folder)]:
+        path.unlink(missing_ok=True)
 
 
 def save_network(net: nn.Module, path: Path) -> None:

@@ -17,7 +17,12 @@ from brevitas_multiquant.export.cleanup import clean_up
 from brevitas_multiquant.export.execute import execute
 from brevitas_multiquant.export.exporter import quiet, readable_ir_version, run_exporter
 from brevitas_multiquant.export.folder import staged
-from brevitas_multiquant.export.request import requested_bits, requested_shape, require_packages
+from brevitas_multiquant.export.request import (
+    requested_bits,
+    requested_shape,
+    require_graph,
+    require_packages,
+)
 from brevitas_multiquant.export.sample import impulse_images, smooth_images, stem_extent
 from brevitas_multiquant.export.verify import Comparison, Graph, quantizer_order, verify
 from brevitas_multiquant.nn.network import MultiQuantNet
@@ -128,6 +133,7 @@ def export_qonnx(
         ['model_2b.onnx']
     """
     require_packages()
+    require_graph(net)
     chosen, shape = requested_bits(net, bits), requested_shape(net, input_shape)
     sample, natural = impulse_images(shape, stem_extent(net.stem)), smooth_images(shape)
     report: dict[str, Any] = {"version": REPORT_VERSION, "input_shape": shape, "bits": {}}

@@ -36,6 +36,9 @@ class CodeLayer(nn.Module):
     bias: Tensor | None
     weight_quant: Any
 
+    def reset_parameters(self) -> None:
+        """Leave them empty: they come from the float layer."""
+
     def effective_weight(self) -> Tensor:
         """The weight that the float layer would use: standardised where its author does so."""
         return self.weight if self.weight_function is None else self.weight_function(self)

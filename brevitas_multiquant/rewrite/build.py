@@ -1,6 +1,7 @@
 """Acts 3 and 4, build and swap: graphs of stem, branches and head from the traced model."""
 
 import copy
+from collections import OrderedDict
 
 import torch
 from torch import fx, nn
@@ -12,8 +13,9 @@ from brevitas_multiquant.quant.layers import WEIGHTED, CodeLayer, code_layer, we
 from brevitas_multiquant.quant.ranges import SIGMAS
 from brevitas_multiquant.quant.slices import make_slice
 from brevitas_multiquant.quant.state import ActiveBits
+from brevitas_multiquant.rewrite.kinds import is_norm
 from brevitas_multiquant.rewrite.plan import Plan, nodes_between
-from brevitas_multiquant.rewrite.trace import Trace, is_norm
+from brevitas_multiquant.rewrite.trace import Trace
 
 
 def cut(traced: Trace, plan: Plan) -> tuple[fx.GraphModule, fx.GraphModule, fx.GraphModule]:
@@ -68,7 +70,7 @@ def build_branch(
         bits: the bit-widths at which this branch runs.
         active: the network's state.
     """
-    branch = copy.deepcopy(body)
+    branch = copy.deepcopy(body, _weights_of_layers(body))
     nodes = {node.name: node for node in branch.graph.nodes}
     for names in plan.sites.values():
         _insert_quantizer(branch, [nodes[name] for name in names], bits, active)
@@ -78,8 +80,15 @@ def build_branch(
             _swap(branch, name, code_layer(modules[name], active))
         elif is_norm(modules.get(name)):
             _swap(branch, name, SwitchableNorm.create(modules[name], bits, active))
+    _swap_in_place(branch, plan, bits, active)
     branch.recompile()
     return branch
+
+
+def _weights_of_layers(body: nn.Module) -> dict[int, nn.Parameter]:
+    """Not worth a copy: `code_layer` makes its own."""
+    layers = (module for module in body.modules() if isinstance(module, WEIGHTED))
+    return {id(parameter): parameter for layer in layers for parameter in layer.parameters()}
 
 
 def _insert_quantizer(
@@ -89,7 +98,7 @@ def _insert_quantizer(
     active: ActiveBits,
 ) -> None:
     target = f"input_quants.{readers[0].target}"
-    while _has_module(branch, target):  # a layer that is called on several tensors
+    while _has_submodule(branch, target):  # a layer that is called on several tensors
         target += "_again"
     branch.add_submodule(target, SwitchableQuantizer.create(bits, active))
     source = readers[0].all_input_nodes[0]
@@ -99,11 +108,32 @@ def _insert_quantizer(
         reader.replace_input_with(source, quantizer)
 
 
-def _has_module(root: nn.Module, name: str) -> bool:
+def _has_submodule(root: nn.Module, name: str) -> bool:
     try:
-        return bool(root.get_submodule(name))
+        root.get_submodule(name)
     except AttributeError:
         return False
+    return True
+
+
+def _swap_in_place(
+    branch: nn.Module, plan: Plan, bits: tuple[int, ...], active: ActiveBits
+) -> None:
+    """In modules that cannot be traced: each layer with a quantizer of its own, under any name."""
+    modules = dict(branch.named_modules(remove_duplicate=False))
+    quantized: dict[nn.Module, nn.Module] = {}
+    for name in plan.in_place:
+        layer = modules[name]
+        quantizer = SwitchableQuantizer.create(bits, active)
+        parts = {"input_quant": quantizer, "layer": code_layer(layer, active)}
+        quantized[layer] = nn.Sequential(OrderedDict(parts))
+    for name in plan.norms:
+        if isinstance(branch.get_submodule(name), SwitchableNorm):
+            continue
+        quantized[modules[name]] = SwitchableNorm.create(modules[name], bits, active)
+    for name, module in modules.items():
+        if module in quantized:
+            _swap(branch, name, quantized[module])
 
 
 def _swap(root: nn.Module, name: str, module: nn.Module) -> None:

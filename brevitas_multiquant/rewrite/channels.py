@@ -11,7 +11,8 @@ from typing import Any
 from torch import fx, nn
 
 from brevitas_multiquant.quant.layers import WEIGHTED
-from brevitas_multiquant.rewrite.trace import has_parameters, shape_of
+from brevitas_multiquant.rewrite.kinds import has_parameters
+from brevitas_multiquant.rewrite.trace import shape_of
 
 
 @dataclass(frozen=True)

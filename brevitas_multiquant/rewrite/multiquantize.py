@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import torch
 from torch import fx, nn
 
 from brevitas_multiquant.config import BRANCH_INITS, MultiQuantConfig, check_choice
@@ -170,8 +169,4 @@ def _refuse_rewritten(model: nn.Module) -> None:
         raise UnsupportedModelError(
             type(model).__name__,
             [f"{quantized[0]} is a Brevitas layer already; start from the float model"],
-        )
-    if not any(isinstance(m, torch.nn.modules.conv._ConvNd) for m in model.modules()):
-        raise UnsupportedModelError(
-            type(model).__name__, ["expected at least one convolution, found none"]
         )

@@ -11,8 +11,9 @@ from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.quant.layers import WEIGHTED
 from brevitas_multiquant.rewrite.channels import is_dense
 from brevitas_multiquant.rewrite.half import WHOLE, HalfPlan
+from brevitas_multiquant.rewrite.kinds import has_parameters, is_frozen_norm
 from brevitas_multiquant.rewrite.scaling import change_at
-from brevitas_multiquant.rewrite.trace import has_parameters, shape_of
+from brevitas_multiquant.rewrite.trace import shape_of
 
 
 def narrow(body: fx.GraphModule, plan: HalfPlan, model: str) -> fx.GraphModule:
@@ -66,7 +67,7 @@ def _repair(node: fx.Node, plan: HalfPlan) -> None:
 def _narrow_module(module: nn.Module, node: fx.Node, plan: HalfPlan) -> None:
     if isinstance(module, WEIGHTED):
         _narrow_layer(module, *plan.layer_shares(module, node))
-    elif has_parameters(module):
+    elif has_parameters(module) or is_frozen_norm(module):
         source = node.all_input_nodes[0]
         for dim in plan.scaling.dims[source.name]:
             size = shape_of(source)[dim]

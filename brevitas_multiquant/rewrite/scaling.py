@@ -16,7 +16,13 @@ from torch import Tensor, fx
 
 from brevitas_multiquant.quant.layers import WEIGHTED
 from brevitas_multiquant.rewrite.channels import ChannelSets, channel_dim, is_dense, module_of
-from brevitas_multiquant.rewrite.trace import has_parameters, is_norm, shape_of
+from brevitas_multiquant.rewrite.kinds import (
+    contains_layer,
+    has_parameters,
+    is_frozen_norm,
+    is_norm,
+)
+from brevitas_multiquant.rewrite.trace import shape_of
 
 WIDER = 7
 """A prime, so that a dimension that became wider is not mistaken for another one."""
@@ -132,7 +138,9 @@ class _Probe:
         module = module_of(self.body, node)
         if isinstance(module, WEIGHTED):
             return self._layer(node, module)
-        if is_norm(module) and shape_of(node) == shape_of(node.all_input_nodes[0]):
+        if (is_norm(module) or is_frozen_norm(module)) and shape_of(node) == shape_of(
+            node.all_input_nodes[0]
+        ):
             return torch.empty_like(self.values[node.all_input_nodes[0]])
         if has_parameters(module):
             return self._elementwise(node)
@@ -157,9 +165,11 @@ class _Probe:
         return x.new_empty(after)
 
     def _elementwise(self, node: fx.Node) -> Tensor:
-        (source,) = node.all_input_nodes
+        source = node.all_input_nodes[0]
+        if contains_layer(module_of(self.body, node)):
+            raise CannotScaleError(f"the layers in {node.target} cannot be traced")
         if shape_of(node) != shape_of(source):
-            raise CannotScaleError(f"{node.target} has parameters and changes the shape")
+            raise CannotScaleError(f"{node.target} is neither layer nor norm and changes the shape")
         return torch.empty_like(self.values[source])
 
     def _operation(self, node: fx.Node) -> Any:
@@ -287,7 +297,8 @@ def _short(node: fx.Node) -> str:
 def _literal_groups(structure: Any) -> list[tuple[Path, ...]]:
     """Numbers that may follow together: one alone, the largest first; a list; all."""
     paths = [path for path, value in _leaves(structure) if abs(value) > 1]
-    singles = sorted(((path,) for path in paths), key=lambda p: -abs(value_at(structure, p[0])))
+    largest_first = sorted(paths, key=lambda path: -abs(value_at(structure, path)))
+    singles: list[tuple[Path, ...]] = [(path,) for path in largest_first]
     lists = [
         tuple(members)
         for _, group in itertools.groupby(paths, key=lambda path: path[:-1])

@@ -1,34 +1,55 @@
 """What `test_ranks` starts twice with torchrun: resume the run, and write what this rank holds.
 
-In evaluation mode one step, whose gradients go to ``gradients_RANK``; then one epoch of training,
-after which the whole state of the network goes to ``state_RANK``.
+``top1_RANK``: accuracy and number of images of the evaluation. ``gradients_RANK``: of one step in
+evaluation mode and float64. ``state_RANK``: the network after an epoch of training.
 """
 
 import sys
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from recipes import train
+from recipes.checkpoints import write_tensors
+from recipes.evaluate import top1
+from recipes.interrupt import StopRequest
+from recipes.loop import train_epoch
 from recipes.options import parse_train
-from recipes.state import write_tensors
+from recipes.run import Run, create_run, save_checkpoint
 
 
-def gradients(run: train.Run) -> dict[str, Tensor]:
-    """Gradient of every parameter after one step on the first batch, norms in evaluation mode."""
-    run.task.eval()
-    train.train_step(run, *next(iter(run.train)))
+def gradients(run: Run) -> dict[str, Tensor]:
+    """Gradient of every parameter after one step on the first batches, norms in evaluation mode."""
+    run.net.double()
+    run.step.task.eval()
+    batches = run.train.epoch(0)
+    group = [next(batches) for _ in range(run.args.grad_accum_steps)]
+    run.step([(images.double(), labels) for images, labels in group], 0, 0, 0)
     return {name: parameter.grad for name, parameter in run.net.named_parameters()}
+
+
+def evaluation(run: Run) -> dict[str, Tensor]:
+    """Accuracy over all processes, and how many images they counted together."""
+    accuracy = top1(run.net, run.val, run.bits, run.accelerator)
+    mine = torch.tensor(sum(len(labels) for _, labels in run.val))
+    return {
+        "top1": torch.tensor(list(accuracy.values()), dtype=torch.float64),
+        "images": run.accelerator.reduce(mine, "sum"),
+    }
 
 
 def main(output: Path, argv: list[str]) -> None:
     """Write the files of this rank to ``output``."""
-    run = train.create_run(parse_train(argv))
+    args = parse_train(argv)
+    run = create_run(args)
     rank = run.accelerator.process_index
+    write_tensors(output / f"top1_{rank}", evaluation(run))
     write_tensors(output / f"gradients_{rank}", gradients(run))
-    train.train_epoch(run, 0, tqdm(disable=True))
+    run = create_run(args)
+    train_epoch(run, StopRequest(), tqdm(disable=True))
     write_tensors(output / f"state_{rank}", run.net.state_dict())
+    save_checkpoint(run)
     run.accelerator.end_training()
 
 

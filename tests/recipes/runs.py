@@ -5,8 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from recipes.run_folder import SUMMARY_FILE
-from recipes.state import STATE_FILE, SavedState
+from recipes.checkpoints import checkpoints_in, read_checkpoint
+from recipes.report import SUMMARY_FILE
 
 NAME = "run"
 TINY = [
@@ -31,5 +31,5 @@ def rows_of(output: Path) -> list[dict[str, str]]:
 
 
 def tensors_of(output: Path) -> dict[str, Tensor]:
-    """Every tensor of the training state."""
-    return SavedState.read(output / NAME / STATE_FILE).tensors
+    """Every tensor of the newest checkpoint."""
+    return dict(read_checkpoint(checkpoints_in(output / NAME)[-1]).tensors)

@@ -29,6 +29,7 @@ OPTIONS = DataOptions(
     std=None,
     hflip=None,
     crop_padding=None,
+    num_classes=None,
     subset=None,
     subset_seed=0,
     cache_limit_mb=64,
@@ -54,8 +55,7 @@ def write_tar(path, names, size=32):
 
 def epoch_of(batches, epoch):
     """All batches of an epoch, joined."""
-    batches.set_epoch(epoch)
-    images, labels = zip(*batches, strict=True)
+    images, labels = zip(*batches.epoch(epoch), strict=True)
     return torch.cat(images), torch.cat(labels)
 
 
@@ -92,7 +92,7 @@ def test_two_processes_see_the_batches_of_one():
     one = data.train_batches(replace(OPTIONS, batch_size=32), Shard())
     two = [data.train_batches(OPTIONS, Shard(rank, 2)) for rank in (0, 1)]
     assert len(one) == len(two[0]) == len(two[1])
-    for whole, first, second in zip(one, *two, strict=True):
+    for whole, first, second in zip(*(batches.epoch(0) for batches in (one, *two)), strict=True):
         assert torch.equal(whole[0], torch.cat([first[0], second[0]]))
         assert torch.equal(whole[1], torch.cat([first[1], second[1]]))
 
@@ -138,19 +138,77 @@ def test_decoding_keeps_pixels_that_need_no_resizing(tmp_path):
     assert torch.equal(decoded.permute(1, 2, 0), torch.from_numpy(expected))
 
 
-def test_images_beyond_the_limit_are_streamed(tmp_path):
+@pytest.fixture
+def files(tmp_path):
+    """Options that read eight images from a tar, too large for the memory they may take."""
     write_tar(tmp_path / "train.tar", [f"{c}/{i}.png" for c in "ab" for i in range(4)])
+    write_tar(tmp_path / "val.tar", [f"{c}/{i}.png" for c in "ab" for i in range(4)])
     options = replace(OPTIONS, dataset="", data_dir=str(tmp_path), img_size=256, batch_size=4)
-    options = replace(options, cache_limit_mb=1)
-    batches = data.train_batches(options, Shard())
-    assert isinstance(batches, data.StreamedBatches)
-    assert (len(batches), batches.num_classes) == (2, 2)
-    images, labels = epoch_of(batches, 0)
-    assert images.shape == (8, 3, 256, 256)
-    assert images.dtype == torch.float32
-    assert sorted(labels.tolist()) == [0] * 4 + [1] * 4
-    with pytest.raises(DatasetError, match="--cache-limit-mb"):
-        data.train_batches(replace(options, subset=6), Shard())
+    return replace(options, cache_limit_mb=1)
+
+
+class TestImagesBeyondTheLimit:
+    def test_are_read_from_their_files(self, files):
+        batches = data.train_batches(files, Shard())
+        assert isinstance(batches, data.FileTrainBatches)
+        assert (len(batches), batches.num_classes) == (2, 2)
+        images, labels = epoch_of(batches, 0)
+        assert images.shape == (8, 3, 256, 256)
+        assert images.dtype == torch.float32
+        assert sorted(labels.tolist()) == [0] * 4 + [1] * 4
+        with pytest.raises(DatasetError, match="--cache-limit-mb"):
+            data.train_batches(replace(files, subset=6), Shard())
+
+    def test_depend_on_seed_and_epoch_only_whoever_reads_them(self, files):
+        batches = data.train_batches(files, Shard())
+        first = epoch_of(batches, 1)
+        other = epoch_of(batches, 2)
+        again = epoch_of(data.train_batches(replace(files, workers=2), Shard()), 1)
+        assert torch.equal(first[0], again[0])
+        assert torch.equal(first[1], again[1])
+        assert not torch.equal(first[0], other[0])
+        (last,) = batches.epoch(1, start=1)
+        assert torch.equal(last[0], first[0][4:])
+
+    def test_are_shared_between_processes(self, files):
+        whole = epoch_of(data.train_batches(files, Shard()), 0)[0]
+        halves = replace(files, batch_size=2)
+        shards = [data.train_batches(halves, Shard(rank, 2)).epoch(0) for rank in (0, 1)]
+        assert torch.equal(
+            torch.cat([b[0] for pair in zip(*shards, strict=True) for b in pair]), whole
+        )
+        counted = [
+            label
+            for rank in (0, 1, 2)
+            for _, labels in data.eval_batches(files, Shard(rank, 3))
+            for label in labels.tolist()
+        ]
+        assert sorted(counted) == [0] * 4 + [1] * 4
+
+    def test_are_named_where_they_are_damaged(self, files):
+        with open(f"{files.data_dir}/train.tar", "r+b") as tar:
+            tar.seek(512)
+            tar.write(b"no image")
+        for workers in (0, 1):
+            batches = data.train_batches(replace(files, workers=workers), Shard())
+            with pytest.raises(DatasetError, match=r"^a/0\.png: expected an image") as info:
+                list(batches.epoch(0))
+            assert "Traceback" not in str(info.value)
+
+
+def test_an_epoch_starts_at_any_batch():
+    batches = data.train_batches(OPTIONS, Shard())
+    for whole, late in zip(list(batches.epoch(2))[5:], batches.epoch(2, start=5), strict=True):
+        assert torch.equal(whole[0], late[0])
+
+
+def test_synthetic_images_are_fixed_and_in_range():
+    options = replace(OPTIONS, dataset="synthetic", subset=32, num_classes=7)
+    train, val = data.train_batches(options, Shard()), data.eval_batches(options, Shard())
+    assert (len(train.images), len(val.images)) == (32, 16)
+    assert 0 <= train.images.labels.min() <= train.images.labels.max() < 7
+    again = data.train_batches(replace(options, seed=9), Shard())
+    assert torch.equal(again.images.pixels, train.images.pixels)
 
 
 @pytest.mark.parametrize(

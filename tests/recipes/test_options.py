@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes import options, report
+from recipes import options, report, yaml_options
 from recipes.errors import OptionError
 from tests.recipes.runs import tiny
 
@@ -17,7 +17,7 @@ def test_yaml_stands_below_the_command_line(tmp_path):
     )
     args = options.parse_train(["-c", str(config), "--epochs", "9", "--bits", "2", "4", "6"])
     assert (args.lr, args.epochs, args.bits) == (0.5, 9, [2, 4, 6])
-    assert (args.amp, args.no_distill, args.dataset) == (True, False, "")
+    assert (args.amp, args.no_distill, args.dataset) == ("bf16", False, "")
     assert args.model_kwargs == [("drop_rate", 0.25)]
     assert args.weight_decay == 1e-4
     assert args.selection == {2: [0], 8: [0, 1]}
@@ -53,4 +53,4 @@ def test_every_config_in_the_repository_parses():
     assert len(configs) >= 5
     for config in configs:
         args = options.parse_train(["-c", str(config)])
-        assert set(options.read_yaml(config)) <= set(vars(args))
+        assert set(yaml_options.read_yaml(config)) <= set(vars(args))

@@ -1,14 +1,21 @@
-"""The training recipe end to end on a few tiny steps: outputs, exact resume, errors."""
+"""The training recipe end to end on a few tiny steps: outputs and errors."""
+
+import re
+import signal
 
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from safetensors.torch import load_file
+from timm.utils import random_seed
 
-from recipes import evaluate, run_folder, train
-from recipes.errors import TrainingError
+from recipes import evaluate, loop, run_folder, step, tracking, train
+from recipes.checkpoints import checkpoints_in, read_checkpoint
+from recipes.errors import CheckpointError
 from recipes.networks import FLOAT_BITS, create_network
 from recipes.options import parse_train
+from recipes.run import create_run
 from tests.recipes.runs import rows_of, tensors_of, tiny
 
 
@@ -22,7 +29,8 @@ class TestRun:
         }
         assert {path.name for path in (tmp_path / "run").iterdir()} == {
             *("args.yaml", "summary.csv", "learning_curves.png", "accuracy_cost.png"),
-            *("best.safetensors", "last.safetensors", "training_state.safetensors"),
+            *("best.safetensors", "last.safetensors"),
+            *("checkpoint-0001-0000000.safetensors", "checkpoint-0002-0000000.safetensors"),
         }
         saved = yaml.safe_load((tmp_path / "run" / "args.yaml").read_text())
         assert saved["bits"] == [2, 4]
@@ -41,41 +49,125 @@ class TestRun:
         assert evaluate.main([packed, "--bits", "6"]) == 2
 
     def test_every_parameter_is_trained(self, tmp_path):
-        run = train.create_run(parse_train(tiny(tmp_path)))
+        run = create_run(parse_train(tiny(tmp_path)))
         before = {name: value.clone() for name, value in run.net.named_parameters()}
-        for images, labels in run.train:
-            train.train_step(run, images, labels)
+        for index, batch in enumerate(run.train.epoch(0)):
+            run.step([batch], 0, index, index)
         for name, value in run.net.named_parameters():
             assert not torch.equal(value, before[name]), name
 
-    @pytest.mark.parametrize("kind", [[], ["--float"], ["--sched-on-updates"]])
-    def test_a_killed_run_resumes_bit_for_bit(self, tmp_path, monkeypatch, kind):
-        more = ["--epochs", "3", "--warmup-epochs", "1", *kind]
+    @pytest.mark.parametrize("phase", ["mid-epoch", "evaluation"])
+    def test_a_run_asked_to_stop_resumes_bit_for_bit(self, tmp_path, monkeypatch, phase):
+        """The slow test of kills at any moment is in integration_tests/test_resume.py."""
+        more = ["--epochs", "2", "--model-ema", "--mixup", "0.2", "--model-kwargs", "drop_rate=0.1"]
         assert train.main(tiny(tmp_path / "whole", *more)) == 0
 
-        save = train.save_progress
+        owner, name = (step.Step, "__call__") if phase == "mid-epoch" else (loop, "top1")
+        plain = getattr(owner, name)
 
-        def save_and_die(run, epochs_done, accuracy):
-            save(run, epochs_done, accuracy)
-            if epochs_done == 2:
-                raise KeyboardInterrupt
+        def interrupted(*args, **kwargs):
+            signal.raise_signal(signal.SIGTERM)
+            return plain(*args, **kwargs)
 
         with monkeypatch.context() as patched:
-            patched.setattr(train, "save_progress", save_and_die)
-            with pytest.raises(KeyboardInterrupt):
-                train.main(tiny(tmp_path / "killed", *more))
-        assert train.main(["--resume", str(tmp_path / "killed" / "run")]) == 0
+            patched.setattr(owner, name, interrupted)
+            assert train.main(tiny(tmp_path / "stopped", *more)) == 128 + signal.SIGTERM
+        (saved,) = checkpoints_in(tmp_path / "stopped" / "run")
+        assert read_checkpoint(saved).values["progress"]["step"] == (
+            1 if phase == "mid-epoch" else 2
+        )
+        assert train.main(["--resume", str(tmp_path / "stopped" / "run")]) == 0
 
-        whole, resumed = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "killed")
+        whole, resumed = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "stopped")
         assert whole.keys() == resumed.keys()
-        assert any(name.startswith("optimizer0.") for name in whole)
-        for name, value in whole.items():
-            assert torch.equal(value, resumed[name]), name
+        assert {name.partition(".")[0] for name in whole} == {
+            *("net", "ema", "optimizer0", "optimizer1")
+        }
+        assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
         metrics = [
             [{k: v for k, v in row.items() if k != "train_seconds"} for row in rows_of(folder)]
-            for folder in (tmp_path / "whole", tmp_path / "killed")
+            for folder in (tmp_path / "whole", tmp_path / "stopped")
         ]
         assert metrics[0] == metrics[1]
+
+    def test_a_finished_run_resumes_to_its_results(self, tmp_path, capsys):
+        assert train.main(tiny(tmp_path, "--epochs", "1")) == 0
+        table = capsys.readouterr().out
+        assert train.main(["--resume", str(tmp_path / "run")]) == 0
+        assert capsys.readouterr().out.splitlines() == table.splitlines()[1:]
+
+    def test_keeps_as_many_checkpoints_as_asked(self, tmp_path):
+        more = ["--epochs", "2", "--recovery-interval", "1", "--checkpoint-hist", "3"]
+        assert train.main(tiny(tmp_path, *more)) == 0
+        assert [path.name for path in checkpoints_in(tmp_path / "run")] == [
+            f"checkpoint-{place}.safetensors"
+            for place in ("0001-0000001", "0001-0000002", "0002-0000000")
+        ]
+
+    def test_the_moving_average_is_what_is_evaluated_and_kept(self, tmp_path):
+        """With a decay of 0 it is the network itself, with 1 the network before training."""
+        kept = {}
+        for decay in ("0", "1"):
+            more = ["--epochs", "1", "--model-ema", "--model-ema-decay", decay]
+            assert train.main(tiny(tmp_path / decay, *more)) == 0
+            tensors = tensors_of(tmp_path / decay)
+            same = [
+                torch.equal(value, tensors["net." + name.removeprefix("ema.")])
+                for name, value in tensors.items()
+                if name.startswith("ema.") and "observed" not in name and "num_batches" not in name
+            ]
+            kept[decay] = sum(same) / len(same)
+        assert kept["0"] == 1.0
+        assert kept["1"] < 0.1
+
+    def test_mixup_mixes_images_and_labels(self, tmp_path):
+        """Each image by the same share as its label, with the batch in reverse order."""
+        run = create_run(parse_train(tiny(tmp_path, "--mixup", "1.0", "--mixup-off-epoch", "3")))
+        images, labels = next(run.train.epoch(0))
+        random_seed(0)
+        mixed, target = run.step._augment(images.clone(), labels, epoch=0)
+        other = labels != labels.flip(0)
+        (share,) = target.gather(1, labels[:, None])[other].unique().tolist()
+        assert 0 < share < 1
+        torch.testing.assert_close(mixed, images * share + images.flip(0) * (1 - share))
+        assert torch.equal(run.step._augment(images, labels, epoch=3)[1], labels)
+
+    def test_a_dry_run_prints_what_a_run_will_cost_and_writes_nothing(self, tmp_path, capsys):
+        assert train.main(tiny(tmp_path, "--dry-run", "--epochs", "5")) == 0
+        header, first, second, step_line, total = capsys.readouterr().out.splitlines()
+        assert header.split() == ["bits", "branches", "MMACs", "GBitOPs", "kB"]
+        assert [line.split()[:2] for line in (first, second)] == [["2", "1"], ["4", "2"]]
+        found = re.fullmatch(
+            r"one step: 32 images, (\S+) s, (\d+) images/s, peak memory (\d+) MB .*", step_line
+        )
+        assert found, step_line
+        assert float(found[1]) > 0
+        assert int(found[3]) > 100
+        assert total.startswith("5 epochs of 2 steps: ")
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.filterwarnings("ignore:.*no supported trackers:UserWarning")
+    def test_a_tracker_gets_every_step_and_every_epoch(self, tmp_path, monkeypatch):
+        logged = []
+        monkeypatch.setattr(tracking, "find_spec", lambda name: True)
+        monkeypatch.setattr(Accelerator, "init_trackers", lambda *args, **kwargs: None)
+        monkeypatch.setattr(
+            Accelerator, "log", lambda self, values, step: logged.append((step, values))
+        )
+        more = ["--log-with", "tensorboard", "--log-interval", "1", "--epochs", "1"]
+        assert train.main(tiny(tmp_path, *more)) == 0
+        assert [(step, set(values)) for step, values in logged[:2]] == [
+            (1, {"loss", "lr", "images_per_second"}),
+            (2, {"loss", "lr", "images_per_second"}),
+        ]
+        assert logged[2][0] == 2
+        assert {"train_loss", "eval_top1_2b", "eval_top1_4b"} <= set(logged[2][1])
+
+    def test_tensorboard_files_are_written(self, tmp_path):
+        pytest.importorskip("tensorboard")
+        more = ["--log-with", "tensorboard", "--log-interval", "1", "--epochs", "1"]
+        assert train.main(tiny(tmp_path, *more)) == 0
+        assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
 
     def test_a_new_run_never_replaces_another_unasked(self, tmp_path, capfd):
         folder = tmp_path / "run"
@@ -107,7 +199,7 @@ class TestRun:
         assert all(torch.equal(copy, stored) for copy in copies)
 
     def test_bfloat16_channels_last_and_torchvision_models_run(self, tmp_path):
-        more = ["--amp", "--channels-last", "--distill-loss", "halved", "--epochs", "1"]
+        more = ["--amp", "bf16", "--channels-last", "--distill-loss", "halved", "--epochs", "1"]
         more += ["--model", "tv:resnet18", "--bits", "2", "--img-size", "16"]
         assert train.main(tiny(tmp_path, *more)) == 0
         assert float(rows_of(tmp_path)[0]["train_loss"]) < 10
@@ -136,5 +228,5 @@ class TestErrors:
     def test_resume_refuses_another_network(self, tmp_path):
         assert train.main(tiny(tmp_path, "--epochs", "1")) == 0
         args = ["--resume", str(tmp_path / "run"), "--bits", "2", "4", "6"]
-        with pytest.raises(TrainingError, match="another network"):
+        with pytest.raises(CheckpointError, match="another network"):
             train.train(parse_train(args))

@@ -1,0 +1,83 @@
+"""What option values may be; argparse turns a breach into a usage error."""
+
+import argparse
+import math
+from typing import Any
+
+import yaml
+
+
+def key_value(text: str) -> tuple[str, Any]:
+    """``name=value`` with the value read as YAML: ``drop_rate=0.1`` is ``("drop_rate", 0.1)``."""
+    name, separator, value = text.partition("=")
+    if not name or not separator:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    return name, read_value(value)
+
+
+def selection(text: str) -> str | dict[int, list[int]]:
+    """A strategy's name, or a mapping written as YAML: ``{2: [0], 4: [0, 1]}``."""
+    value = read_value(text)
+    if not isinstance(value, str | dict):
+        raise argparse.ArgumentTypeError(f"expected a name or a mapping, got {text!r}")
+    return value
+
+
+def read_value(text: str) -> Any:
+    """A YAML value."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise argparse.ArgumentTypeError(f"expected a YAML value, got {text!r}") from None
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1."""
+    return _at_least(1, text)
+
+
+def not_negative(text: str) -> int:
+    """An integer of at least 0."""
+    return _at_least(0, text)
+
+
+def positive_number(text: str) -> float:
+    """A finite number above 0."""
+    if not (value := number(text)) > 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return value
+
+
+def number_from_zero(text: str) -> float:
+    """A finite number of at least 0."""
+    if not (value := number(text)) >= 0:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text}")
+    return value
+
+
+def fraction(text: str) -> float:
+    """A number in [0, 1]."""
+    if not 0 <= (value := number(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number in [0, 1], got {text}")
+    return value
+
+
+def number(text: str) -> float:
+    """A finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
+    return value
+
+
+def _at_least(least: int, text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least {least}, got {text!r}")
+    return value

@@ -1,0 +1,232 @@
+"""Everything a run holds while it trains: made from the options, or as a checkpoint has it."""
+
+import argparse
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3, random_seed
+from torch import nn
+from torch.optim import Optimizer
+
+from brevitas_multiquant import MultiQuantNet, calibrate
+from recipes import processes, run_folder
+from recipes.checkpoints import (
+    Checkpoint,
+    checkpoint_path,
+    latest_checkpoint,
+    write_checkpoint,
+)
+from recipes.data import Eval, Train, eval_batches, train_batches
+from recipes.data_options import DataOptions
+from recipes.errors import DatasetError, NonFiniteError, OptionError
+from recipes.health import non_finite_tensor
+from recipes.networks import FLOAT_BITS, choose_num_classes, create_network, create_task
+from recipes.optimizers import create_optimizers, create_scheduler
+from recipes.shard import Shard
+from recipes.state import (
+    network_tensors,
+    optimizer_tensors,
+    restore_network,
+    restore_optimizers,
+)
+from recipes.step import Step
+from recipes.tracking import require_tracker
+
+
+@dataclass
+class Progress:
+    """Where a run is.
+
+    Args:
+        epoch: epochs done.
+        step: updates done in the epoch after them.
+        loss_sum: of those updates.
+        seconds: they took.
+        best: highest mean top-1 so far, in percent.
+        history: a row of results for each epoch done.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    best: float = -1.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass
+class Run:
+    """Everything that a run holds while it trains."""
+
+    args: argparse.Namespace
+    accelerator: Accelerator
+    folder: Path
+    net: nn.Module
+    ema: ModelEmaV3 | None
+    optimizers: list[Optimizer]
+    schedulers: list[Scheduler]
+    step: Step
+    train: Train
+    val: Eval
+    progress: Progress
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """The bit-widths that are evaluated; 32 stands for the float baseline."""
+        return self.net.bits if isinstance(self.net, MultiQuantNet) else (FLOAT_BITS,)
+
+    @property
+    def result(self) -> nn.Module:
+        """The network that is evaluated and kept: the moving average where there is one."""
+        return self.net if self.ema is None else self.ema.module
+
+    @property
+    def steps(self) -> int:
+        """Updates in an epoch."""
+        return len(self.train) // self.args.grad_accum_steps
+
+    @property
+    def rate(self) -> float:
+        """The model's present learning rate."""
+        return self.optimizers[0].param_groups[0]["lr"]
+
+    @property
+    def images_per_step(self) -> int:
+        """Over all processes."""
+        args = self.args
+        return args.batch_size * args.grad_accum_steps * self.accelerator.num_processes
+
+
+def run_path(args: argparse.Namespace) -> Path:
+    """The folder that the options give to a run."""
+    return Path(args.output) / (args.experiment or args.model.replace("/", "_"))
+
+
+def create_run(args: argparse.Namespace) -> Run:
+    """Data, network, optimizers and schedules, as new or as the newest checkpoint has them.
+
+    Raises:
+        ExperimentExistsError: a new run into a folder that holds something already.
+        MissingFileError, CheckpointError: nothing to resume from, damaged, or of another network.
+        MissingPackageError: of a tracker.
+        LaunchError, OptionError: processes that were not started, or that the recipe cannot use.
+    """
+    folder = run_path(args)
+    saved = open_folder(args, folder)
+    accelerator = create_accelerator(args, folder)
+    train, val = create_batches(args, accelerator)
+    random_seed(args.seed)
+    num_classes = choose_num_classes(args, train.num_classes)
+    net = create_network(args, num_classes).to(accelerator.device)
+    if args.channels_last:
+        net = net.to(memory_format=torch.channels_last)
+    if saved is not None:
+        restore_network(net, saved, "net.")
+    elif isinstance(net, MultiQuantNet):
+        calibrate(net, train.epoch(0), batches=1)
+    processes.share_from_main(net)
+    ema = create_ema(args, net)
+    optimizers = create_optimizers(args, net)
+    steps = len(train) // args.grad_accum_steps
+    schedulers = [create_scheduler(args, optimizer, steps) for optimizer in optimizers]
+    if saved is not None:
+        if ema is not None:
+            restore_network(ema.module, saved, "ema.")
+        # After the schedules, which set the rates of a first step.
+        restore_optimizers(optimizers, saved)
+    step = Step(args, accelerator, create_task(args, net), optimizers, ema, num_classes)
+    progress = Progress() if saved is None else Progress(**saved.values["progress"])
+    return Run(
+        args, accelerator, folder, net, ema, optimizers, schedulers, step, train, val, progress
+    )
+
+
+def open_folder(args: argparse.Namespace, folder: Path) -> Checkpoint | None:
+    """The checkpoint to go on from; None for a run from the start, once its folder is free.
+
+    Raises:
+        ExperimentExistsError, MissingFileError, CheckpointError: as `create_run`.
+    """
+    if args.resume is not None:
+        return latest_checkpoint(folder)
+    if not args.dry_run:
+        run_folder.require_new(folder, args.overwrite)
+    return None
+
+
+def create_accelerator(args: argparse.Namespace, folder: Path) -> Accelerator:
+    """Processes, device, arithmetic and tracker.
+
+    Raises:
+        MissingPackageError, LaunchError, OptionError: as `create_run`.
+    """
+    require_tracker(args.log_with)
+    accelerator = Accelerator(
+        cpu=args.device == "cpu",
+        mixed_precision=args.amp,
+        log_with=args.log_with,
+        project_dir=str(folder) if args.log_with else None,
+    )
+    processes.check_launch(accelerator)
+    if accelerator.mixed_precision not in ("no", "bf16"):
+        raise OptionError(
+            f"expected mixed precision no or bf16, got {accelerator.mixed_precision} from "
+            "accelerate launch; add --amp bf16"
+        )
+    return accelerator
+
+
+def create_batches(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Train, Eval]:
+    """The training and validation batches of this process.
+
+    Raises:
+        DatasetError: fewer training images than one update takes.
+    """
+    options = DataOptions.from_args(args)
+    shard = Shard(accelerator.process_index, accelerator.num_processes, accelerator.device)
+    train = train_batches(options, shard)
+    if len(train) < args.grad_accum_steps:
+        raise DatasetError(
+            f"--grad-accum-steps: expected at most the {len(train)} batches of an epoch, got "
+            f"{args.grad_accum_steps}"
+        )
+    return train, eval_batches(options, shard, train)
+
+
+def create_ema(args: argparse.Namespace, net: nn.Module) -> ModelEmaV3 | None:
+    """A moving average of parameters, ranges and running statistics, where asked for."""
+    if not args.model_ema:
+        return None
+    return ModelEmaV3(net, decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
+
+
+def state_of(run: Run) -> Checkpoint:
+    """All that a resumed run needs."""
+    tensors = network_tensors("net.", run.net)
+    if run.ema is not None:
+        tensors |= network_tensors("ema.", run.ema.module)
+    tensors |= optimizer_tensors(run.optimizers)
+    groups = [optimizer.state_dict()["param_groups"] for optimizer in run.optimizers]
+    return Checkpoint(tensors, {"progress": asdict(run.progress), "param_groups": groups})
+
+
+def save_checkpoint(run: Run) -> None:
+    """Write a checkpoint of the present state; the main process does it.
+
+    Raises:
+        NonFiniteError: a parameter is not finite; nothing is written.
+        OutputError: it cannot be written.
+    """
+    if name := non_finite_tensor(run.net):
+        raise NonFiniteError(
+            f"expected finite parameters, got {name} that is not after epoch "
+            f"{run.progress.epoch}, step {run.progress.step}: lower --lr {run.args.lr}; the last "
+            "good checkpoint stands"
+        )
+    if run.accelerator.is_main_process:
+        path = checkpoint_path(run.folder, run.progress.epoch, run.progress.step)
+        write_checkpoint(path, state_of(run), keep=run.args.checkpoint_hist)
+    run.accelerator.wait_for_everyone()
