@@ -24,7 +24,7 @@ from brevitas_multiquant import (
 from brevitas_multiquant.errors import CalibrationError, PackedFileError, SourceError
 from brevitas_multiquant.packed_file import FORMAT, VERSION
 from brevitas_multiquant.quant.layers import CodeLayer
-from tests.packed import rewrite
+from tests.packed import rewrite, take_apart
 from tests.tiny import TinyNet
 
 OWN = ModelSource("own", "TinyNet")
@@ -75,6 +75,23 @@ def test_loaded_network_equals_the_saved_one(
     assert not loaded.training
     for ours, theirs in zip(outputs(loaded, images), outputs(net, images), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "cifar_resnet8"])
+def test_half_branches(name: str, tmp_path: Path) -> None:
+    """Odd bit-widths: what a half branch shares with its branch is stored once."""
+    images = torch.randn(2, 3, 32, 32)
+    source = ModelSource("timm", name, {"num_classes": 4})
+    net = multiquantize(source.build(), [2, 3, 4], input_shape=(1, 3, 32, 32), source=source)
+    trained(net, images)
+    path = save_packed(net, tmp_path / "net.safetensors")
+    loaded = load_packed(path)
+    assert loaded.config == net.config
+    for ours, theirs in zip(outputs(loaded, images), outputs(net, images), strict=True):
+        assert torch.equal(ours, theirs)
+    parts = {key.rpartition(".")[0] for key in take_apart(path)[1]}
+    assert any(part.startswith("halves.") for part in parts)
+    assert not any(key.startswith("halves.") and key.endswith("codes") for key in parts)
 
 
 def test_packing_again_gives_the_same_file(net: MultiQuantNet, tmp_path: Path) -> None:

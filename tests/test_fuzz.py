@@ -18,6 +18,7 @@ from brevitas_multiquant import (
 from tests.mutations import mutated, watching
 
 SHAPE = (1, 3, 32, 32)
+BITS = (2, 3, 4)
 
 
 def outputs(net: MultiQuantNet, images: Tensor) -> list[Tensor]:
@@ -27,7 +28,7 @@ def outputs(net: MultiQuantNet, images: Tensor) -> list[Tensor]:
 
 def packed(folder: Path, name: str) -> Path:
     source = ModelSource("timm", name)
-    net = multiquantize(source.build(), [2, 4], input_shape=SHAPE, source=source, check=False)
+    net = multiquantize(source.build(), BITS, input_shape=SHAPE, source=source, check=False)
     calibrate(net, [torch.rand(2, *SHAPE[1:])])
     return save_packed(net, folder / f"{name}.safetensors")
 
