@@ -157,6 +157,7 @@ def _parts(net: MultiQuantNet) -> Iterator[tuple[str, nn.Module]]:
     yield "stem", net.stem
     for index, branch in enumerate(net.branches):
         yield f"branches.{index}", branch
+    yield "merge", net.merge
     yield "head", net.head
 
 

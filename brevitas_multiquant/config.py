@@ -8,7 +8,7 @@ from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.selection import Selection, check_bits, resolve_selection
 
 CONFIG_VERSION = 1
-PROFILES = ("paper",)
+PROFILES = ("paper", "finn")
 MERGES = ("mean", "sum")
 BRANCH_INITS = ("copy", "shuffle")
 
@@ -30,7 +30,8 @@ class MultiQuantConfig:
     Args:
         bits: candidate bit-widths, ascending.
         selection: bit-width -> branch indices.
-        profile: ``"paper"``: stem, residual path and classifier stay float.
+        profile: ``"paper"``: stem, residual path and classifier stay float; ``"finn"``: they are
+            quantized too, as FPGAs need it.
         merge: ``"mean"`` or ``"sum"`` (eq. 6) of the branch outputs.
 
     Raises:

@@ -15,7 +15,10 @@ ROOT = Path(brevitas_multiquant.__file__).parent
 PACKAGE = "brevitas_multiquant"
 
 FLOORS = {
-    0: ["errors", "config", "functional", "selection", "packing", "source", "models", "version"],
+    0: [
+        *("errors", "config", "functional", "fixed_point", "selection"),
+        *("packing", "source", "models", "version"),
+    ],
     1: ["quant"],
     2: ["nn"],
     3: ["rewrite", "subnet", "cost"],

@@ -9,26 +9,10 @@ from torch import Tensor, nn
 
 from brevitas_multiquant.config import MultiQuantConfig
 from brevitas_multiquant.errors import BitWidthError
+from brevitas_multiquant.nn.merge import Merge
 from brevitas_multiquant.quant.ranges import LearnedRange
 from brevitas_multiquant.quant.state import ActiveBits
 from brevitas_multiquant.selection import Selection
-
-
-def merge_outputs(outputs: Sequence[Tensor], merge: str) -> Tensor:
-    """Sum (eq. 6) or mean of the branch outputs, by binary additions in the given order.
-
-    Args:
-        outputs: one tensor a branch, all of one shape.
-        merge: ``"sum"`` or ``"mean"``.
-
-    Example:
-        >>> merge_outputs([torch.tensor([1.0]), torch.tensor([3.0])], "mean")
-        tensor([2.])
-    """
-    total = outputs[0]
-    for output in outputs[1:]:
-        total = total + output
-    return total / len(outputs) if merge == "mean" and len(outputs) > 1 else total
 
 
 class MultiQuantNet(nn.Module):
@@ -60,6 +44,7 @@ class MultiQuantNet(nn.Module):
         self.stem = stem
         self.branches = nn.ModuleList(branches)
         self.head = head
+        self.merge: nn.Module = Merge(config.merge)
         self.config = config
         self.plan = plan
         self.source = source
@@ -119,7 +104,7 @@ class MultiQuantNet(nn.Module):
         features = self.stem(x)
         chosen = self.config.selection[self._active.bits]
         outputs = [self.branches[index](features) for index in chosen]
-        return self.head(merge_outputs(outputs, self.config.merge))
+        return self.head(self.merge(outputs))
 
     def range_parameters(self) -> Iterator[nn.Parameter]:
         """The trainable l and u of every quantizer, for an optimizer of their own."""

@@ -18,6 +18,7 @@ from brevitas_multiquant.rewrite.build import (
     spread_weight_ranges,
 )
 from brevitas_multiquant.rewrite.check import self_check
+from brevitas_multiquant.rewrite.finn_profile import quantize_for_finn
 from brevitas_multiquant.rewrite.plan import make_plan
 from brevitas_multiquant.rewrite.trace import trace
 from brevitas_multiquant.selection import bits_of_branch, branch_count
@@ -49,7 +50,8 @@ def multiquantize(
     Args:
         model: classification CNN: images (N, C, H, W) -> logits (N, classes).
         bits: even candidate bit-widths from 2 to 16.
-        profile: ``"paper"``: stem, residual path and classifier stay float.
+        profile: ``"paper"``: stem, residual path and classifier stay float. ``"finn"``: they are
+            quantized too, as FPGAs need it (docs/finn.md).
         selection: ``"amortized"`` (section 3.4), ``"serial"``, or bit-width -> branch indices.
         merge: ``"mean"`` of the branch outputs as in the published code, or ``"sum"`` (eq. 6).
         branch_init: ``"copy"``: each branch starts from the model's weights, with weight ranges
@@ -115,7 +117,7 @@ def _build(
         elif index > 0:
             shuffle_weights(branch, seed + index)
         branches.append(branch)
-    return MultiQuantNet(
+    net = MultiQuantNet(
         build_shared(float_stem, active),
         branches,
         build_shared(float_head, active),
@@ -123,7 +125,10 @@ def _build(
         active,
         plan,
         input_shape=shape,
-    ).train(model.training)
+    )
+    if config.profile == "finn":
+        quantize_for_finn(net)
+    return net.train(model.training)
 
 
 def _checked_shape(shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
