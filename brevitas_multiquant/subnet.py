@@ -104,7 +104,7 @@ def _frozen(part: nn.Module, bits: int) -> nn.Module:
     return copy.deepcopy(part, replacements)  # what is replaced is not copied first
 
 
-def _plain(name: str, module: nn.Module, bits: int) -> nn.Module | None:
+def _plain(name: str, module: Any, bits: int) -> nn.Module | None:
     if hasattr(module, "plain"):
         return module.plain(bits, f"{name} at {bits} bits")
     if isinstance(module, FixedPointLayer):

@@ -11,6 +11,7 @@ A change of the network that the paper's profile builds, not another network:
 """
 
 import operator
+from collections.abc import Container
 from dataclasses import replace
 from typing import Any
 
@@ -85,7 +86,7 @@ def _quantize_stem(net: MultiQuantNet) -> SwitchableQuantizer:
 
 def _quantize_branch(net: MultiQuantNet, branch: Any, first: SwitchableQuantizer) -> bool:
     """Whether the branch's output is never negative."""
-    source, end = _ends(branch)
+    source, _ = _ends(branch)
     bits = _bits_of(branch, net)
     _use_first_quantizer(branch, source, first)
     operands = {bit: operand_bits(bit) for bit in bits}
@@ -130,7 +131,7 @@ def _quantize_head(net: MultiQuantNet, signed: bool, branches: dict[int, int]) -
         if not _calls(modules, node, WEIGHTED):
             continue
         (read,) = node.all_input_nodes
-        may_be_negative = not _never_negative(head, read, {source} if not signed else set())
+        may_be_negative = not _never_negative(head, read, () if signed else (source,))
         quantizer = SwitchableFixedPoint(edge, may_be_negative, net._active)
         quantized = _insert_before(head, node, read, f"input_quants.{node.target}", quantizer)
         if first and net.config.merge == "mean":
@@ -171,7 +172,8 @@ def _is_addition(node: fx.Node) -> bool:
         and node.target in _ADDITIONS
         and len(operands) == len(node.args) == 2
         and not node.kwargs
-        and all(operand.op != "get_attr" and is_tensor(operand) for operand in operands)
+        and is_tensor(node)
+        and all(operand.op != "get_attr" for operand in operands)
     )
 
 
@@ -181,7 +183,11 @@ def _is_average(part: Any, node: fx.Node) -> bool:
         average = isinstance(part.get_submodule(str(node.target)), _AVERAGES)
     else:
         average = node.op in ("call_function", "call_method") and node.target in _AVERAGE_CALLS
-    return average and any(size != 1 for size in shape_of(node.all_input_nodes[0])[2:])
+    if not average:
+        return False
+    (source,) = node.all_input_nodes[:1]
+    one_position = is_tensor(source) and set(shape_of(source)[2:]) <= {1}
+    return not one_position
 
 
 def _never_negative(

@@ -110,9 +110,10 @@ def test_with_quantizers_off_it_merges_as_the_paper(make_net, images, merge):
     finn = make_net(TinyNet(), BITS, merge=merge, profile="finn")
     finn.load_state_dict(paper.state_dict(), strict=False)
     for bits in BITS:
-        with torch.no_grad(), paper.at_bits(bits), finn.at_bits(bits):
-            with paper.floating(), finn.floating():
-                assert torch.equal(paper.eval()(images), finn.eval()(images))
+        paper.set_active_bits(bits)
+        finn.set_active_bits(bits)
+        with torch.no_grad(), paper.floating(), finn.floating():
+            assert torch.equal(paper.eval()(images), finn.eval()(images))
 
 
 @pytest.mark.parametrize("merge", ["mean", "sum"])

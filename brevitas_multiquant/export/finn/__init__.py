@@ -1,0 +1,1 @@
+"""To the FPGA: every bit-width as a project of the dataflow compiler FINN."""
