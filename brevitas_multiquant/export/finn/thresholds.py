@@ -54,9 +54,9 @@ def threshold_table(
     wanted = torch.arange(first_code + 1.0, last_code + 1.0).unsqueeze(1)
     below = torch.full((len(wanted), channels), float(lowest - 1))  # not reached yet
     reached = torch.full_like(below, float(highest + 1))
-    while (reached - below).max() > 1:
+    while bool((searching := reached - below > 1).any()):
         middle = ((below + reached) / 2).floor()
         at_least = codes(middle) >= wanted
-        reached = torch.where(at_least, middle, reached)
-        below = torch.where(at_least, below, middle)
+        reached = torch.where(searching & at_least, middle, reached)
+        below = torch.where(searching & ~at_least, middle, below)
     return reached.T.contiguous()
