@@ -11,7 +11,6 @@ A change of the network that the paper's profile builds, not another network:
 """
 
 import operator
-from collections.abc import Container
 from dataclasses import replace
 from typing import Any
 

@@ -296,9 +296,7 @@ class Lowering:
         self.image = (stream, 1 / float(to_codes.gain), code_range)
         return replace(value, stream=stream, functions=())
 
-    def table(
-        self, where: str, value: Value, code_range: tuple[int, int], bits: int
-    ) -> Value:
+    def table(self, where: str, value: Value, code_range: tuple[int, int], bits: int) -> Value:
         """Emit the table, and the max pools that waited for it."""
         assert value.stream is not None
         source = value.stream
@@ -386,9 +384,7 @@ class Lowering:
         self.layers.append(layer)
 
 
-def lower(
-    subnet: Subnet, branch_names: Sequence[str], input_shape: Sequence[int]
-) -> IntegerGraph:
+def lower(subnet: Subnet, branch_names: Sequence[str], input_shape: Sequence[int]) -> IntegerGraph:
     """The integer network that computes what ``subnet`` computes, to the bit.
 
     Args:

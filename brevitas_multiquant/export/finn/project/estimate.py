@@ -88,12 +88,13 @@ def estimate(folder: Path = HERE) -> dict[str, Any]:
     """
     _prepare()
     from finn.builder.build_dataflow import resolve_build_steps
-    from finn.builder.build_dataflow_config import DataflowBuildConfig
+    from finn.builder.build_dataflow_config import DataflowBuildConfig, DataflowOutputType
     from qonnx.core.modelwrapper import ModelWrapper
 
     cfg = DataflowBuildConfig.construct_from(folder / "dataflow_build_config.json")
     cfg.output_dir = str(folder / "finn_build" / "output")
     cfg.stop_step = LAST_STEP
+    cfg.generate_outputs = [DataflowOutputType.ESTIMATE_REPORTS]
     model, check = ModelWrapper(str(folder / "model.onnx")), Check(folder)
     steps = [_entry("model.onnx", model, check, 0.0)]
     for step in resolve_build_steps(cfg):
