@@ -19,17 +19,19 @@ from brevitas_multiquant.export.finn.environment import (
     wants_estimates,
     what_is_missing,
 )
-from brevitas_multiquant.export.finn.integer_graph import IntegerGraph
+from brevitas_multiquant.export.finn.integer_graph import HostSide, IntegerGraph
 from brevitas_multiquant.export.finn.lower import lower
-from brevitas_multiquant.export.finn.model import INPUT, OUTPUT, to_model
+from brevitas_multiquant.export.finn.model import INPUT, OUTPUT, thresholds_of, to_model
 from brevitas_multiquant.export.finn.project_files import (
     CARRIED,
     PROJECT,
     build_config,
     host_constants,
     readme,
+    switchable_readme,
     write_json,
 )
+from brevitas_multiquant.export.finn.switchable import table_set
 from brevitas_multiquant.export.folder import staged
 from brevitas_multiquant.export.request import requested_bits, requested_shape, require_packages
 from brevitas_multiquant.export.sample import smooth_images
@@ -49,6 +51,7 @@ def export_finn(
     clock_ns: float = 5.0,
     images: Tensor | None = None,
     estimate: bool | None = None,
+    switchable: bool = False,
 ) -> dict[int, Path]:
     """Write a FINN project for each bit-width, each model executed and compared with torch before.
 
@@ -68,9 +71,12 @@ def export_finn(
         clock_ns: clock period, in nanoseconds.
         images: (N, C, H, W), to compare on and to save; default: two smooth random ones.
         estimate: run FINN's flow; default: where finn-plus is installed.
+        switchable: write one project ``switchable/`` of the network's largest bit-width, whose
+            threshold tables can be written at run time, and for each bit-width the set of tables
+            that turns it into that one.
 
     Returns:
-        Bit-width -> its folder.
+        Bit-width -> its folder, or the file of its tables.
 
     Raises:
         BitWidthError: not candidates of the network.
@@ -97,29 +103,69 @@ def export_finn(
     config = build_config(board, _positive("target_fps", target_fps), clock_ns)
     estimating = wants_estimates(estimate)
     sample = smooth_images((SAMPLES, *shape[1:])) if images is None else _checked(images, shape)
-    graphs = {bit: (extract_subnet(net, bit).cpu(), branch_names(net, bit)) for bit in chosen}
+    largest = (max(net.bits),) if switchable else ()  # the template has all branches
+    subnets = {bit: extract_subnet(net, bit).cpu() for bit in {*chosen, *largest}}
+    graphs = {bit: lower(subnets[bit], branch_names(net, bit), shape) for bit in sorted(subnets)}
+    missing = None if estimating else what_is_missing() or "they were not asked for"
     with staged(folder) as staging:
-        for bit, (subnet, names) in graphs.items():
-            project = staging / f"{bit}b"
-            project.mkdir()
-            _write_project(project, subnet, lower(subnet, names, shape), sample, config)
+        if switchable:
+            project = staging / "switchable"
+            config = build_config(board, target_fps, clock_ns, switchable=True)
+            _write_switchable(project, chosen, subnets, graphs, sample, config)
+            texts = {project: switchable_readme(max(net.bits), chosen, config, missing)}
+        else:
+            texts = {}
+            for bit in chosen:
+                project = staging / f"{bit}b"
+                _write_project(project, subnets[bit], graphs[bit], sample, config)
+                texts[project] = readme(bit, net.selection[bit], config, missing)
+        for project, text in texts.items():
             if estimating:
                 run_estimate(project)
                 _keep_results(project)
-            missing = None if estimating else what_is_missing() or "they were not asked for"
-            text = readme(bit, net.selection[bit], config, missing)
             (project / "README.md").write_text(text)
+    if switchable:
+        return {bit: Path(folder) / "switchable" / "tables" / f"{bit}b.npz" for bit in chosen}
     return {bit: Path(folder) / f"{bit}b" for bit in chosen}
+
+
+def _write_switchable(
+    project: Path,
+    chosen: Sequence[int],
+    subnets: dict[int, Subnet],
+    graphs: dict[int, IntegerGraph],
+    images: Tensor,
+    config: dict[str, Any],
+) -> None:
+    """The template's project, and for each bit-width tables, processor's side and sample output."""
+    largest = max(graphs)
+    model = _write_project(project, subnets[largest], graphs[largest], images, config)
+    (project / "tables").mkdir()
+    codes = np.load(project / "input.npy")
+    for bit in chosen:
+        tables = table_set(graphs[largest], graphs[bit])
+        for output, table in tables.items():
+            model.set_initializer(thresholds_of(output), table.numpy())
+        with quiet(), readable_ir_version():
+            integers = execute_model(model, codes)
+        verify_logits(graphs[bit].host, subnets[bit], integers, images)
+        arrays = {thresholds_of(output): table.numpy() for output, table in tables.items()}
+        np.savez_compressed(project / "tables" / f"{bit}b.npz", **arrays)
+        np.save(project / f"expected_output_{bit}b.npy", integers)
+        write_json(project / f"host_{bit}b.json", host_constants(graphs[bit].host))
+    shutil.copyfile(PROJECT / "switch.py", project / "switch.py")
 
 
 def _write_project(
     project: Path, subnet: Subnet, graph: IntegerGraph, images: Tensor, config: dict[str, Any]
-) -> None:
+) -> Any:
+    """The project of one model; returns the model."""
+    project.mkdir()
     codes = graph.host.codes(images).permute(0, 2, 3, 1).contiguous().numpy()
     with quiet(), readable_ir_version():
         model = to_model(graph)
         integers = execute_model(model, codes)
-    verify_logits(graph, subnet, integers, images)
+    verify_logits(graph.host, subnet, integers, images)
     model.save(str(project / "model.onnx"))
     np.save(project / "input.npy", codes)
     np.save(project / "expected_output.npy", integers)
@@ -129,6 +175,7 @@ def _write_project(
     write_json(project / "folding_config.json", {"Defaults": {}})
     for name in CARRIED:
         shutil.copyfile(PROJECT / name, project / name)
+    return model
 
 
 def execute_model(model: Any, codes: np.ndarray) -> np.ndarray:
@@ -139,12 +186,12 @@ def execute_model(model: Any, codes: np.ndarray) -> np.ndarray:
 
 
 def verify_logits(
-    graph: IntegerGraph, subnet: Subnet, integers: np.ndarray, images: Tensor
+    host: HostSide, subnet: Subnet, integers: np.ndarray, images: Tensor
 ) -> None:
     """Compare what a model gave with torch: not a bit may differ.
 
     Args:
-        graph: the integer network, for the processor's side.
+        host: the processor's side.
         subnet: the network.
         integers: of `execute_model` for ``images``.
         images: (N, C, H, W).
@@ -154,7 +201,7 @@ def verify_logits(
     """
     with torch.no_grad():
         expected = subnet(images)
-    actual = graph.host.logits(torch.from_numpy(integers))
+    actual = host.logits(torch.from_numpy(integers))
     if not torch.equal(actual, expected):
         raise ExportError(
             f"export_finn at {subnet.bits} bits: expected the logits of torch to the bit, got a "

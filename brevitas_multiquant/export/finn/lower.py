@@ -87,8 +87,14 @@ class Lowering:
             self.part(name, branch, features)
             for name, branch in zip(branch_names, subnet.branches, strict=True)
         ]
-        merged = self.module("merge", subnet.merge, outputs)
+        merged = self.merge(subnet.merge, branch_names, outputs)
         return self.part("head", subnet.head, merged)
+
+    def merge(self, merge: nn.Module, names: Sequence[str], outputs: Sequence[Value]) -> Value:
+        """Branch outputs as one value."""
+        if isinstance(merge, PlainMerge):
+            return self.sum("merge", merge.sum, outputs, names)
+        return self.problem("merge", "adds float values: build with profile='finn'", outputs[0])
 
     def part(self, prefix: str, part: Any, source: Value) -> Value:
         """Walk the graph of stem, branch or head."""
@@ -108,11 +114,11 @@ class Lowering:
 
     def module(self, where: str, module: Any, values: Sequence[Any]) -> Value:
         """What a module makes of its inputs."""
-        if isinstance(module, PlainMerge):
-            return self.module(where, module.sum, values)
         if isinstance(module, PlainSum):
-            return self.sum(where, module, values)
-        (value,) = values if len(values) == 1 else (self.several(where, module, values),)
+            return self.sum(where, module, values, ("left", "right"))
+        if len(values) != 1:
+            return self.unknown(where, type(module).__name__, values[0])
+        (value,) = values
         if isinstance(module, nn.Sequential):
             for child in module:
                 value = self.module(where, child, [value])
@@ -207,11 +213,13 @@ class Lowering:
         )
         return self.problem(where, advice, value)
 
-    def sum(self, where: str, module: PlainSum, values: Sequence[Value]) -> Value:
+    def sum(
+        self, where: str, module: PlainSum, values: Sequence[Value], names: Sequence[str]
+    ) -> Value:
         """Operands through their quantizers, then binary additions."""
         quantized = [
-            self.module(where, quantizer, [value])
-            for quantizer, value in zip(module.quantizers, values, strict=True)
+            self.module(f"{where}.{name}", quantizer, [value])
+            for name, quantizer, value in zip(names, module.quantizers, values, strict=True)
         ]
         total = quantized[0]
         for operand in quantized[1:]:
@@ -355,13 +363,11 @@ class Lowering:
             return self.problem(where, "reads float values: no quantizer before", value)
         return value
 
-    def several(self, where: str, module: Any, values: Sequence[Value]) -> Value:
-        """A module of several inputs that is no sum."""
-        return self.unknown(where, type(module).__name__, values[0])
-
     def unknown(self, where: str, name: str, value: Value) -> Value:
         """An operation that hardware has no layer for."""
         advice = f"{name} has no dataflow layer here: use ReLU, batch norm, additions and pooling"
+        if name == "add":
+            advice = "adds float values: build with profile='finn'"
         return self.problem(where, advice, value)
 
     def problem(self, where: str, advice: str, value: Value) -> Value:

@@ -92,6 +92,11 @@ def _annotated(proto: Any, emitted: _Emitter, graph: IntegerGraph) -> Any:
     return model
 
 
+def thresholds_of(output: str) -> str:
+    """Name of the constant with the thresholds of the layer that gives a stream."""
+    return f"{output}_thresholds"
+
+
 def integer_type(stream: Stream) -> str:
     """The narrowest qonnx integer type that holds a stream.
 
@@ -129,11 +134,11 @@ def _convolution(emitted: _Emitter, layer: Convolution) -> None:
 
 
 def _thresholds(emitted: _Emitter, layer: Thresholds) -> None:
-    name = layer.output.name
-    datatype = _type_of(int(layer.table.min()), int(layer.table.max()))
+    name, (source,) = layer.output.name, layer.inputs
+    datatype = _type_of(source.lowest, source.highest + 1)  # any table that may stand here
     emitted.node(
         "MultiThreshold",
-        [layer.inputs[0].name, emitted.constant(f"{name}_thresholds", layer.table, datatype)],
+        [source.name, emitted.constant(thresholds_of(name), layer.table, datatype)],
         name,
         out_dtype=f"{'INT' if layer.first_code < 0 else 'UINT'}{layer.bits}",
         out_bias=float(layer.first_code),

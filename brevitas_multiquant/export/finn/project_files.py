@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from brevitas_multiquant.export.finn.integer_graph import HostSide
+from brevitas_multiquant.selection import branch_count
 
 PROJECT = Path(__file__).parent / "project"
 CARRIED = ("multiquant_steps.py", "host.py", "estimate.py")
 
+# step_tidy_up would rename the constants that `tables/` names; there is nothing to tidy up
 ESTIMATE_STEPS = (
-    "step_tidy_up",
     "multiquant_steps.step_multiquant_channels_last",
     "step_convert_to_hw",
     "step_minimize_bit_width_initial",
@@ -34,14 +35,23 @@ BITSTREAM_STEPS = (
 )
 
 
-def build_config(board: str, target_fps: int, clock_ns: float) -> dict[str, Any]:
+def build_config(
+    board: str, target_fps: int, clock_ns: float, switchable: bool = False
+) -> dict[str, Any]:
     """Contents of ``dataflow_build_config.json``, for FINN's whole flow.
 
-    Thresholds stand apart from the matrix products: only so do these map to RTL.
+    Thresholds stand apart from the matrix products: only so do these map to RTL, and can the
+    tables of ``switchable`` accelerators be written.
     """
+    steps = [*ESTIMATE_STEPS, *BITSTREAM_STEPS]
+    if switchable:
+        steps.insert(
+            steps.index("step_convert_to_hw") + 1,
+            "multiquant_steps.step_multiquant_runtime_thresholds",
+        )
     return {
         "output_dir": "output",
-        "steps": [*ESTIMATE_STEPS, *BITSTREAM_STEPS],
+        "steps": steps,
         "board": board,
         "target_fps": target_fps,
         "synth_clk_period_ns": clock_ns,
@@ -93,7 +103,7 @@ A FINN project of one bit-width: {len(branches)} branch(es) ({running}), {bits}-
 | `multiquant_steps.py` | the one build step that FINN does not have |
 | `specialize_layers_config.json` | which layers to write in RTL or HLS; empty: FINN decides |
 | `folding_config.json` | parallelism of every layer; where estimates were made, FINN's choice |
-| `input.npy`, `expected_output.npy` | sample images as integers, and what the network makes of them |
+| `input.npy`, `expected_output.npy` | sample images as integers, and what comes out |
 | `host.py`, `host.json` | what stays on the processor; numpy alone |
 | `estimate.py` | FINN's flow up to its estimates, checked after every step; no Vivado needed |
 
@@ -103,7 +113,7 @@ A FINN project of one bit-width: {len(branches)} branch(es) ({running}), {bits}-
 
 ## The bitstream
 
-Where Vivado and finn-plus {"1.6"} are installed:
+Where Vivado and finn-plus are installed:
 
     PYTHONPATH=. finn build dataflow_build_config.json model.onnx
 
@@ -118,6 +128,32 @@ Everything between these two calls is on the FPGA, in one dataflow partition of 
     codes = host.codes(images)          # (N, C, H, W) float -> (N, H, W, C) int8
     integers = accelerator(codes)
     logits = host.logits(integers)
+"""
+
+
+def switchable_readme(
+    largest: int, bits: Sequence[int], config: dict[str, Any], missing: str | None
+) -> str:
+    """Contents of ``README.md`` of an accelerator for several bit-widths."""
+    names = ", ".join(map(str, bits))
+    base = readme(largest, range(branch_count([largest])), config, missing)
+    return f"""{base}
+## Switching
+
+This accelerator has the layers of {largest} bits, with all branches, and threshold tables that can
+be written while it runs. For each of {names} bits there is a set of tables that turns it into exactly
+the network of that bit-width. Area, power and frames a second stay those of {largest} bits; what
+changes is the function, without another bitstream.
+
+| file | what |
+|---|---|
+| `tables/4b.npz` and its like | tables of all threshold layers, from input to output |
+| `host_4b.json`, `expected_output_4b.npy` | the processor's side, and what `input.npy` gives |
+| `runtime_weights/4b/*.dat` | the same as words of the AXI-lite ports; made by `estimate.py` |
+| `switch.py` | writes a set through a driver |
+
+The sets are verified by executing the graph, here and after FINN's last estimate step; not on a
+board.
 """
 
 

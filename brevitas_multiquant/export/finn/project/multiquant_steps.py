@@ -8,6 +8,7 @@ from typing import Any
 
 from onnx import helper
 from qonnx.core.modelwrapper import ModelWrapper
+from qonnx.custom_op.registry import getCustomOp
 from qonnx.transformation.general import GiveUniqueNodeNames
 from qonnx.transformation.infer_data_layouts import InferDataLayouts
 from qonnx.transformation.infer_datatypes import InferDataTypes
@@ -42,6 +43,13 @@ def step_multiquant_channels_last(model: ModelWrapper, cfg: Any) -> ModelWrapper
     model = model.transform(GiveUniqueNodeNames())
     for transformation in (InferShapes(), InferDataTypes(), InferDataLayouts()):
         model = model.transform(transformation)
+    return model
+
+
+def step_multiquant_runtime_thresholds(model: ModelWrapper, cfg: Any) -> ModelWrapper:
+    """Threshold tables that can be written while the accelerator runs."""
+    for node in model.get_nodes_by_op_type("Thresholding"):
+        getCustomOp(node).set_nodeattr("runtime_writeable_weights", 1)
     return model
 
 
