@@ -44,7 +44,10 @@ _KEEPS_SIGN = (
     nn.Dropout,
     nn.Dropout2d,
 )
-_KEEPS_SIGN_CALLS = {torch.flatten, torch.mean, "flatten", "mean", "view", "reshape", "squeeze"}
+_KEEPS_SIGN_CALLS = {
+    *(torch.flatten, torch.mean, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d),
+    *("flatten", "mean", "view", "reshape", "squeeze"),
+}
 _AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 _AVERAGE_CALLS = {torch.mean, "mean", F.adaptive_avg_pool2d, F.avg_pool2d}
 

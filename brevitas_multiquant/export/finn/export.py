@@ -185,9 +185,7 @@ def execute_model(model: Any, codes: np.ndarray) -> np.ndarray:
     return np.concatenate([execute_onnx(model, {INPUT: image[None]})[OUTPUT] for image in codes])
 
 
-def verify_logits(
-    host: HostSide, subnet: Subnet, integers: np.ndarray, images: Tensor
-) -> None:
+def verify_logits(host: HostSide, subnet: Subnet, integers: np.ndarray, images: Tensor) -> None:
     """Compare what a model gave with torch: not a bit may differ.
 
     Args:

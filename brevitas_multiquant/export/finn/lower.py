@@ -147,6 +147,8 @@ class Lowering:
         if len(values) == 1 and isinstance(value, Value):
             if node.target in _RELU_CALLS:
                 return self.monotone(where, nn.ReLU(), value)
+            if node.target is F.max_pool2d:
+                return self.max_pool(where, nn.MaxPool2d(*node.args[1:], **node.kwargs), value)  # type: ignore[arg-type]
             if node.target in _FLATTEN_CALLS:
                 return self.flatten(where, None, value)
             if node.target in _AVERAGE_CALLS:
@@ -179,11 +181,13 @@ class Lowering:
     def linear(self, where: str, linear: Any, value: Value) -> Value:
         """A linear layer, as a convolution whose kernel covers the whole image."""
         weight = linear.weight
+        shape = (len(weight), 1, 1)
+        if not value.known:
+            return replace(value, shape=shape)
         if weight.shape[1] != value.shape[0] * value.shape[1] * value.shape[2]:
             return self.problem(where, "reads a tensor of another size", value)
         kernel = weight.view(len(weight), *value.shape)
         options = ((1, 1), (0, 0), (1, 1), 1)
-        shape = (len(weight), 1, 1)
         return self.weighted(where, kernel, _weight_bits(linear), value, shape, options)
 
     def weighted(
