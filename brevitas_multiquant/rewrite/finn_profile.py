@@ -11,6 +11,7 @@ A change of the network that the paper's profile builds, not another network:
 """
 
 import operator
+from collections.abc import Container
 from dataclasses import replace
 from typing import Any
 
@@ -192,9 +193,8 @@ def _is_average(part: Any, node: fx.Node) -> bool:
     return not one_position
 
 
-def _never_negative(
-    part: Any, node: fx.Node, known: frozenset[fx.Node] | set[fx.Node] = frozenset()
-) -> bool:
+def _never_negative(part: Any, node: fx.Node, known: Container[fx.Node] = ()) -> bool:
+    """Whether a node's values cannot be negative, given that those of ``known`` are not."""
     if node in known:
         return True
     if node.op == "call_module":

@@ -149,7 +149,9 @@ def _write_switchable(
         with quiet(), readable_ir_version():
             integers = execute_model(model, codes)
         verify_logits(graphs[bit].host, subnets[bit], integers, images)
-        arrays = {thresholds_of(output): table.numpy() for output, table in tables.items()}
+        arrays: dict[str, Any] = {
+            thresholds_of(output): table.numpy() for output, table in tables.items()
+        }
         np.savez_compressed(project / "tables" / f"{bit}b.npz", **arrays)
         np.save(project / f"expected_output_{bit}b.npy", integers)
         write_json(project / f"host_{bit}b.json", host_constants(graphs[bit].host))

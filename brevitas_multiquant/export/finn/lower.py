@@ -50,7 +50,8 @@ class Value:
         shape: (C, H, W) of the tensor.
         functions: applied to each integer, in order.
         pools: max pools among them, as (number of functions before, pool).
-        vector: whether torch holds it as (N, C) rather than (N, C, H, W).
+        vector: whether torch holds the stream's integers as (N, C), not as (N, C, H, W).
+        flat: the same of the tensor itself.
         known: False behind a problem, so that none is reported that only follows from another.
     """
 
@@ -59,6 +60,7 @@ class Value:
     functions: tuple[Callable[[Tensor], Tensor], ...] = ()
     pools: tuple[tuple[int, nn.MaxPool2d], ...] = ()
     vector: bool = False
+    flat: bool = False
     known: bool = True
 
     def then(self, function: Callable[[Tensor], Tensor]) -> "Value":
@@ -154,7 +156,7 @@ class Lowering:
             if node.target in _AVERAGE_CALLS:
                 keeps = node.target is F.adaptive_avg_pool2d or node.kwargs.get("keepdim", False)
                 pooled = self.average(where, nn.AdaptiveAvgPool2d(1), value)
-                return pooled if keeps else replace(pooled, vector=True)
+                return pooled if keeps else self.flatten(where, None, pooled)
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
         known = [v for v in values if isinstance(v, Value)]
         return self.unknown(where, str(name), known[0] if known else Value(None, (1, 1, 1)))
@@ -246,7 +248,7 @@ class Lowering:
         kernel, stride, padding = (_pair(x) for x in (pool.kernel_size, pool.stride, pool.padding))
         if _pair(pool.dilation) != (1, 1) or pool.ceil_mode:
             return self.problem(where, "max pool with dilation or ceil_mode: use neither", value)
-        if value.vector:
+        if value.flat:
             return self.problem(where, "max pool of a vector", value)
         shape = (value.shape[0], *_pooled(value.shape, kernel, stride, padding))
         pools = (*value.pools, (len(value.functions), pool))
@@ -273,10 +275,13 @@ class Lowering:
 
     def flatten(self, where: str, module: Any, value: Value) -> Value:
         """Only how torch holds it changes."""
-        return replace(value, vector=True)
+        return value if value.flat else replace(value.then(_flatten), flat=True)
 
     def monotone(self, where: str, function: Any, value: Value) -> Value:
         """A function that the next table takes in."""
+        positions = value.shape[1] * value.shape[2]
+        if value.flat and positions > 1 and isinstance(function, ScaleShift):
+            return self.problem(where, "a norm of a flattened map: put it before flatten", value)
         if value.pools and not isinstance(function, _RISING):
             return self.problem(
                 where, "a norm or factor behind a max pool: put the norm in front of it", value
@@ -324,7 +329,7 @@ class Lowering:
             pooled = self.stream((output.shape[0], *size), *code_range)
             self.add(MaxPool(where, (output,), pooled, kernel, stride, padding))
             output = pooled
-        return replace(value, stream=output, functions=(), pools=())
+        return replace(value, stream=output, functions=(), pools=(), vector=value.flat)
 
     # conditions
 
@@ -363,9 +368,10 @@ class Lowering:
             if value.known:
                 return self.problem(where, "reads float values: no quantizer before", value)
             return value
-        if value.pools or not all(_is_power_of_two(f) for f in value.functions):
+        factors = tuple(f for f in value.functions if f is not _flatten)
+        if value.pools or not all(_is_power_of_two(f) for f in factors):
             return self.problem(where, "reads float values: no quantizer before", value)
-        return value
+        return replace(value, functions=factors, vector=value.flat)
 
     def unknown(self, where: str, name: str, value: Value) -> Value:
         """An operation that hardware has no layer for."""
@@ -436,6 +442,10 @@ def _staircase(value: Value, integers: Tensor) -> Tensor:
     return x.reshape(integers.shape)
 
 
+def _flatten(x: Tensor) -> Tensor:
+    return x.flatten(1)
+
+
 def _turn_over(signs: Tensor, x: Tensor) -> Tensor:
     return x * signs.view(1, -1, *(1,) * (x.dim() - 2))
 
@@ -457,6 +467,8 @@ def _affine(value: Value) -> tuple[float, Tensor]:
     """The one factor and the bias that make logits of the last integers."""
     scale, bias = 1.0, torch.zeros(value.shape[0])
     for function in value.functions:
+        if function is _flatten:
+            continue
         assert isinstance(function, OutputScale)
         scale *= float(function.scale)
         if function.bias is not None:

@@ -140,10 +140,10 @@ def switchable_readme(
     return f"""{base}
 ## Switching
 
-This accelerator has the layers of {largest} bits, with all branches, and threshold tables that can
-be written while it runs. For each of {names} bits there is a set of tables that turns it into exactly
-the network of that bit-width. Area, power and frames a second stay those of {largest} bits; what
-changes is the function, without another bitstream.
+This accelerator has the layers of {largest} bits, with all branches, and threshold tables that
+can be written while it runs. For each of {names} bits there is a set of tables that turns it into
+exactly the network of that bit-width. Area, power and frames a second stay those of {largest} bits;
+what changes is the function, without another bitstream.
 
 | file | what |
 |---|---|

@@ -1,4 +1,4 @@
-"""Projects: what is in them, that they execute to torch's integers, and that failures leave none."""
+"""Projects: what is in them, that they give torch's integers, and that failures leave none."""
 
 import importlib.util
 import json
@@ -203,7 +203,7 @@ def test_a_network_that_does_not_map_leaves_nothing(tmp_path):
     with pytest.raises(CalibrationError, match="has seen none"):
         export_finn(net, tmp_path / "new")
     net(torch.randn(2, *IMAGE[1:]))
-    with pytest.raises(FinnMappingError, match="stem.stem: Conv2d with float weights"):
+    with pytest.raises(FinnMappingError, match=r"stem\.stem: Conv2d with float weights"):
         export_finn(net, tmp_path / "new", estimate=False)
     assert not (tmp_path / "new").exists()
 
