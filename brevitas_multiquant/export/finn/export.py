@@ -117,7 +117,7 @@ def export_finn(
             texts = {}
             for bit in chosen:
                 project = staging / f"{bit}b"
-                _write_project(project, subnets[bit], graphs[bit], sample, config)
+                write_project(project, subnets[bit], graphs[bit], sample, config)
                 texts[project] = readme(bit, net.selection[bit], config, missing)
         for project, text in texts.items():
             if estimating:
@@ -139,7 +139,7 @@ def _write_switchable(
 ) -> None:
     """The template's project, and for each bit-width tables, processor's side and sample output."""
     largest = max(graphs)
-    model = _write_project(project, subnets[largest], graphs[largest], images, config)
+    model = write_project(project, subnets[largest], graphs[largest], images, config)
     (project / "tables").mkdir()
     codes = np.load(project / "input.npy")
     for bit in chosen:
@@ -158,10 +158,24 @@ def _write_switchable(
     shutil.copyfile(PROJECT / "switch.py", project / "switch.py")
 
 
-def _write_project(
+def write_project(
     project: Path, subnet: Subnet, graph: IntegerGraph, images: Tensor, config: dict[str, Any]
 ) -> Any:
-    """The project of one model; returns the model."""
+    """Write the project of one model, after comparing its logits with torch's.
+
+    Args:
+        project: the folder to make.
+        subnet: the network, on the CPU.
+        graph: of `brevitas_multiquant.export.finn.lower.lower`.
+        images: (N, C, H, W), to compare on and to save.
+        config: of `brevitas_multiquant.export.finn.project_files.build_config`.
+
+    Returns:
+        The model.
+
+    Raises:
+        ExportError: a logit differs.
+    """
     project.mkdir()
     codes = graph.host.codes(images).permute(0, 2, 3, 1).contiguous().numpy()
     with quiet(), readable_ir_version():
