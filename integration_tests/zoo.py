@@ -294,11 +294,11 @@ def table(lines: Iterable[Line]) -> str:
         quantized, layers = (
             sum(getattr(line, what) for line in converted) for what in ("quantized", "layers")
         )
-        halves = sum(line.half_branch == "yes" for line in converted)
+        asked = [line.half_branch for line in converted if line.half_branch]
         seconds = sorted(line.seconds for line in converted)
         middle = f"{seconds[len(seconds) // 2]:.1f}" if seconds else "-"
         share = f"{quantized} of {layers}"
-        half = str(halves) if any(line.half_branch for line in converted) else "-"
+        half = f"{asked.count('yes')} of {len(asked)}" if asked else "-"
         rows.append(f"| {name} | {len(members)} | {len(converted)} | {share} | {half} | {middle} |")
     return "\n".join(rows)
 
