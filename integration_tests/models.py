@@ -98,5 +98,6 @@ def small_shape(model: nn.Module, size: int) -> tuple[int, ...]:
         return (batch, channels, height, width) if special else (batch, channels, size, size)
     if config.get("fixed_input_size"):
         return (batch, channels, height, width)
-    _, *least = config.get("min_input_size") or (channels, size, size)
+    unpadded = 96 if height == 299 else size  # Inception pads nowhere
+    _, *least = config.get("min_input_size") or (channels, unpadded, unpadded)
     return (batch, channels, max(size, least[0]), max(size, least[1]))

@@ -61,7 +61,7 @@ def test_a_model_without_its_classifier_gets_one() -> None:
 def test_the_table(tmp_path: Path) -> None:
     path, document = tmp_path / "zoo.csv", tmp_path / "zoo.md"
     walk(["timm:test_resnet", "timm:test_vit"], path, QUICK)
-    markers = ("walk", "families", "refusals")
+    markers = ("walk", "families", "refusals", "exports")
     document.write_text("".join(f"<!-- {m} -->\n\n<!-- end of {m} -->\n" for m in markers))
     write_table(read_lines(path), document)
     written = document.read_text()

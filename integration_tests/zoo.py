@@ -294,11 +294,11 @@ def table(lines: Iterable[Line]) -> str:
         quantized, layers = (
             sum(getattr(line, what) for line in converted) for what in ("quantized", "layers")
         )
-        halves = sum(line.half_branch == "yes" for line in converted)
+        asked = [line.half_branch for line in converted if line.half_branch]
         seconds = sorted(line.seconds for line in converted)
         middle = f"{seconds[len(seconds) // 2]:.1f}" if seconds else "-"
         share = f"{quantized} of {layers}"
-        half = str(halves) if any(line.half_branch for line in converted) else "-"
+        half = f"{asked.count('yes')} of {len(asked)}" if asked else "-"
         rows.append(f"| {name} | {len(members)} | {len(converted)} | {share} | {half} | {middle} |")
     return "\n".join(rows)
 
@@ -320,10 +320,27 @@ def refusals(lines: Iterable[Line]) -> str:
     return "\n".join([*rows, *(f"| {kind} | {count} |" for kind, count in counts.most_common())])
 
 
+def exports(lines: Iterable[Line]) -> str:
+    """Whose QONNX file reproduces the network, and what stands in the way of others."""
+    verdicts: dict[str, list[str]] = defaultdict(list)
+    for line in lines:
+        if line.qonnx:
+            verdicts[line.qonnx.replace("|", "/")].append(f"`{line.model}`")
+    rows = ["| QONNX file | models | which |", "|---|---:|---|"]
+    ordered = sorted(verdicts.items(), key=lambda item: -len(item[1]))
+    rows += [f"| {what} | {len(names)} | {', '.join(names)} |" for what, names in ordered]
+    return "\n".join(rows)
+
+
 def write_table(lines: list[Line], document: Path) -> None:
     """Replace what stands between the markers of a document."""
     text = document.read_text()
-    parts = {"walk": summary(lines), "families": table(lines), "refusals": refusals(lines)}
+    parts = {
+        "walk": summary(lines),
+        "families": table(lines),
+        "refusals": refusals(lines),
+        "exports": exports(lines),
+    }
     for marker, content in parts.items():
         start, end = f"<!-- {marker} -->\n", f"\n<!-- end of {marker} -->"
         before, _, rest = text.partition(start)

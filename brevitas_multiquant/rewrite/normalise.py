@@ -199,7 +199,9 @@ def _call_new_module(
 def _split_norms_and_activations(graph_module: fx.GraphModule) -> dict[str, list[str]]:
     """Timm's BatchNormAct2d as a plain batch norm; names of the modules that follow it."""
     followers: dict[str, list[str]] = {}
-    for name, norm in list(graph_module.named_modules()):
+    called = dict.fromkeys(n.target for n in graph_module.graph.nodes if n.op == "call_module")
+    for name in map(str, called):  # one inside of an opaque module stays whole
+        norm = graph_module.get_submodule(name)
         if not isinstance(norm, nn.BatchNorm2d) or type(norm).__name__ != "BatchNormAct2d":
             continue
         plain = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, device="meta")
@@ -212,8 +214,11 @@ def _split_norms_and_activations(graph_module: fx.GraphModule) -> dict[str, list
         after: tuple[tuple[str, Any], ...] = (("drop", norm.drop), ("act", norm.act))
         for suffix, module in after:
             if not isinstance(module, nn.Identity):
-                graph_module.add_submodule(f"{name}_{suffix}", module)
-                followers[name].append(f"{name}_{suffix}")
+                target = f"{name}_{suffix}"
+                while hasattr(graph_module.get_submodule(name.rpartition(".")[0]), _leaf(target)):
+                    target += "_"
+                graph_module.add_submodule(target, module)
+                followers[name].append(target)
     return followers
 
 
@@ -227,6 +232,10 @@ def _call_norm_and_activation(
         last.replace_all_uses_with(after)
         after.args = (last,)
         last = after
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _set_submodule(root: nn.Module, name: str, module: nn.Module) -> None:

@@ -6,6 +6,7 @@ Where the network is cut says `joints`; what stands against it, `refusals`.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import torch.nn.functional as F
 from torch import fx, nn
 
 from brevitas_multiquant.errors import UnsupportedModelError
@@ -158,6 +159,9 @@ _PARTS = {
 }
 
 
+_FUNCTIONAL_NORMS = {F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm, F.rms_norm}
+
+
 def _describe(traced: Trace, plan: Plan, body: list[fx.Node], stem_end: fx.Node) -> Plan:
     before, inside = ancestors(stem_end), set(body)
     parts: dict[str, list[fx.Node]] = {"stem": [], "branch": [], "head": []}
@@ -229,5 +233,11 @@ def _notes(traced: Trace, body: list[fx.Node]) -> list[str]:
         f"{name} ({type(module).__name__}) holds constants alone: all bit-widths share it"
         for name, module in called.items()
         if is_frozen_norm(module)
+    ]
+    notes += [
+        f"{node.name} ({node.target.__name__}) is a norm called as a function: all bit-widths of a "
+        "branch share it"
+        for node in body
+        if node.op == "call_function" and node.target in _FUNCTIONAL_NORMS
     ]
     return notes

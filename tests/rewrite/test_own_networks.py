@@ -321,6 +321,31 @@ def test_synchronised_norms(make_net, images):
         assert torch.equal(extract_subnet(net, 4)(images), net(images))
 
 
+def test_norms_called_as_functions_are_told(make_net):
+    class Normalises(nn.Module):
+        def forward(self, x):
+            return F.group_norm(x, 2)
+
+    (note,) = make_net(Net(nn.Conv2d(4, 4, 1), Normalises())).plan.notes
+    assert note.startswith("group_norm (group_norm) is a norm called as a function")
+
+
+def test_a_norm_with_activation_in_an_opaque_block(make_net):
+    """It stays whole there; the self-check would find a lost activation."""
+
+    class Skips(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 1)
+            self.norm = BatchNormAct2d(4)
+
+        def forward(self, x):
+            return self.norm(self.conv(x)) if x.mean() > -100 else x
+
+    net = make_net(Net(Skips()))
+    assert len(names_of(net.branches[0], BatchNormAct2d)) == 2, "at 2 and at 4 bits"
+
+
 def test_a_norm_with_activation_that_runs_twice(make_net):
     """The self-check would find a lost activation."""
 
