@@ -25,6 +25,7 @@ VARIANTS = {
     "sum": ["--merge", "sum"],
     "halved": ["--distill-loss", "halved"],
     "copy": ["--branch-init", "copy"],
+    "finn": ["--profile", "finn"],
     "float": ["--float"],
 }
 LABELS = {
@@ -34,6 +35,7 @@ LABELS = {
     "sum": "sum of branches (eq. 6)",
     "halved": "(CE + KD) / 2",
     "copy": "branches start equal",
+    "finn": "finn profile",
     "float": "float ResNet-8",
 }
 
@@ -111,7 +113,7 @@ def draw(runs: dict[str, list[list[dict[str, float]]]], path: Path) -> None:
         panel.set(title=f"{bits} bits", xlabel="epoch", xticks=list(epochs))
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("top-1 %")
-    panels[-1].legend(fontsize=8, loc="lower right")
+    figure.legend(*panels[0].get_legend_handles_labels(), ncols=5, loc="outside lower center")
     figure.savefig(path, dpi=130)
 
 

@@ -1,5 +1,10 @@
 """One convolutional network that runs at every bit-width, from PyTorch to the FPGA."""
 
+# ruff: noqa: E402 - the versions are checked before anything of theirs is imported
+from brevitas_multiquant.versions import check_versions
+
+check_versions()
+
 from brevitas_multiquant.calibrate import calibrate
 from brevitas_multiquant.checkpoint import load_packed, save_packed
 from brevitas_multiquant.config import MultiQuantConfig

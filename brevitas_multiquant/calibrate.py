@@ -20,7 +20,8 @@ from brevitas_multiquant.quant.ranges import (
     MeanObserver,
     Observer,
 )
-from brevitas_multiquant.rewrite.trace import is_norm
+from brevitas_multiquant.quant.slices import LayerSlice
+from brevitas_multiquant.rewrite.kinds import is_norm
 
 
 class TorchObserver:
@@ -93,29 +94,39 @@ def calibrate(
     check_choice("observer", observer, tuple(OBSERVERS))
     if batches < 1:
         raise ConfigError(f"batches: expected at least 1, got {batches}")
+    if not isinstance(loader, Iterable):
+        raise CalibrationError(
+            f"calibrate: expected batches of images, such as a DataLoader, got {loader!r}"
+        )
     images = [_images(batch) for batch in islice(loader, batches)]
     if not images:
         raise CalibrationError("calibrate: expected at least one batch of images, got none")
     device = device_of(net)
     with torch.no_grad(), _unchanged_on_failure(net), _observing_modes(net):
         for layer in net.modules():
-            if isinstance(layer, CodeLayer):
+            if isinstance(layer, CodeLayer) and not isinstance(layer, LayerSlice):
                 weight_range(layer).set_from(layer.effective_weight())
         for bits in net.bits:
             ranges = list(activation_ranges(net, bits))
             with net.at_bits(bits), _observers(ranges, OBSERVERS[observer], bits):
                 for batch in images:
-                    net(batch.to(device))
+                    _run(net, batch.to(device))
         _check_finite(net)
 
 
 def activation_ranges(net: nn.Module, bits: int) -> Iterator[ActivationRange]:
     """The activation ranges that are in use at a bit-width."""
+    of_others = {
+        part
+        for module in net.modules()
+        if isinstance(module, Switchable)
+        for key, member in module.items()
+        if key != str(bits)
+        for part in member.modules()
+    }
     for module in net.modules():
-        if isinstance(module, Switchable) and str(bits) in module:
-            for part in module[str(bits)].modules():
-                if isinstance(part, ActivationRange):
-                    yield part
+        if isinstance(module, ActivationRange) and module not in of_others:
+            yield module
 
 
 def _images(batch: Any) -> Tensor:
@@ -123,9 +134,25 @@ def _images(batch: Any) -> Tensor:
     if not isinstance(images, Tensor) or images.dim() != 4 or not len(images):
         raise CalibrationError(
             "calibrate: expected batches of images (N, C, H, W) or tuples that start with one, got "
-            f"{getattr(images, 'shape', type(images).__name__)}"
+            f"{type(images).__name__} {tuple(getattr(images, 'shape', ()))}"
+        )
+    if not images.is_floating_point():
+        raise CalibrationError(
+            f"calibrate: expected floating point images, normalised as for training, got "
+            f"{images.dtype}"
         )
     return images
+
+
+def _run(net: MultiQuantNet, images: Tensor) -> None:
+    try:
+        net(images)
+    except RuntimeError as error:
+        wanted = next(net.parameters()).dtype
+        raise CalibrationError(
+            f"calibrate: expected {wanted} images that the network takes, such as "
+            f"{net.input_shape}, got {images.dtype} {tuple(images.shape)}: {error}"
+        ) from error
 
 
 @contextmanager

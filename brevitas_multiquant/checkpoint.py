@@ -1,7 +1,7 @@
 """Packed files: safetensors, body weights four to a byte, everything checked on the way in.
 
-A file holds, for the stem, each branch and the head, up to four flat arrays, each in the order of
-``named_modules`` of the network that the header describes:
+A file holds, for the stem, each branch, each half branch and the head, up to four flat arrays, each
+in the order of ``named_modules`` of the network that the header describes:
 
 =============  =======  ===========================================================================
 ``codes``      uint8    2-bit weight codes q (0..3), packed by `brevitas_multiquant.packing.pack`;
@@ -11,16 +11,16 @@ A file holds, for the stem, each branch and the head, up to four flat arrays, ea
 ``floats``     float32  every other parameter and buffer
 =============  =======  ===========================================================================
 
-The header, JSON under the one key ``brevitas_multiquant`` of the safetensors metadata (one key, so
-that equal networks give equal files), holds format, version, the configuration, the source of the
-float model, the input shape, and a SHA-256 of each array.
+The header (`brevitas_multiquant.packed_file`) holds the configuration, the source of the float
+model and the input shape. What it claims is not believed: a network without memory is built from
+it and compared with the arrays before anything is allocated, and building it reads no file and
+downloads nothing.
 """
 
-import hashlib
-import json
+import gc
 import os
-import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import torch
 from brevitas.core.utils import StatelessBuffer
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from brevitas_multiquant.config import MultiQuantConfig
@@ -36,19 +35,24 @@ from brevitas_multiquant.errors import CalibrationError, PackedFileError, Source
 from brevitas_multiquant.functional import WEIGHT_LEVELS, guarded_upper
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.nn.switchable import ScaleShiftNorm, scale_and_shift
+from brevitas_multiquant.packed_file import Array, read_packed, write_packed
 from brevitas_multiquant.packing import pack, packed_size, unpack
 from brevitas_multiquant.quant.layers import CodeLayer, weight_range
 from brevitas_multiquant.quant.ranges import LearnedRange
+from brevitas_multiquant.quant.slices import LayerSlice
 from brevitas_multiquant.rewrite import multiquantize
 from brevitas_multiquant.selection import BRANCH_BITS
+from brevitas_multiquant.skeleton import (
+    limited_construction,
+    materialise,
+    skeleton_of,
+    unknown_values,
+    without_memory,
+)
 from brevitas_multiquant.source import ModelSource
 
-HEADER = "brevitas_multiquant"
-FORMAT = "packed"
-VERSION = 1
-_HEADER_KEYS = {"format", "version", "config", "source", "input_shape", "sha256"}
+_HEADER_KEYS = ("config", "source", "input_shape")
 _KINDS = ("codes", "ranges", "norms", "floats")
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,6 @@ def save_packed(net: MultiQuantNet, path: str | os.PathLike[str]) -> Path:
         ...     torch.equal(loaded(images), net.eval()(images))
         True
     """
-    from safetensors.numpy import save
-
     path = Path(path)
     source = net.source
     if source is None:
@@ -102,16 +104,14 @@ def save_packed(net: MultiQuantNet, path: str | os.PathLike[str]) -> Path:
             "source; pass source=ModelSource(library, name, kwargs) to multiquantize, with the "
             'library "own" for a model of yours'
         )
+    source.check()
     arrays = {f"{part}.{kind}": array for part, kind, array in _arrays(net) if array.size}
     header = {
-        "format": FORMAT,
-        "version": VERSION,
         "config": net.config.to_dict(),
         "source": source.to_dict(),
         "input_shape": None if net.input_shape is None else list(net.input_shape),
-        "sha256": {key: _digest(array) for key, array in arrays.items()},
     }
-    return _write_whole(path, save(arrays, {HEADER: json.dumps(header)}))
+    return write_packed(path, header, arrays)
 
 
 def load_packed(path: str | os.PathLike[str], model: nn.Module | None = None) -> MultiQuantNet:
@@ -129,34 +129,102 @@ def load_packed(path: str | os.PathLike[str], model: nn.Module | None = None) ->
         PackedFileError: missing, damaged, of another version, or not of this network.
         SourceError: the float model cannot be built.
     """
+    if model is not None and not isinstance(model, nn.Module):
+        raise SourceError(f"model: expected the float nn.Module, got {type(model).__name__}")
     path = Path(path)
-    header, arrays = _read_checked(path)
+    header, arrays = read_packed(path, _HEADER_KEYS)
+    with _collector_paused():
+        return _rebuild(header, arrays, model, path)
+
+
+def _rebuild(
+    header: dict[str, Any], arrays: dict[str, Array], model: nn.Module | None, path: Path
+) -> MultiQuantNet:
     try:
-        config = MultiQuantConfig.from_dict(header["config"])
-        source = ModelSource.from_dict(header["source"])
-    except ValueError as error:
+        net = _skeleton(header, arrays, model)
+        _check_sizes(net, arrays)
+        if unknown_values(net):  # now that it is known to be as large as the file says
+            net = _skeleton(header, arrays, model or ModelSource(**header["source"]).build())
+        materialise(net)
+        with torch.no_grad():
+            _fill(net, arrays)
+    except PackedFileError as error:
         raise PackedFileError(f"{path}: {error}") from error
-    net = multiquantize(
-        source.build() if model is None else model,
-        config.bits,
-        profile=config.profile,
-        selection=config.selection,
-        merge=config.merge,
-        stem=source.stem,
-        head=source.head,
-        input_shape=_shape(header["input_shape"], path),
-        source=source,
-        check=False,
-    )
-    with torch.no_grad():
-        _fill(net, arrays, path)
+    except SourceError:
+        raise
+    except Exception as error:  # whatever a made-up header makes the libraries stumble over
+        raise PackedFileError(
+            f"{path}: expected a header that describes a network, got one of which none can be "
+            f"built: {error}"
+        ) from error
     return net.eval()
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Half a million objects are made and kept: looking for garbage among them takes seconds."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _skeleton(
+    header: dict[str, Any], arrays: dict[str, Array], model: nn.Module | None
+) -> MultiQuantNet:
+    """The network of a header, without memory."""
+    config = MultiQuantConfig.from_dict(header["config"])
+    source = ModelSource.from_dict(header["source"])
+    source.check()
+    float_model = _float_skeleton(source, arrays) if model is None else skeleton_of(model)
+    with without_memory():
+        return multiquantize(
+            float_model,
+            config.bits,
+            profile=config.profile,
+            selection=config.selection,
+            merge=config.merge,
+            half_width=config.half_width,
+            stem=source.stem,
+            head=source.head,
+            input_shape=_shape(header["input_shape"]),
+            source=source,
+            check=False,
+        )
+
+
+def _float_skeleton(source: ModelSource, arrays: dict[str, Array]) -> nn.Module:
+    """The float model by name, no larger than a file of these arrays can be of."""
+    codes_per_byte = 8 // BRANCH_BITS
+    stored = sum(a.size * (codes_per_byte if a.dtype == np.uint8 else 1) for a in arrays.values())
+    limit = _UNUSED_PARTS * stored + _SMALLEST_LIMIT
+    source.check(largest_number=limit)
+    with limited_construction(limit, modules=limit):
+        try:
+            with without_memory():
+                return source.build()
+        except SourceError:  # a constructor that computes with its tensors
+            with torch.random.fork_rng(devices=[]):
+                return skeleton_of(source.build())
+
+
+_UNUSED_PARTS = 2
+"""Auxiliary classifiers are built by name too, though no bit-width runs them."""
+
+_SMALLEST_LIMIT = 10_000
+"""Numbers that the smallest model may have beside its weights, such as 224 for an image size."""
 
 
 def _parts(net: MultiQuantNet) -> Iterator[tuple[str, nn.Module]]:
     yield "stem", net.stem
     for index, branch in enumerate(net.branches):
         yield f"branches.{index}", branch
+    for key, half in net.halves.items():
+        yield f"halves.{key}", half
+    yield "merge", net.merge
     yield "head", net.head
 
 
@@ -169,21 +237,30 @@ def _arrays(net: MultiQuantNet) -> Iterator[tuple[str, str, Array]]:
                 yield part, kind, np.concatenate(pieces) if pieces else np.empty(0, np.float32)
 
 
-def _fill(net: MultiQuantNet, arrays: dict[str, Array], path: Path) -> None:
+def _expected(net: MultiQuantNet) -> dict[str, list[_Entry]]:
+    """Array -> the modules that share it, in order."""
     expected: dict[str, list[_Entry]] = {}
     for part, module in _parts(net):
         for entry in _entries(part, module):
             if entry.size:
                 expected.setdefault(f"{part}.{entry.kind}", []).append(entry)
+    return expected
+
+
+def _check_sizes(net: MultiQuantNet, arrays: dict[str, Array]) -> None:
+    expected = _expected(net)
     sizes = {key: sum(entry.size for entry in entries) for key, entries in expected.items()}
     got = {key: array.size for key, array in arrays.items()}
     if sizes != got:
         differing = sorted(key for key in sizes | got if sizes.get(key) != got.get(key))
         raise PackedFileError(
-            f"{path}: expected arrays of the network in the header, got others: "
+            "expected arrays of the network in the header, got others: "
             + ", ".join(f"{k}: {sizes.get(k, 0)} expected, {got.get(k, 0)} got" for k in differing)
         )
-    for key, entries in expected.items():
+
+
+def _fill(net: MultiQuantNet, arrays: dict[str, Array]) -> None:
+    for key, entries in _expected(net).items():
         bounds = np.cumsum([entry.size for entry in entries])[:-1]
         # ranges come before codes: weights are rebuilt from both
         for entry, piece in zip(entries, np.split(arrays[key], bounds), strict=True):
@@ -197,7 +274,7 @@ def _entries(part: str, root: nn.Module) -> Iterator[_Entry]:
         if isinstance(module, LearnedRange):
             yield _range_entry(name, module)
     for name, module in modules:
-        if isinstance(module, (LearnedRange, StatelessBuffer)):
+        if isinstance(module, (LearnedRange, StatelessBuffer, LayerSlice)):
             continue
         if isinstance(module, CodeLayer):
             yield _codes_entry(name, module)
@@ -216,14 +293,19 @@ def _codes_entry(name: str, layer: CodeLayer) -> _Entry:
         return pack(((odd + WEIGHT_LEVELS) / 2).to(torch.uint8).numpy(), BRANCH_BITS)
 
     def write(packed: Array) -> None:
-        q = torch.from_numpy(unpack(packed, BRANCH_BITS, count).astype(np.float32))
         learned = weight_range(layer)
         lower = learned.lower
         width = guarded_upper(lower, learned.upper) - lower
-        layer.weight.copy_((lower + width * (q / WEIGHT_LEVELS)).view_as(layer.weight))
-        layer.weight_function = None
-        if not torch.equal((layer.quant_weight().reshape(-1) + WEIGHT_LEVELS) / 2, q):
+        codes = torch.arange(WEIGHT_LEVELS + 1)
+        values = lower + width * (codes / WEIGHT_LEVELS)
+        if not torch.equal((layer.weight_quant(values) + WEIGHT_LEVELS) / 2, codes.float()):
             raise PackedFileError(f"{name}: the range ({lower}, {learned.upper}) loses its codes")
+        weights = values.numpy()[unpack(packed, BRANCH_BITS, count)]
+        layer.weight.copy_(torch.from_numpy(weights).view_as(layer.weight))
+        layer.weight_function = None
+        gain = getattr(layer, "gain", None)
+        if gain is not None:  # it is in the weights now
+            gain.fill_(1.0)
 
     return _Entry("codes", name, packed_size(count, BRANCH_BITS), read, write)
 
@@ -281,83 +363,18 @@ def _numpy(name: str, tensor: Tensor) -> Array:
             f"save_packed: expected float32 parameters, got {tensor.dtype} in {name}; "
             "call net.float() first"
         )
-    return tensor.detach().reshape(-1).cpu().numpy()
-
-
-def _digest(array: Array) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
-
-
-def _write_whole(path: Path, data: bytes) -> Path:
-    """Write beside the target and rename, so that a reader sees the old file or the new one."""
-    try:
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(beside, 0o644)
-            os.replace(beside, path)
-        except BaseException:
-            os.unlink(beside)
-            raise
-    except OSError as error:
-        raise PackedFileError(f"save_packed: cannot write {path}: {error.strerror}") from error
-    return path
-
-
-def _read_checked(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise PackedFileError(f"load_packed: expected a packed file at {path}, found none")
-    try:
-        with safe_open(path, "np") as file:
-            metadata = file.metadata() or {}
-            header = _checked_header(metadata, path)
-            names = sorted(file.keys())
-            if names != sorted(header["sha256"]):
-                raise PackedFileError(
-                    f"{path}: expected the arrays {sorted(header['sha256'])}, got {names}"
-                )
-            arrays = {key: file.get_tensor(key) for key in names}
-    except (SafetensorError, OSError) as error:
-        raise PackedFileError(f"{path}: not a whole safetensors file: {error}") from error
-    for key, array in arrays.items():
-        kind = np.uint8 if key.endswith(".codes") else np.float32
-        if array.dtype != kind or array.ndim != 1:
-            raise PackedFileError(
-                f"{path}: expected {key} to be a flat array of {kind.__name__}, got "
-                f"{array.dtype} of shape {array.shape}"
-            )
-        if _digest(array) != header["sha256"][key]:
-            raise PackedFileError(f"{path}: {key} is damaged (its SHA-256 differs)")
-    return header, arrays
-
-
-def _checked_header(metadata: dict[str, str], path: Path) -> dict[str, Any]:
-    try:
-        header = json.loads(metadata[HEADER])
-    except (KeyError, ValueError, RecursionError) as error:
-        raise PackedFileError(f"{path}: no header of brevitas_multiquant in it") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise PackedFileError(f"{path}: expected a header of the format {FORMAT!r}, got another")
-    if header.get("version") != VERSION:
+    array: Array = tensor.detach().reshape(-1).cpu().numpy()
+    if not np.isfinite(array).all():
         raise PackedFileError(
-            f"{path}: expected version {VERSION} of the format, got {header.get('version')!r}; "
-            "install the release of brevitas_multiquant that wrote it"
+            f"save_packed: expected finite parameters, got others in {name}; training diverged "
+            "there: go back to an earlier checkpoint"
         )
-    if set(header) != _HEADER_KEYS:
-        raise PackedFileError(f"{path}: expected a header with the keys {sorted(_HEADER_KEYS)}")
-    if not isinstance(header["sha256"], dict):
-        raise PackedFileError(f"{path}: expected a checksum for each array, got none")
-    return header
+    return array
 
 
-def _shape(value: Any, path: Path) -> tuple[int, ...] | None:
+def _shape(value: Any) -> tuple[int, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != 4:
-        raise PackedFileError(f"{path}: expected input_shape to be four numbers, got {value!r}")
+        raise PackedFileError(f"expected input_shape to be four numbers, got {value!r}")
     return tuple(value)

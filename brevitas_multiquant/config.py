@@ -8,8 +8,9 @@ from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.selection import Selection, check_bits, resolve_selection
 
 CONFIG_VERSION = 1
-PROFILES = ("paper",)
+PROFILES = ("paper", "finn")
 MERGES = ("mean", "sum")
+HALF_WIDTHS = ("macs", "channels")
 BRANCH_INITS = ("copy", "shuffle")
 
 
@@ -30,8 +31,11 @@ class MultiQuantConfig:
     Args:
         bits: candidate bit-widths, ascending.
         selection: bit-width -> branch indices.
-        profile: ``"paper"``: stem, residual path and classifier stay float.
+        profile: ``"paper"``: stem, residual path and classifier stay float; ``"finn"``: they are
+            quantized too, as FPGAs need it.
         merge: ``"mean"`` or ``"sum"`` (eq. 6) of the branch outputs.
+        half_width: how wide the half branch of odd bit-widths is: ``"macs"``, the widest that costs
+            at most half of a branch; ``"channels"``, half of the channels.
 
     Raises:
         BitWidthError, SelectionError, ConfigError: a value outside its range.
@@ -46,12 +50,14 @@ class MultiQuantConfig:
     selection: Selection
     profile: str = "paper"
     merge: str = "mean"
+    half_width: str = "macs"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bits", check_bits(self.bits))
         object.__setattr__(self, "selection", resolve_selection(self.selection, self.bits))
         check_choice("profile", self.profile, PROFILES)
         check_choice("merge", self.merge, MERGES)
+        check_choice("half_width", self.half_width, HALF_WIDTHS)
 
     @classmethod
     def create(
@@ -60,10 +66,11 @@ class MultiQuantConfig:
         selection: str | Mapping[int, Sequence[int]] = "amortized",
         profile: str = "paper",
         merge: str = "mean",
+        half_width: str = "macs",
     ) -> "MultiQuantConfig":
         """A configuration from what a user writes: any order of bits, a strategy's name."""
         checked = check_bits(bits)
-        return cls(checked, resolve_selection(selection, checked), profile, merge)
+        return cls(checked, resolve_selection(selection, checked), profile, merge, half_width)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON and YAML can hold, with the configuration's version."""
@@ -73,6 +80,7 @@ class MultiQuantConfig:
             "selection": {str(bit): list(chosen) for bit, chosen in self.selection.items()},
             "profile": self.profile,
             "merge": self.merge,
+            "half_width": self.half_width,
         }
 
     @classmethod
@@ -82,7 +90,8 @@ class MultiQuantConfig:
         Raises:
             ConfigError: another version, or keys missing or unknown.
         """
-        expected = {"version", "bits", "selection", "profile", "merge"}
+        expected = {"version", "bits", "selection", "profile", "merge", "half_width"}
+        data = {"half_width": "macs", **data} if isinstance(data, Mapping) else data
         if not isinstance(data, Mapping) or set(data) != expected:
             raise ConfigError(f"configuration: expected the keys {sorted(expected)}, got {data!r}")
         if data["version"] != CONFIG_VERSION:
@@ -97,4 +106,4 @@ class MultiQuantConfig:
                 f"configuration: expected selection to map bit-widths to lists of branches, "
                 f"got {data['selection']!r}"
             ) from None
-        return cls(data["bits"], selection, data["profile"], data["merge"])
+        return cls(data["bits"], selection, data["profile"], data["merge"], data["half_width"])

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
+from brevitas_multiquant.nn.shared import SharedParameter
 from brevitas_multiquant.nn.switchable import Switchable, SwitchableNorm
-from brevitas_multiquant.quant.layers import WEIGHTED, CodeLayer
+from brevitas_multiquant.quant.layers import WEIGHTED, CodeLayer, weight_range
 from brevitas_multiquant.quant.ranges import LearnedRange
-from brevitas_multiquant.selection import BRANCH_BITS
+from brevitas_multiquant.quant.slices import LayerSlice
+from brevitas_multiquant.selection import BRANCH_BITS, half_branch
 
 FLOAT_BYTES = 4
 
@@ -25,7 +27,7 @@ class BitWidthCost:
         float_macs: multiply-accumulates of the float stem and head.
         bitops: ``macs`` x weight bits x activation bits.
         bytes: storage of this bit-width alone.
-        branches: indices of the branches that run.
+        branches: indices of the branches that run, the last one at half if the bit-width is odd.
     """
 
     macs: int
@@ -53,7 +55,7 @@ class Cost(dict[int, BitWidthCost]):
         header = f"{'bits':>4}  {'branches':<12}{'MMACs':>10}{'float MMACs':>13}"
         lines = [header + f"{'GBitOPs':>10}{'MB':>9}"]
         for bits, cost in self.items():
-            branches = ",".join(map(str, cost.branches))
+            branches = ",".join(map(str, cost.branches)) + ("/2" if bits % BRANCH_BITS else "")
             lines.append(
                 f"{bits:>4}  {branches:<12}{cost.macs / 1e6:>10.1f}{cost.float_macs / 1e6:>13.1f}"
                 f"{cost.bitops / 1e9:>10.2f}{cost.bytes / 1e6:>9.3f}"
@@ -94,38 +96,57 @@ def cost(net: MultiQuantNet, input_shape: tuple[int, ...] | None = None) -> Cost
         ) from error
     costs = {}
     for bits, branches in net.selection.items():
-        macs = branch_macs * len(branches)
+        macs = sum(branch_macs[is_narrow] for is_narrow in _narrow(net, bits))
         bitops = macs * BRANCH_BITS * bits
         costs[bits] = BitWidthCost(macs, float_macs, bitops, _bytes(net, (bits,)), branches)
     return Cost(costs, _bytes(net, net.bits), _float_bytes(net))
 
 
-def _macs(net: MultiQuantNet, shape: tuple[int, ...]) -> tuple[int, int]:
-    """MACs per image of one branch, and of stem and head."""
-    counts = {True: 0, False: 0}
+def _narrow(net: MultiQuantNet, bits: int) -> list[bool]:
+    """For each branch that runs at a bit-width, whether it is a half one."""
+    half = half_branch(net.selection, bits)
+    return [index == half for index in net.selection[bits]]
 
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        counts[isinstance(layer, CodeLayer)] += layer_macs(layer, output) // len(output)
 
-    hooks = [
-        module.register_forward_hook(count)
-        for part in (net.stem, net.branches[0], net.head)
-        for module in part.modules()
-        if isinstance(module, WEIGHTED)
-    ]
-    bits = next(bit for bit, branches in net.selection.items() if 0 in branches)
+def _macs(net: MultiQuantNet, shape: tuple[int, ...]) -> tuple[dict[bool, int], int]:
+    """MACs per image of a whole and of a half branch (by ``is half``), and of stem and head."""
+    runs = {
+        is_half: (bits, branch)
+        for bits in net.bits
+        for is_half, branch in zip(_narrow(net, bits), net.branches_at(bits), strict=True)
+    }
     modes = [(module, module.training) for module in net.modules()]
     parameter = next(net.parameters())
     image = torch.zeros((1, *shape[1:]), device=device_of(net), dtype=parameter.dtype)
     try:
-        with torch.no_grad(), net.floating(), net.at_bits(bits):
-            net.eval().head(net.branches[0](net.stem(image)))
+        with torch.no_grad(), net.floating():
+            net.eval()
+            features, stem = _counted(net.stem, image)
+            branches = {}
+            for is_half, (bits, branch) in runs.items():
+                with net.at_bits(bits):
+                    merged, branches[is_half] = _counted(branch, features)
+            _, head = _counted(net.head, merged)
+    finally:
+        for module, training in modes:
+            module.training = training
+    return branches, stem + head
+
+
+def _counted(part: nn.Module, x: Tensor) -> tuple[Tensor, int]:
+    """What a part gives for one image, and the MACs of its layers."""
+    counts: list[int] = []
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        counts.append(layer_macs(layer, output))
+
+    layers = [module for module in part.modules() if isinstance(module, WEIGHTED)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        return part(x), sum(counts)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in modes:
-            module.training = training
-    return counts[True], counts[False]
 
 
 def layer_macs(layer: nn.Module, output: Tensor) -> int:
@@ -147,9 +168,26 @@ def layer_macs(layer: nn.Module, output: Tensor) -> int:
 
 def _bytes(net: MultiQuantNet, bits: tuple[int, ...]) -> int:
     """Storage of the given bit-widths."""
-    used = {index for bit in bits for index in net.selection[bit]}
-    branches = sum(_branch_bytes(net.branches[index], bits) for index in used)
-    return branches + _part_bytes(net.stem) + _part_bytes(net.head)
+    running = {id(branch): branch for bit in bits for branch in net.branches_at(bit)}
+    total = sum(_branch_bytes(branch, bits) for branch in running.values())
+    for index, half in net.halves.items():
+        if id(half) in running and id(net.branches[int(index)]) not in running:
+            total += _borrowed_bytes(half)
+    return total + _part_bytes(net.stem) + _part_bytes(net.head)
+
+
+def _borrowed_bytes(half: nn.Module) -> int:
+    """Storage of what a half branch uses of the whole one, where the whole one is not stored."""
+    total = 0
+    for module in half.modules():
+        if isinstance(module, LayerSlice):
+            own = dict(module.whole.named_parameters(recurse=False))
+            total += _packed_bytes(module.weight)
+            total += _floats(p[: module.kept[0]] for name, p in own.items() if name != "weight")
+            total += _part_bytes(weight_range(module))
+        elif isinstance(module, SharedParameter):
+            total += _floats([module()])
+    return total
 
 
 def _branch_bytes(branch: nn.Module, bits: tuple[int, ...]) -> int:
@@ -171,12 +209,16 @@ def _part_bytes(part: nn.Module) -> int:
 def _module_bytes(module: nn.Module) -> int:
     """Storage of a module's own parameters, not its children's."""
     own = dict(module.named_parameters(recurse=False))
-    if isinstance(module, CodeLayer):
+    if isinstance(module, CodeLayer) and own:
         weight = own.pop("weight")
-        return -(-weight.numel() * BRANCH_BITS // 8) + _floats(own.values())
+        return _packed_bytes(weight) + _floats(own.values())
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return 2 * module.num_features * FLOAT_BYTES
     return _floats(own.values())
+
+
+def _packed_bytes(weight: Tensor) -> int:
+    return -(-weight.numel() * BRANCH_BITS // 8)
 
 
 def _floats(parameters: Iterable[Tensor]) -> int:

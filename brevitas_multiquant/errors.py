@@ -46,5 +46,26 @@ class PackedFileError(MultiQuantError):
     """A packed file that is missing, damaged, of another version, or of another network."""
 
 
+class HubError(MultiQuantError):
+    """A folder or repository that cannot be written, uploaded, found or read."""
+
+
 class ExportError(MultiQuantError):
     """An exported file that does not reproduce the network; nothing was left on disk."""
+
+
+class FinnMappingError(ExportError):
+    """A network that dataflow hardware cannot compute; ``problems`` holds every reason found.
+
+    Args:
+        bits: the bit-width.
+        problems: (module path, what is wrong and what to do).
+    """
+
+    def __init__(self, bits: int, problems: list[tuple[str, str]]) -> None:
+        self.problems = problems
+        listed = "".join(f"\n  - {where}: {advice}" for where, advice in problems)
+        super().__init__(
+            f"export at {bits} bits: expected a network of the profile 'finn' that maps to "
+            f"dataflow hardware as a whole, got:{listed}"
+        )

@@ -11,14 +11,18 @@ BRANCH_BITS = 2
 MIN_BITS, MAX_BITS = 2, 16
 
 Selection = dict[int, tuple[int, ...]]
-"""Bit-width -> indices (from 0, ascending) of the branches that run."""
+"""Bit-width -> indices (from 0, ascending) of the branches that run.
+
+A branch carries two bits. At an odd bit-width the last branch listed runs at half of its
+multiply-accumulates, as a channel slice of itself: the *half branch* (paper, section 3.4).
+"""
 
 
 def check_bits(bits: Sequence[int]) -> tuple[int, ...]:
     """Candidate bit-widths, checked and in ascending order.
 
     Raises:
-        BitWidthError: empty, repeated, not whole, outside 2..16, or odd.
+        BitWidthError: empty, repeated, not whole, or outside 2..16.
 
     Example:
         >>> check_bits([8, 2, 4])
@@ -35,24 +39,29 @@ def check_bits(bits: Sequence[int]) -> tuple[int, ...]:
             raise BitWidthError(f"bits: expected whole numbers, got {bit!r} in {values}")
         if not MIN_BITS <= bit <= MAX_BITS:
             raise BitWidthError(f"bits: expected {MIN_BITS} to {MAX_BITS}, got {bit} in {values}")
-        if bit % BRANCH_BITS:
-            raise BitWidthError(
-                f"bits: expected even bit-widths, since a branch carries {BRANCH_BITS} bits, "
-                f"got {bit} in {values}; use {bit - 1} or {bit + 1}"
-            )
     if len(set(values)) != len(values):
         raise BitWidthError(f"bits: expected each bit-width once, got {values}")
     return tuple(sorted(int(bit) for bit in values))
 
 
+def branches_at(bits: int) -> int:
+    """Branches that run at a bit-width, a half one included: ``b / 2``, rounded up.
+
+    Example:
+        >>> branches_at(4), branches_at(5)
+        (2, 3)
+    """
+    return -(-bits // BRANCH_BITS)
+
+
 def branch_count(bits: Sequence[int]) -> int:
-    """Branches that a candidate list needs: ``max(bits) / 2``.
+    """Branches that a candidate list needs: those of its largest bit-width.
 
     Example:
         >>> branch_count([2, 4, 6, 8])
         4
     """
-    return max(bits) // BRANCH_BITS
+    return branches_at(max(bits))
 
 
 def amortized(bits: Sequence[int]) -> Selection:
@@ -65,25 +74,27 @@ def amortized(bits: Sequence[int]) -> Selection:
     Example:
         >>> amortized([2, 4, 6, 8])
         {2: (0,), 4: (1, 2), 6: (1, 2, 3), 8: (0, 1, 2, 3)}
+        >>> amortized([2, 3, 4])
+        {2: (0,), 3: (0, 1), 4: (0, 1)}
     """
     load = [0.0] * branch_count(bits)
     selection: Selection = {}
     for bit in sorted(bits):
         by_load = sorted(range(len(load)), key=lambda branch: (load[branch], branch))
-        selection[bit] = tuple(sorted(by_load[: bit // BRANCH_BITS]))
+        selection[bit] = tuple(sorted(by_load[: branches_at(bit)]))
         for branch in selection[bit]:
             load[branch] += 2.0 ** (-2 * bit)
     return selection
 
 
 def serial(bits: Sequence[int]) -> Selection:
-    """The first ``b / 2`` branches at every bit-width: the paper's baseline (figure 2a).
+    """The first branches at every bit-width: the paper's baseline (figure 2a).
 
     Example:
         >>> serial([2, 4])
         {2: (0,), 4: (0, 1)}
     """
-    return {bit: tuple(range(bit // BRANCH_BITS)) for bit in sorted(bits)}
+    return {bit: tuple(range(branches_at(bit))) for bit in sorted(bits)}
 
 
 STRATEGIES = {"amortized": amortized, "serial": serial}
@@ -100,7 +111,7 @@ def resolve_selection(
 
     Raises:
         SelectionError: unknown name, or a mapping that leaves out a bit-width or a branch, names
-            one that does not exist, or selects other than ``b / 2`` distinct branches.
+            one that does not exist, or selects other than ``b / 2`` (rounded up) distinct ones.
 
     Example:
         >>> resolve_selection({2: [1], 4: [0, 1]}, [2, 4])
@@ -129,9 +140,9 @@ def _check_mapping(selection: Mapping[int, Sequence[int]], bits: Sequence[int]) 
                 f"selection[{bit}]: expected a list of branch indices, got {selection[bit]!r}"
             )
         chosen = tuple(sorted(selection[bit]))
-        if len(set(chosen)) != bit // BRANCH_BITS or len(chosen) != bit // BRANCH_BITS:
+        if len(set(chosen)) != branches_at(bit) or len(chosen) != branches_at(bit):
             raise SelectionError(
-                f"selection[{bit}]: expected {bit // BRANCH_BITS} distinct branches, "
+                f"selection[{bit}]: expected {branches_at(bit)} distinct branches, "
                 f"got {tuple(selection[bit])}"
             )
         if not set(chosen) <= set(branches):
@@ -143,11 +154,35 @@ def _check_mapping(selection: Mapping[int, Sequence[int]], bits: Sequence[int]) 
     return checked
 
 
-def bits_of_branch(selection: Selection, branch: int) -> tuple[int, ...]:
-    """Bit-widths at which a branch runs, ascending.
+def half_branch(selection: Selection, bits: int) -> int | None:
+    """The branch that runs as half of itself at a bit-width: the last one where it is odd.
 
     Example:
-        >>> bits_of_branch(amortized([2, 4, 6, 8]), 0)
+        >>> half_branch(amortized([2, 3, 4]), 3), half_branch(amortized([2, 3, 4]), 4)
+        (1, None)
+    """
+    return selection[bits][-1] if bits % BRANCH_BITS else None
+
+
+def whole_bits(selection: Selection, branch: int) -> tuple[int, ...]:
+    """Bit-widths at which a branch runs whole, ascending.
+
+    Example:
+        >>> whole_bits(amortized([2, 4, 6, 8]), 0)
         (2, 8)
     """
-    return tuple(bit for bit, chosen in selection.items() if branch in chosen)
+    return tuple(
+        bits
+        for bits, chosen in selection.items()
+        if branch in chosen and half_branch(selection, bits) != branch
+    )
+
+
+def half_bits(selection: Selection, branch: int) -> tuple[int, ...]:
+    """Bit-widths at which a branch runs as half of itself, ascending.
+
+    Example:
+        >>> half_bits(amortized([2, 3, 4]), 1)
+        (3,)
+    """
+    return tuple(bits for bits in selection if half_branch(selection, bits) == branch)

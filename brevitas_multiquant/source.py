@@ -1,6 +1,7 @@
 """How a float model can be built again by name: what a packed file needs to know."""
 
 import importlib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -53,6 +54,33 @@ class ModelSource:
             raise SourceError(f"model source: expected the keys {sorted(expected)}, got {data!r}")
         return cls(**data)
 
+    def check(self, largest_number: int | None = None) -> None:
+        """Refuse what no file may ask for: arguments that load something, or are not plain.
+
+        Args:
+            largest_number: that a whole number among the arguments may be.
+
+        Raises:
+            SourceError: naming the argument.
+        """
+        if self.library not in LIBRARIES:
+            raise SourceError(
+                f"model source: expected a library of {list(LIBRARIES)}, got {self.library!r}"
+            )
+        if not isinstance(self.name, str) or not isinstance(self.kwargs, dict):
+            raise SourceError(
+                "model source: expected a name and a mapping of arguments that load no weights, "
+                f"got {self.kwargs!r} for {self.name!r}"
+            )
+        loading = sorted(key for key in self.kwargs if _LOADS.fullmatch(str(key)))
+        if loading:
+            raise SourceError(
+                f"model source: expected arguments that load no weights, got {loading[0]!r} "
+                f"in {self.kwargs!r}"
+            )
+        for key, value in self.kwargs.items():
+            _check_plain(key, value, largest_number)
+
     def build(self) -> nn.Module:
         """The float model with random weights; nothing is downloaded.
 
@@ -60,14 +88,7 @@ class ModelSource:
             SourceError: an unknown library or name, a library that is not installed, or arguments
                 that it does not take.
         """
-        if self.library not in LIBRARIES:
-            raise SourceError(
-                f"model source: expected a library of {list(LIBRARIES)}, got {self.library!r}"
-            )
-        if not isinstance(self.kwargs, dict) or {"pretrained", "weights"} & set(self.kwargs):
-            raise SourceError(
-                f"model source: expected arguments that load no weights, got {self.kwargs!r}"
-            )
+        self.check()
         try:
             return _BUILDERS[self.library](self.name, self.kwargs)
         except SourceError:
@@ -82,10 +103,33 @@ class ModelSource:
             ) from error
 
 
+_LOADS = re.compile(r"pretrained\w*|weights\w*|checkpoint_path|cache_dir|device|dtype")
+"""Arguments that load weights, from disk or network, or put them elsewhere."""
+
+
+def _check_plain(key: str, value: Any, largest: int | None, depth: int = 3) -> None:
+    """Numbers, names, and lists of lists of them."""
+    if isinstance(value, (list, tuple)) and depth:
+        for item in value:
+            _check_plain(key, item, largest, depth - 1)
+    elif value is not None and not isinstance(value, (bool, int, float, str)):
+        raise SourceError(
+            f"model source: expected numbers, names or short lists of them, got {key}="
+            f"{type(value).__name__}; a model with other arguments is one of your own: "
+            'ModelSource("own", NAME)'
+        )
+    elif isinstance(value, int) and largest is not None and abs(value) > largest:
+        raise SourceError(
+            f"model source: expected a model of about the size of its file, got {key}={value}"
+        )
+
+
 def _build_timm(name: str, kwargs: dict[str, Any]) -> nn.Module:
     import timm
 
     importlib.import_module("brevitas_multiquant.models")
+    if not timm.is_model(name):  # timm would look for "hf-hub:..." in the network
+        raise SourceError(f"timm cannot build {name!r}: it has no model of that name")
     return timm.create_model(name, pretrained=False, **kwargs)
 
 
@@ -96,6 +140,9 @@ def _build_own(name: str, kwargs: dict[str, Any]) -> nn.Module:
 def _build_torchvision(name: str, kwargs: dict[str, Any]) -> nn.Module:
     import torchvision.models
 
+    # detection and segmentation models load the weights of their backbones
+    if name.lower() not in torchvision.models.list_models(module=torchvision.models):
+        raise SourceError(f"torchvision cannot build {name!r}: no classification model of it")
     return torchvision.models.get_model(name, weights=None, **kwargs)
 
 
@@ -154,9 +201,14 @@ def _infer_timm(model: nn.Module) -> ModelSource | None:
 
 
 def _image_channels(model: nn.Module, declared: int) -> int:
-    """Channels of the images: those of the first convolution, unless it reads blocks of pixels."""
+    """Channels of the images: those of the first convolution, unless it reads blocks of pixels.
+
+    A model of timm that names no first convolution takes the channels it declares, no others.
+    """
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is None or first.in_channels in (4 * declared, 16 * declared):
+    config = getattr(model, "pretrained_cfg", None)
+    adaptable = not isinstance(config, dict) or bool(config.get("first_conv", True))
+    if first is None or not adaptable or first.in_channels in (4 * declared, 16 * declared):
         return declared
     return first.in_channels
 
@@ -192,5 +244,18 @@ def infer_input_shape(model: nn.Module) -> tuple[int, ...]:
     """(1, C, H, W) that a model declares, else (1, 3, 224, 224)."""
     declared = getattr(model, "pretrained_cfg", None)
     size = declared.get("input_size") if isinstance(declared, dict) else None
+    if type(model).__module__.startswith("torchvision.models."):
+        size = _torchvision_size(model)
     channels, height, width = size or (3, 224, 224)
     return (1, _image_channels(model, channels), height, width)
+
+
+def _torchvision_size(model: nn.Module) -> tuple[int, int, int] | None:
+    """The images that all published weights of a model's module were trained for, if one size."""
+    from torchvision import models
+
+    builders = [models.get_model_builder(name) for name in models.list_models(module=models)]
+    names = [b.__name__ for b in builders if b.__module__ == type(model).__module__]
+    weights = [w for name in names for w in models.get_model_weights(name)]
+    sizes = {w.transforms.keywords["crop_size"] for w in weights}
+    return (3, *sizes, *sizes) if len(sizes) == 1 else None  # type: ignore[return-value]

@@ -3,6 +3,7 @@ package: everything here is meant to be read, nothing to be fast.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -72,14 +73,19 @@ def branch_loads(selection: dict[int, tuple[int, ...]], branches: int) -> list[f
 
 
 def smallest_spread(bits: Sequence[int]) -> float:
-    """The least possible difference between the heaviest and the lightest branch, by trying all."""
-    branches = max(bits) // 2
-    choices = [list(itertools.combinations(range(branches), bit // 2)) for bit in bits]
-    spreads = []
-    for chosen in itertools.product(*choices):
-        loads = branch_loads(dict(zip(bits, chosen, strict=True)), branches)
-        spreads.append(max(loads) - min(loads))
-    return min(spreads)
+    """The least possible difference between the heaviest and the lightest branch.
+
+    By trying every assignment; those that differ only in the names of branches are tried once.
+    """
+    branches = math.ceil(max(bits) / 2)
+    reached = {(0.0,) * branches}
+    for bit in bits:
+        reached = {
+            tuple(sorted(load + 2.0 ** (-2 * bit) * (b in chosen) for b, load in enumerate(loads)))
+            for loads in reached
+            for chosen in itertools.combinations(range(branches), math.ceil(bit / 2))
+        }
+    return min(loads[-1] - loads[0] for loads in reached)
 
 
 def pack_naive(values: Sequence[int], bits: int) -> bytes:

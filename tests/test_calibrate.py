@@ -195,7 +195,7 @@ def infinite(images):
         (lambda images: [], r"expected at least one batch of images, got none"),
         (
             lambda images: [images[0]],
-            r"expected batches of images .* got torch.Size\(\[3, 8, 8\]\)",
+            r"expected batches of images .* got Tensor \(3, 8, 8\)",
         ),
         (lambda images: [images[:0]], r"expected batches of images"),
         (lambda images: [{"image": images}], r"expected batches of images .* got dict"),
@@ -218,7 +218,7 @@ def test_bad_data_leave_the_network_as_it_was(net, images, make_loader, message)
 def test_images_of_another_kind_leave_the_network_as_it_was(make_net):
     net = make_net()
     state = {name: value.clone() for name, value in net.state_dict().items()}
-    with pytest.raises(RuntimeError):
+    with pytest.raises(CalibrationError, match=r"such as \(1, 3, 8, 8\), got .* \(2, 5, 8, 8\)"):
         calibrate(net, [torch.randn(2, 5, 8, 8)])
     assert all(torch.equal(net.state_dict()[name], value) for name, value in state.items())
     assert not any(m.ready for m in net.modules() if type(m).__name__ == "ActivationRange")

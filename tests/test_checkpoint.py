@@ -1,6 +1,5 @@
 """Packed files: equality to the bit, size, and refusal of everything that is not one."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import pytest
 import timm
 import torch
 from safetensors import safe_open
-from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 import brevitas_multiquant.models  # noqa: F401  (registers the CIFAR networks)
@@ -23,9 +21,10 @@ from brevitas_multiquant import (
     multiquantize,
     save_packed,
 )
-from brevitas_multiquant.checkpoint import FORMAT, HEADER, VERSION
 from brevitas_multiquant.errors import CalibrationError, PackedFileError, SourceError
+from brevitas_multiquant.packed_file import FORMAT, VERSION
 from brevitas_multiquant.quant.layers import CodeLayer
+from tests.packed import rewrite, take_apart
 from tests.tiny import TinyNet
 
 OWN = ModelSource("own", "TinyNet")
@@ -76,6 +75,23 @@ def test_loaded_network_equals_the_saved_one(
     assert not loaded.training
     for ours, theirs in zip(outputs(loaded, images), outputs(net, images), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "cifar_resnet8"])
+def test_half_branches(name: str, tmp_path: Path) -> None:
+    """Odd bit-widths: what a half branch shares with its branch is stored once."""
+    images = torch.randn(2, 3, 32, 32)
+    source = ModelSource("timm", name, {"num_classes": 4})
+    net = multiquantize(source.build(), [2, 3, 4], input_shape=(1, 3, 32, 32), source=source)
+    trained(net, images)
+    path = save_packed(net, tmp_path / "net.safetensors")
+    loaded = load_packed(path)
+    assert loaded.config == net.config
+    for ours, theirs in zip(outputs(loaded, images), outputs(net, images), strict=True):
+        assert torch.equal(ours, theirs)
+    parts = {key.rpartition(".")[0] for key in take_apart(path)[1]}
+    assert any(part.startswith("halves.") for part in parts)
+    assert not any(key.startswith("halves.") and key.endswith("codes") for key in parts)
 
 
 def test_packing_again_gives_the_same_file(net: MultiQuantNet, tmp_path: Path) -> None:
@@ -172,16 +188,6 @@ def test_missing_file(tmp_path: Path) -> None:
         load_packed(tmp_path / "net.safetensors")
 
 
-def rewrite(path: Path, change: Callable[[dict, dict], object]) -> None:
-    """Write the file again after ``change(arrays, header)``."""
-    with safe_open(path, "np") as file:
-        metadata = file.metadata()
-        arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    header = json.loads(metadata[HEADER])
-    change(arrays, header)
-    save_file(arrays, path, {HEADER: json.dumps(header)})
-
-
 DAMAGE: dict[str, tuple[Callable[[dict, dict], object], str]] = {
     "bit flip": (lambda a, h: a["stem.floats"].__iadd__(1), "stem.floats is damaged"),
     "array gone": (lambda a, h: a.pop("branches.1.codes"), "expected the arrays"),
@@ -191,6 +197,7 @@ DAMAGE: dict[str, tuple[Callable[[dict, dict], object], str]] = {
     "header key gone": (lambda a, h: h.pop("config"), "expected a header with the keys"),
     "other bit-widths": (lambda a, h: h["config"].update(bits=[2]), "one entry for each"),
     "config version": (lambda a, h: h["config"].update(version=9), "expected version 1"),
+    "no kwargs": (lambda a, h: h["source"].update(kwargs=None), "a mapping of arguments"),
     "shape": (lambda a, h: h.update(input_shape=[3]), "input_shape to be four numbers"),
     "dtype": (
         lambda a, h: a.update({"stem.norms": a["stem.norms"].astype(np.float64)}),
@@ -205,8 +212,53 @@ def test_damaged_file_is_refused(kind: str, net: MultiQuantNet, tmp_path: Path) 
     path = save_packed(net, tmp_path / "net.safetensors")
     change, message = DAMAGE[kind]
     rewrite(path, change)
-    with pytest.raises(PackedFileError, match=message):
+    with pytest.raises(MultiQuantError, match=message):
         load_packed(path, TinyNet())
+
+
+def test_changed_header_is_refused(net: MultiQuantNet, tmp_path: Path) -> None:
+    """A selection that fits as well: nothing but the header's own checksum can tell."""
+    net.source = OWN
+    path = save_packed(net, tmp_path / "net.safetensors")
+    rewrite(path, lambda a, h: h["config"].update(merge="sum"), signed=())
+    with pytest.raises(PackedFileError, match="header is damaged"):
+        load_packed(path, TinyNet())
+
+
+def test_values_that_are_not_finite(net: MultiQuantNet, tmp_path: Path) -> None:
+    net.source = OWN
+    path = save_packed(net, tmp_path / "net.safetensors")
+    rewrite(path, lambda a, h: a["stem.norms"].fill(np.nan), signed=("arrays", "header"))
+    with pytest.raises(PackedFileError, match=r"finite numbers in stem\.norms"):
+        load_packed(path, TinyNet())
+    with torch.no_grad():
+        net.head.fc.weight[0, 0] = torch.inf
+    before = path.read_bytes()
+    with pytest.raises(PackedFileError, match=r"finite parameters.*head\.fc\.weight"):
+        save_packed(net, path)
+    assert path.read_bytes() == before
+
+
+def test_ranges_that_lose_codes(net: MultiQuantNet, tmp_path: Path) -> None:
+    net.source = OWN
+    path = save_packed(net, tmp_path / "net.safetensors")
+
+    def too_wide(arrays: dict, _header: dict) -> None:
+        arrays["branches.0.ranges"][0::2], arrays["branches.0.ranges"][1::2] = -3e38, 3e38
+
+    rewrite(path, too_wide, signed=("arrays", "header"))
+    with pytest.raises(PackedFileError, match="loses its codes"):
+        load_packed(path, TinyNet())
+
+
+def test_model_given_for_loading_is_left_alone(net: MultiQuantNet, tmp_path: Path) -> None:
+    net.source = OWN
+    path = save_packed(net, tmp_path / "net.safetensors")
+    model = TinyNet()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    loaded = load_packed(path, model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert {t.device.type for t in (*loaded.parameters(), *loaded.buffers())} == {"cpu"}
 
 
 def test_truncated_and_foreign_files_are_refused(net: MultiQuantNet, tmp_path: Path) -> None:

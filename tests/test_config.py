@@ -33,7 +33,15 @@ def test_written_form_is_the_contract_of_version_1():
         "selection": {"2": [0], "4": [0, 1]},
         "profile": "paper",
         "merge": "mean",
+        "half_width": "macs",
     }
+
+
+def test_written_without_half_width():
+    """Even bit-widths came first: what was written then has no width of a half branch."""
+    data = written()
+    del data["half_width"]
+    assert MultiQuantConfig.from_dict(data) == MultiQuantConfig.create([2, 4])
 
 
 @pytest.mark.parametrize("selection", ["amortized", "serial", {2: [1], 4: [0, 1]}])
@@ -45,10 +53,11 @@ def test_round_trip_through_json(selection):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"bits": [3]}, BitWidthError, r"expected even bit-widths"),
+        ({"bits": [1]}, BitWidthError, r"expected 2 to 16"),
+        ({"bits": [3], "half_width": 0.5}, ConfigError, r"half_width: expected one of \['macs', "),
         ({"bits": [2], "selection": "x"}, SelectionError, r"got 'x'"),
         ({"bits": [2], "merge": "max"}, ConfigError, r"merge: expected one of \['mean', 'sum'\]"),
-        ({"bits": [2], "profile": "finn"}, ConfigError, r"profile: expected one of \['paper'\]"),
+        ({"bits": [2], "profile": "asic"}, ConfigError, r"profile: expected one of \['paper', "),
     ],
 )
 def test_bad_options(options, error, message):
@@ -61,12 +70,12 @@ def test_bad_options(options, error, message):
     [
         (written(version=2), ConfigError, r"expected version 1, got 2; install the release"),
         (written(extra=1), ConfigError, r"expected the keys .* got"),
-        ({"version": 1}, ConfigError, r"expected the keys \['bits', 'merge'"),
+        ({"version": 1}, ConfigError, r"expected the keys \['bits', 'half_width'"),
         (None, ConfigError, r"expected the keys .* got None"),
         (written(selection=[0]), ConfigError, r"expected selection to map bit-widths"),
         (written(selection={"two": [0]}), ConfigError, r"expected selection to map bit-widths"),
         (written(selection={"2": [0]}), SelectionError, r"expected one entry for each"),
-        (written(bits=[2, 5]), BitWidthError, r"expected even bit-widths"),
+        (written(bits=[2, 17]), BitWidthError, r"expected 2 to 16"),
     ],
 )
 def test_bad_written_form(data, error, message):

@@ -12,7 +12,12 @@ from torch import Tensor
 from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export.exporter import quiet, run_exporter
 from brevitas_multiquant.export.folder import staged
-from brevitas_multiquant.export.request import requested_bits, requested_shape, require_packages
+from brevitas_multiquant.export.request import (
+    requested_bits,
+    requested_shape,
+    require_graph,
+    require_packages,
+)
 from brevitas_multiquant.export.sample import smooth_images
 from brevitas_multiquant.export.verify import check_classes
 from brevitas_multiquant.nn.network import MultiQuantNet
@@ -101,6 +106,7 @@ def export_onnx(
         ['model_2b_qcdq.onnx']
     """
     require_packages()
+    require_graph(net)
     chosen, shape = requested_bits(net, bits), requested_shape(net, input_shape)
     if chosen[-1] > LARGEST_BITS:
         raise ExportError(

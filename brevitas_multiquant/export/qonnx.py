@@ -17,7 +17,12 @@ from brevitas_multiquant.export.cleanup import clean_up
 from brevitas_multiquant.export.execute import execute
 from brevitas_multiquant.export.exporter import quiet, readable_ir_version, run_exporter
 from brevitas_multiquant.export.folder import staged
-from brevitas_multiquant.export.request import requested_bits, requested_shape, require_packages
+from brevitas_multiquant.export.request import (
+    requested_bits,
+    requested_shape,
+    require_graph,
+    require_packages,
+)
 from brevitas_multiquant.export.sample import impulse_images, smooth_images, stem_extent
 from brevitas_multiquant.export.verify import Comparison, Graph, quantizer_order, verify
 from brevitas_multiquant.nn.network import MultiQuantNet
@@ -128,6 +133,7 @@ def export_qonnx(
         ['model_2b.onnx']
     """
     require_packages()
+    require_graph(net)
     chosen, shape = requested_bits(net, bits), requested_shape(net, input_shape)
     sample, natural = impulse_images(shape, stem_extent(net.stem)), smooth_images(shape)
     report: dict[str, Any] = {"version": REPORT_VERSION, "input_shape": shape, "bits": {}}
@@ -179,7 +185,8 @@ def _file_name(bits: int) -> str:
 def _label(graph: Any, paths: list[str]) -> None:
     """Note on each activation quantizer, and on the stem's last node, what it is.
 
-    The exporter keeps the order of execution; clean-up changes order and names, not notes.
+    The exporter keeps the order of execution; clean-up changes order and names, not notes. A stem
+    that ends in a quantizer is labelled as that: its codes are compared like all others.
     """
     weights = {tensor.name for tensor in graph.initializer}
     quantizers = [
@@ -189,7 +196,7 @@ def _label(graph: Any, paths: list[str]) -> None:
         node.doc_string = path
     read_outside = {name for node in graph.node if not _in_stem(node) for name in node.input}
     for node in graph.node:
-        if _in_stem(node) and node.output[0] in read_outside:
+        if _in_stem(node) and node.output[0] in read_outside and not node.doc_string:
             node.doc_string = _STEM
 
 

@@ -25,6 +25,20 @@ def require_packages() -> None:
             ) from error
 
 
+def require_graph(net: MultiQuantNet) -> None:
+    """Check that a file can hold what the network does: no control flow on data.
+
+    Raises:
+        ExportError: a module that could not be traced; the file would hold one of its paths.
+    """
+    opaque = getattr(net.plan, "opaque", [])
+    if opaque:
+        raise ExportError(
+            f"export: expected a network without control flow on data, got {opaque[0]}, which "
+            "could not be traced (see net.plan.notes); a file holds one path alone"
+        )
+
+
 def requested_bits(net: MultiQuantNet, bits: Sequence[int] | None) -> tuple[int, ...]:
     """The bit-widths to export, ascending: all candidates unless told otherwise.
 
@@ -33,6 +47,8 @@ def requested_bits(net: MultiQuantNet, bits: Sequence[int] | None) -> tuple[int,
     """
     if bits is None:
         return net.bits
+    if not isinstance(bits, Sequence):
+        raise BitWidthError(f"export: expected bits out of {list(net.bits)}, got {bits!r}")
     unknown = [bit for bit in bits if isinstance(bit, bool) or bit not in net.bits]
     if unknown or not bits:
         raise BitWidthError(f"export: expected bits out of {list(net.bits)}, got {list(bits)!r}")

@@ -30,6 +30,19 @@ LOGIT_TOLERANCE = 1e-5
 TIE_TOLERANCE = 1e-3
 """Codes from a rounding threshold within which float rounding may decide; a code is 1."""
 
+EXACT_BITS = 8
+"""Up to here a layer's sum of codes stays below 2**24, exact in fp32 whatever the order."""
+
+
+def tie_tolerance(bits: int) -> float:
+    """`TIE_TOLERANCE`, as wide a part of the range for the finer codes above `EXACT_BITS`.
+
+    Example:
+        >>> tie_tolerance(4) == tie_tolerance(8) == TIE_TOLERANCE, tie_tolerance(10) > TIE_TOLERANCE
+        (True, True)
+    """
+    return TIE_TOLERANCE * 2 ** max(0, bits - EXACT_BITS)
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -80,8 +93,8 @@ def verify(graph: Graph, subnet: Subnet, images: Tensor, allow_ties: bool = Fals
         graph: the file.
         subnet: the network of the bit-width.
         images: (N, C, H, W).
-        allow_ties: accept codes that differ by one where the value lies within `TIE_TOLERANCE` of
-            a rounding threshold.
+        allow_ties: accept codes that differ by one where the value lies within `tie_tolerance` of
+            a rounding threshold; above `EXACT_BITS` they are always accepted.
 
     Raises:
         ExportError: the stem, a code, the logits or the class differ; names the tensor.
@@ -95,9 +108,9 @@ def verify(graph: Graph, subnet: Subnet, images: Tensor, allow_ties: bool = Fals
         stem = _tensor(tensors[graph.stem])
         stem_difference = _check_stem(where, stem, subnet, images)
     expected = {name: _tensor(tensors[tensor]) for name, tensor in graph.codes.items()}
-    forced = _Forced(expected)
+    forced = _Forced(expected, tie_tolerance(subnet.bits))
     logits, _ = _run(subnet, images, stem, forced)
-    _check_codes(where, graph, forced, allow_ties)
+    _check_codes(where, graph, forced, allow_ties or subnet.bits > EXACT_BITS)
     actual = _tensor(tensors[graph.logits])
     difference = _check_logits(where, actual, logits)
     return Comparison(
@@ -130,8 +143,9 @@ class _Forced:
     So that each difference is counted where it arises and none is the consequence of another.
     """
 
-    def __init__(self, expected: dict[str, Tensor]) -> None:
+    def __init__(self, expected: dict[str, Tensor], tolerance: float) -> None:
         self.expected = expected
+        self.tolerance = tolerance
         self.flips: dict[str, int] = {}
         self.ties: dict[str, int] = {}
 
@@ -141,7 +155,7 @@ class _Forced:
         self.flips[name] = int(differs.sum())
         if self.flips[name]:
             middle = torch.minimum(codes, expected) + 0.5
-            near = (values - middle).abs() <= TIE_TOLERANCE
+            near = (values - middle).abs() <= self.tolerance
             self.ties[name] = int((differs & near & ((codes - expected).abs() == 1)).sum())
         return expected
 

@@ -1,6 +1,6 @@
 """The multi-branch network: shared stem, 2-bit branches, shared head."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,34 +9,21 @@ from torch import Tensor, nn
 
 from brevitas_multiquant.config import MultiQuantConfig
 from brevitas_multiquant.errors import BitWidthError
+from brevitas_multiquant.nn.merge import Merge
+from brevitas_multiquant.nn.pretrained import PretrainedMethods
 from brevitas_multiquant.quant.ranges import LearnedRange
 from brevitas_multiquant.quant.state import ActiveBits
-from brevitas_multiquant.selection import Selection
+from brevitas_multiquant.selection import Selection, half_branch
 
 
-def merge_outputs(outputs: Sequence[Tensor], merge: str) -> Tensor:
-    """Sum (eq. 6) or mean of the branch outputs, by binary additions in the given order.
-
-    Args:
-        outputs: one tensor a branch, all of one shape.
-        merge: ``"sum"`` or ``"mean"``.
-
-    Example:
-        >>> merge_outputs([torch.tensor([1.0]), torch.tensor([3.0])], "mean")
-        tensor([2.])
-    """
-    total = outputs[0]
-    for output in outputs[1:]:
-        total = total + output
-    return total / len(outputs) if merge == "mean" and len(outputs) > 1 else total
-
-
-class MultiQuantNet(nn.Module):
+class MultiQuantNet(PretrainedMethods, nn.Module):
     """One network for every candidate bit-width; made by `brevitas_multiquant.multiquantize`.
 
     Args:
         stem: image (N, C, H, W) -> features that every branch reads.
         branches: features -> input of the head, one copy of the body each.
+        halves: index of a branch -> its half branch, for the odd bit-widths that end with it; a
+            branch that only ever runs at half is narrow itself.
         head: merged features -> logits (N, classes).
         config: bit-widths, selection, profile and merge.
         active: the state that all switchable modules of the parts look at.
@@ -49,6 +36,7 @@ class MultiQuantNet(nn.Module):
         self,
         stem: nn.Module,
         branches: Sequence[nn.Module],
+        halves: Mapping[int, nn.Module],
         head: nn.Module,
         config: MultiQuantConfig,
         active: ActiveBits,
@@ -59,7 +47,9 @@ class MultiQuantNet(nn.Module):
         super().__init__()
         self.stem = stem
         self.branches = nn.ModuleList(branches)
+        self.halves = nn.ModuleDict({str(index): half for index, half in halves.items()})
         self.head = head
+        self.merge: nn.Module = Merge(config.merge)
         self.config = config
         self.plan = plan
         self.source = source
@@ -114,12 +104,25 @@ class MultiQuantNet(nn.Module):
         with self._active.floating():
             yield self
 
+    def branches_at(self, bits: int) -> list[nn.Module]:
+        """The modules that run at a bit-width, in order: whole branches, then a half one if odd.
+
+        Args:
+            bits: one of `bits`.
+        """
+        half = half_branch(self.config.selection, bits)
+        return [
+            self.halves[str(index)]
+            if index == half and str(index) in self.halves
+            else self.branches[index]
+            for index in self.config.selection[bits]
+        ]
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes) of the images (N, C, H, W) at the active bit-width (eq. 6)."""
         features = self.stem(x)
-        chosen = self.config.selection[self._active.bits]
-        outputs = [self.branches[index](features) for index in chosen]
-        return self.head(merge_outputs(outputs, self.config.merge))
+        outputs = [branch(features) for branch in self.branches_at(self._active.bits)]
+        return self.head(self.merge(outputs))
 
     def range_parameters(self) -> Iterator[nn.Parameter]:
         """The trainable l and u of every quantizer, for an optimizer of their own."""

@@ -95,9 +95,14 @@ class ScaleShiftBatchNorm2d(ScaleShiftNorm, nn.BatchNorm2d):
     """`ScaleShiftNorm` over ``nn.BatchNorm2d``."""
 
 
+class ScaleShiftSyncBatchNorm(ScaleShiftNorm, nn.SyncBatchNorm):
+    """`ScaleShiftNorm` over ``nn.SyncBatchNorm``."""
+
+
 _EXACT: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: ScaleShiftBatchNorm1d,
     nn.BatchNorm2d: ScaleShiftBatchNorm2d,
+    nn.SyncBatchNorm: ScaleShiftSyncBatchNorm,
 }
 
 

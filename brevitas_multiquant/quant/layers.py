@@ -36,6 +36,9 @@ class CodeLayer(nn.Module):
     bias: Tensor | None
     weight_quant: Any
 
+    def reset_parameters(self) -> None:
+        """Leave them empty: they come from the float layer."""
+
     def effective_weight(self) -> Tensor:
         """The weight that the float layer would use: standardised where its author does so."""
         return self.weight if self.weight_function is None else self.weight_function(self)
@@ -183,5 +186,32 @@ def _standardised_weight(layer: Any, eps: float, scale: float | None) -> Tensor:
 def _standardised_conv2d(conv: Any, active: ActiveBits) -> CodeLayer:
     quantized = _new_conv2d(conv)
     quantized.is_same_padded_strided = getattr(conv, "same_pad", False)
-    weight = partial(_standardised_weight, eps=conv.eps, scale=getattr(conv, "scale", None))
-    return _finish(quantized, conv, active, weight)
+    return _finish(quantized, conv, active, _weight_function(conv))
+
+
+def _weight_function(conv: Any) -> Callable[[nn.Module], Tensor]:
+    return partial(_standardised_weight, eps=conv.eps, scale=getattr(conv, "scale", None))
+
+
+def plain_conv2d(layer: nn.Module) -> nn.Conv2d | None:
+    """A float convolution that standardises its weight, as one that holds the result.
+
+    Args:
+        layer: any module; not changed.
+
+    Returns:
+        None for a layer of another kind.
+    """
+    if _RULES.get(type(layer).__name__) is not _standardised_conv2d:
+        return None
+    weight = _weight_function(layer)(layer).detach()
+    plain: Any = copy.deepcopy(layer, {id(layer.weight): nn.Parameter(weight)})
+    plain.__class__ = _same_padded_conv2d() if getattr(layer, "same_pad", False) else nn.Conv2d
+    return plain
+
+
+def _same_padded_conv2d() -> type[nn.Conv2d]:
+    """Only asked where a layer of timm is at hand: timm is optional."""
+    from timm.layers import Conv2dSame
+
+    return Conv2dSame

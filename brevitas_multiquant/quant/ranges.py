@@ -109,7 +109,7 @@ class LearnedRange(nn.Module):
 
     @torch.no_grad()
     def _observe(self, observer: Observer, x: Tensor) -> None:
-        if not x.numel():
+        if not x.numel() or x.is_meta:
             return
         observer.observe(x.detach().float())
         lower, upper = observer.bounds()

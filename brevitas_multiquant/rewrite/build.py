@@ -1,17 +1,21 @@
 """Acts 3 and 4, build and swap: graphs of stem, branches and head from the traced model."""
 
 import copy
+from collections import OrderedDict
 
 import torch
 from torch import fx, nn
 
 from brevitas_multiquant.errors import UnsupportedModelError
+from brevitas_multiquant.nn.shared import SharedParameter
 from brevitas_multiquant.nn.switchable import SwitchableNorm, SwitchableQuantizer, exact_norm
 from brevitas_multiquant.quant.layers import WEIGHTED, CodeLayer, code_layer, weight_range
 from brevitas_multiquant.quant.ranges import SIGMAS
+from brevitas_multiquant.quant.slices import make_slice
 from brevitas_multiquant.quant.state import ActiveBits
+from brevitas_multiquant.rewrite.kinds import is_norm
 from brevitas_multiquant.rewrite.plan import Plan, nodes_between
-from brevitas_multiquant.rewrite.trace import Trace, is_norm
+from brevitas_multiquant.rewrite.trace import Trace
 
 
 def cut(traced: Trace, plan: Plan) -> tuple[fx.GraphModule, fx.GraphModule, fx.GraphModule]:
@@ -33,7 +37,9 @@ def cut(traced: Trace, plan: Plan) -> tuple[fx.GraphModule, fx.GraphModule, fx.G
 
 def _subgraph(traced: Trace, plan: Plan, start: fx.Node, end: fx.Node, part: str) -> fx.GraphModule:
     graph = fx.Graph()
-    copies = {start: graph.placeholder("x")}
+    read = graph.placeholder("x")
+    read.meta = dict(start.meta)
+    copies = {start: read}
     for node in nodes_between(start, end):
         if node.op == "placeholder":
             raise UnsupportedModelError(
@@ -64,41 +70,100 @@ def build_branch(
         bits: the bit-widths at which this branch runs.
         active: the network's state.
     """
-    branch = copy.deepcopy(body)
+    branch = copy.deepcopy(body, _weights_of_layers(body))
     nodes = {node.name: node for node in branch.graph.nodes}
-    for tensor, readers in plan.sites.items():
-        source = nodes.get(tensor) or next(iter(branch.graph.nodes))
-        _insert_quantizer(branch, source, [nodes[name] for name in readers], bits, active)
+    for names in plan.sites.values():
+        _insert_quantizer(branch, [nodes[name] for name in names], bits, active)
     modules = dict(branch.named_modules())
     for name in {str(n.target) for n in branch.graph.nodes if n.op == "call_module"}:
         if isinstance(modules.get(name), WEIGHTED):
             _swap(branch, name, code_layer(modules[name], active))
         elif is_norm(modules.get(name)):
             _swap(branch, name, SwitchableNorm.create(modules[name], bits, active))
+    _swap_in_place(branch, plan, bits, active)
     branch.recompile()
     return branch
 
 
+def _weights_of_layers(body: nn.Module) -> dict[int, nn.Parameter]:
+    """Not worth a copy: `code_layer` makes its own."""
+    layers = (module for module in body.modules() if isinstance(module, WEIGHTED))
+    return {id(parameter): parameter for layer in layers for parameter in layer.parameters()}
+
+
 def _insert_quantizer(
     branch: fx.GraphModule,
-    source: fx.Node,
     readers: list[fx.Node],
     bits: tuple[int, ...],
     active: ActiveBits,
 ) -> None:
     target = f"input_quants.{readers[0].target}"
-    while target in dict(branch.named_modules()):  # a layer that is called on several tensors
+    while _has_submodule(branch, target):  # a layer that is called on several tensors
         target += "_again"
     branch.add_submodule(target, SwitchableQuantizer.create(bits, active))
+    source = readers[0].all_input_nodes[0]
     with branch.graph.inserting_after(source):
         quantizer = branch.graph.call_module(target, (source,))
     for reader in readers:
         reader.replace_input_with(source, quantizer)
 
 
+def _has_submodule(root: nn.Module, name: str) -> bool:
+    try:
+        root.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
+
+
+def _swap_in_place(
+    branch: nn.Module, plan: Plan, bits: tuple[int, ...], active: ActiveBits
+) -> None:
+    """In modules that cannot be traced: each layer with a quantizer of its own, under any name."""
+    modules = dict(branch.named_modules(remove_duplicate=False))
+    quantized: dict[nn.Module, nn.Module] = {}
+    for name in plan.in_place:
+        layer = modules[name]
+        quantizer = SwitchableQuantizer.create(bits, active)
+        parts = {"input_quant": quantizer, "layer": code_layer(layer, active)}
+        quantized[layer] = nn.Sequential(OrderedDict(parts))
+    for name in plan.norms:
+        if isinstance(branch.get_submodule(name), SwitchableNorm):
+            continue
+        quantized[modules[name]] = SwitchableNorm.create(modules[name], bits, active)
+    for name, module in modules.items():
+        if module in quantized:
+            _swap(branch, name, quantized[module])
+
+
 def _swap(root: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, leaf = name.rpartition(".")
     setattr(root.get_submodule(parent), leaf, module.train(root.training))
+
+
+def share_parameters(half: fx.GraphModule, whole: fx.GraphModule) -> fx.GraphModule:
+    """The half branch as a slice of the whole one: only norms and activation ranges are its own.
+
+    Args:
+        half: of `build_branch` on the narrow body; its layers are changed in place.
+        whole: the branch that keeps the parameters.
+    """
+    modules = dict(half.named_modules())
+    for name, module in modules.items():
+        if isinstance(module, CodeLayer):
+            make_slice(module, whole.get_submodule(name))  # type: ignore[arg-type]
+    for node in list(half.graph.nodes):
+        if node.op == "get_attr":
+            _share_parameter(half, whole, node)
+    return fx.GraphModule(half, half.graph, "HalfBranch")  # without what is no longer used
+
+
+def _share_parameter(half: fx.GraphModule, whole: fx.GraphModule, node: fx.Node) -> None:
+    path, _, name = str(node.target).rpartition(".")
+    owner = whole.get_submodule(path)
+    if name in owner._parameters:
+        half.add_submodule(f"shared_{node.name}", SharedParameter(owner, name))
+        node.op, node.target = "call_module", f"shared_{node.name}"
 
 
 RANGE_SPREAD = 0.02

@@ -1,7 +1,6 @@
 """Act 5, self-check: with quantizers off, a branch is the original model, to the bit."""
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -10,71 +9,112 @@ from torch import Tensor, nn
 from brevitas_multiquant.errors import SelfCheckError
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.quant.layers import WEIGHTED
+from brevitas_multiquant.rewrite.kinds import LAYERS
+from brevitas_multiquant.rewrite.plan import Plan
+from brevitas_multiquant.rewrite.trace import copy_sharing_parameters
 
 _SEED = 20230508
+_ADVICE = (
+    ". If a forward there asks for self.training, move what depends on it into a module without "
+    "layers"
+)
 
 
 def self_check(net: MultiQuantNet, model: nn.Module, input_shape: tuple[int, ...]) -> None:
     """Compare the first branch with the original, in evaluation and in seeded training mode.
 
-    Runs on copies: neither the network nor the model is changed, nor the global random state.
+    Runs on copies that share the parameters: neither the network nor the model is changed, nor
+    the global random state.
 
     Raises:
-        SelfCheckError: outputs differ by a bit; names the first layer that differs.
+        SelfCheckError: outputs differ by a bit, naming the first layer that differs; or one of the
+            two does not run.
     """
     generator = torch.Generator().manual_seed(_SEED)
     images = torch.randn((2, *input_shape[1:]), generator=generator).to(next(net.parameters()))
-    active, stem, branch, head = copy.deepcopy((net._active, net.stem, net.branches[0], net.head))
-    active.quantized = False
-    active.bits = next(b for b, chosen in net.selection.items() if 0 in chosen)
-    ours, theirs = nn.Sequential(stem, branch, head), copy.deepcopy(model)
+    ours, theirs = _one_branch(net), copy_sharing_parameters(model)
     for training in (False, True):
         ours.train(training)
         theirs.train(training)
-        mine, my_layers = _run(ours, images, lambda name: name.partition(".")[2])
-        reference, layers = _run(theirs, images, lambda name: name)
-        if not torch.equal(mine, _logits(reference)):
+        for module in _left_out(theirs, net.plan):
+            module.eval()  # its dropout would draw random numbers between ours
+        mine, reference = _run(ours, images, "one branch"), _run(theirs, images, "the model itself")
+        if not torch.equal(mine, reference):
             mode = "training" if training else "evaluation"
             raise SelfCheckError(
                 f"{type(model).__name__}: expected one branch with quantizers off to equal the "
-                f"original to the bit in {mode} mode, got a difference of "
-                f"{(mine - _logits(reference)).abs().max():.3g}, first at "
-                f"{_first_difference(my_layers, layers)}; the model was not changed"
+                f"original to the bit in {mode} mode, got {_distance(mine, reference)}, first at "
+                f"{_first_difference(ours, theirs, images)}; the model was not changed"
+                f"{_ADVICE if training else ''}"
             )
 
 
-def _logits(output: object) -> Tensor:
-    """The logits where a model returns auxiliary ones beside them in training."""
-    return output if isinstance(output, Tensor) else output[0]  # type: ignore[index]
+def _one_branch(net: MultiQuantNet) -> nn.Sequential:
+    """Stem, first branch and head with quantizers off."""
+    parts = (net._active, net.stem, net.branches[0], net.head)
+    active, stem, branch, head = copy_sharing_parameters(parts)
+    active.quantized = False
+    active.bits = next(b for b, chosen in net.selection.items() if 0 in chosen)
+    return nn.Sequential(stem, branch, head)
 
 
-def _run(
+def _left_out(model: nn.Module, plan: Plan) -> Iterable[nn.Module]:
+    """Modules all of whose layers run in training only: auxiliary heads."""
+    layers = {model.get_submodule(row.name) for row in plan.layers if row.part == "-"}
+    for module in model.modules() if layers else ():
+        inner = {m for m in module.modules() if isinstance(m, LAYERS)}
+        if inner and inner <= layers:
+            yield module
+
+
+def _run(module: nn.Module, images: Tensor, who: str) -> Tensor:
+    """Logits for seeded random draws; the first output where there are auxiliary ones."""
+    devices = [images.device] if images.is_cuda else []
+    mode = "training" if module.training else "evaluation"
+    try:
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            torch.manual_seed(_SEED)
+            output = module(images)
+    except Exception as error:
+        raise SelfCheckError(
+            f"expected {who} to run in {mode} mode on images of shape {tuple(images.shape)}, got "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def _distance(mine: Tensor, reference: Tensor) -> str:
+    if mine.shape != reference.shape:
+        return f"shape {tuple(mine.shape)} for {tuple(reference.shape)}"
+    return f"a difference of {(mine - reference).abs().max():.3g}"
+
+
+def _first_difference(ours: nn.Module, theirs: nn.Module, images: Tensor) -> str:
+    """Name of the first layer whose output differs, in another run of both."""
+    mine = _outputs_of_layers(ours, images, lambda name: name.partition(".")[2])
+    for name, output in _outputs_of_layers(theirs, images, lambda name: name).items():
+        if name in mine and not torch.equal(mine[name], output):
+            return name
+    return "an operation after the last layer"
+
+
+def _outputs_of_layers(
     module: nn.Module, images: Tensor, name_of: Callable[[str], str]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Output, and the output of every layer by the author's name."""
+) -> dict[str, Tensor]:
+    """The first output of every layer by the author's name."""
     layers: dict[str, Tensor] = {}
     hooks = [
         layer.register_forward_hook(partial(_keep_first, layers, name_of(name)))
         for name, layer in module.named_modules()
         if isinstance(layer, WEIGHTED)
     ]
-    devices = [images.device] if images.is_cuda else []
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
-        torch.manual_seed(_SEED)
-        output = module(images)
+    _run(module, images, "it")
     for hook in hooks:
         hook.remove()
-    return output, layers
+    return layers
 
 
 def _keep_first(
     layers: dict[str, Tensor], name: str, _module: nn.Module, _inputs: object, output: Tensor
 ) -> None:
     layers.setdefault(name, output.clone())  # the original may change it in place afterwards
-
-
-def _first_difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:
-    for name, output in theirs.items():
-        if name in ours and not torch.equal(ours[name], output):
-            return name
-    return "an operation after the last layer"

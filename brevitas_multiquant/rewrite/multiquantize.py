@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import torch
-from torch import nn
+from torch import fx, nn
 
 from brevitas_multiquant.config import BRANCH_INITS, MultiQuantConfig, check_choice
 from brevitas_multiquant.errors import ConfigError, UnsupportedModelError
@@ -14,13 +13,17 @@ from brevitas_multiquant.rewrite.build import (
     build_branch,
     build_shared,
     cut,
+    share_parameters,
     shuffle_weights,
     spread_weight_ranges,
 )
 from brevitas_multiquant.rewrite.check import self_check
+from brevitas_multiquant.rewrite.finn_profile import quantize_for_finn
+from brevitas_multiquant.rewrite.half import plan_half
+from brevitas_multiquant.rewrite.narrow import narrow
 from brevitas_multiquant.rewrite.plan import make_plan
 from brevitas_multiquant.rewrite.trace import trace
-from brevitas_multiquant.selection import bits_of_branch, branch_count
+from brevitas_multiquant.selection import branch_count, half_bits, whole_bits
 from brevitas_multiquant.source import ModelSource, infer_input_shape, infer_source
 
 
@@ -31,6 +34,7 @@ def multiquantize(
     profile: str = "paper",
     selection: str | Mapping[int, Sequence[int]] = "amortized",
     merge: str = "mean",
+    half_width: str = "macs",
     branch_init: str = "copy",
     stem: str | None = None,
     head: str | None = None,
@@ -42,16 +46,20 @@ def multiquantize(
     """One network that runs at every bit-width of ``bits``, from a float CNN.
 
     A shared float stem, ``max(bits) / 2`` branches with fixed 2-bit weights, activations and
-    norms at the bit-width chosen at run time, a shared float classifier (paper, section 3). The
+    norms at the bit-width chosen at run time, a shared float classifier (paper, section 3). At an
+    odd bit-width the last branch runs at half: a channel slice of it (section 3.4). The
     rewrite traces the model, plans, builds, and checks to the bit that one branch with
     quantizers off is the original. The model is left untouched; its weights are in every branch.
 
     Args:
         model: classification CNN: images (N, C, H, W) -> logits (N, classes).
-        bits: even candidate bit-widths from 2 to 16.
-        profile: ``"paper"``: stem, residual path and classifier stay float.
+        bits: candidate bit-widths from 2 to 16.
+        profile: ``"paper"``: stem, residual path and classifier stay float. ``"finn"``: they are
+            quantized too, as FPGAs need it (docs/finn.md).
         selection: ``"amortized"`` (section 3.4), ``"serial"``, or bit-width -> branch indices.
         merge: ``"mean"`` of the branch outputs as in the published code, or ``"sum"`` (eq. 6).
+        half_width: of the half branch: ``"macs"``, the widest that costs at most half of a branch's
+            multiply-accumulates; ``"channels"``, half of the channels.
         branch_init: ``"copy"``: each branch starts from the model's weights, with weight ranges
             2% apart, since branches equal in both would stay equal for ever. ``"shuffle"``, for
             training from scratch: each but the first from a seeded permutation of the weights.
@@ -80,7 +88,7 @@ def multiquantize(
         >>> net(torch.rand(2, 3, 64, 64)).shape
         torch.Size([2, 10])
     """
-    config = MultiQuantConfig.create(bits, selection, profile, merge)
+    config = MultiQuantConfig.create(bits, selection, profile, merge, half_width)
     check_choice("branch_init", branch_init, BRANCH_INITS)
     shape = _checked_shape(input_shape) or infer_input_shape(model)
     _refuse_rewritten(model)
@@ -106,30 +114,44 @@ def _build(
     plan = make_plan(traced, type(model).__name__, stem, head)
     active = ActiveBits(max(config.bits))
     float_stem, body, float_head = cut(traced, plan)
-    branches = []
+    odd = any(half_bits(config.selection, index) for index in range(branch_count(config.bits)))
+    narrow_body = _half_body(body, plan.model, config.half_width) if odd else body
+    branches, halves = [], {}
     for index in range(branch_count(config.bits)):
-        bits_here = bits_of_branch(config.selection, index)
-        branch = build_branch(body, plan, bits_here, active)
+        at_whole, at_half = (f(config.selection, index) for f in (whole_bits, half_bits))
+        branch = build_branch(body if at_whole else narrow_body, plan, at_whole or at_half, active)
         if branch_init == "copy":
             spread_weight_ranges(branch, index)
         elif index > 0:
             shuffle_weights(branch, seed + index)
         branches.append(branch)
-    return MultiQuantNet(
+        if at_whole and at_half:
+            half = build_branch(narrow_body, plan, at_half, active)
+            halves[index] = share_parameters(half, branch)
+    net = MultiQuantNet(
         build_shared(float_stem, active),
         branches,
+        halves,
         build_shared(float_head, active),
         config,
         active,
         plan,
         input_shape=shape,
-    ).train(model.training)
+    )
+    if config.profile == "finn":
+        quantize_for_finn(net)
+    return net.train(model.training)
+
+
+def _half_body(body: fx.GraphModule, model: str, width: str) -> fx.GraphModule:
+    return narrow(body, plan_half(body, model, width), model)
 
 
 def _checked_shape(shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
     if shape is None:
         return None
-    if len(shape) != 4 or any(not isinstance(s, int) or s < 1 for s in shape):
+    listed = isinstance(shape, (tuple, list))
+    if not listed or len(shape) != 4 or any(not isinstance(s, int) or s < 1 for s in shape):
         raise ConfigError(f"input_shape: expected (1, channels, height, width), got {shape!r}")
     return (1, *shape[1:])
 
@@ -152,8 +174,4 @@ def _refuse_rewritten(model: nn.Module) -> None:
         raise UnsupportedModelError(
             type(model).__name__,
             [f"{quantized[0]} is a Brevitas layer already; start from the float model"],
-        )
-    if not any(isinstance(m, torch.nn.modules.conv._ConvNd) for m in model.modules()):
-        raise UnsupportedModelError(
-            type(model).__name__, ["expected at least one convolution, found none"]
         )

@@ -21,6 +21,7 @@ from brevitas_multiquant.export.execute import execute
 from brevitas_multiquant.export.exporter import readable_ir_version
 from brevitas_multiquant.export.qonnx import _check_sample, to_qonnx, verify_qonnx
 from brevitas_multiquant.export.sample import impulse_images, smooth_images
+from brevitas_multiquant.export.verify import TIE_TOLERANCE, tie_tolerance
 from tests.export.nets import build
 
 BITS = (2, 4, 6, 8)
@@ -219,6 +220,27 @@ def test_a_wrong_shift_before_a_quantizer_is_found_even_where_ties_are_allowed()
         verify_qonnx(model, subnet, images, allow_ties=True)
 
 
+@pytest.mark.parametrize("bits", [9, 12, 16])
+def test_above_8_bits_the_same_share_of_the_range_decides(bits):
+    """Finer codes: what fp32 rounds is the same share of the range, more of a code."""
+    share = tie_tolerance(8) / 2**8
+    assert tie_tolerance(bits) / 2**bits == share
+    middle = 1.5
+    values = torch.tensor([middle - 0.9 * tie_tolerance(bits), middle - 1.1 * tie_tolerance(bits)])
+    forced = verify_module._Forced({"q": torch.tensor([2.0, 2.0])}, tie_tolerance(bits))
+    forced("q", values, torch.tensor([1.0, 1.0]))
+    assert (forced.flips, forced.ties) == ({"q": 2}, {"q": 1})
+
+
+def test_every_bit_width_up_to_16_exports(tmp_path):
+    """Equality to the bit is promised up to 8; ties that fp32 decides are counted above."""
+    export_qonnx(build("plain", bits=(3, 7, 11, 16)), tmp_path)
+    report = json.loads((tmp_path / "export.json").read_text())["bits"]
+    assert list(report) == ["3", "7", "11", "16"]
+    for bits in ("3", "7"):
+        assert report[bits]["compared"]["smooth"]["flipped_codes"] == 0
+
+
 def test_another_class_for_the_sample_is_an_error():
     same = verify_module.Comparison(1, 8, 0, 0.0, 0.0, 2, 0.1, 0)
     _check_sample(same, 4)
@@ -228,7 +250,7 @@ def test_another_class_for_the_sample_is_an_error():
 
 def test_only_codes_next_to_a_threshold_count_as_ties():
     values, codes = torch.tensor([1.4999, 1.4, 2.0]), torch.tensor([1.0, 1.0, 2.0])
-    forced = verify_module._Forced({"q": torch.tensor([2.0, 2.0, 2.0])})
+    forced = verify_module._Forced({"q": torch.tensor([2.0, 2.0, 2.0])}, TIE_TOLERANCE)
     assert torch.equal(forced("q", values, codes), torch.tensor([2.0, 2.0, 2.0]))
     assert (forced.flips, forced.ties) == ({"q": 2}, {"q": 1})
 

@@ -13,6 +13,7 @@ from brevitas_multiquant.quant.layers import (
     CodeLinear,
     can_quantize,
     code_layer,
+    plain_conv2d,
     register_layer,
     weight_range,
 )
@@ -209,3 +210,16 @@ def test_device_training_mode_and_frozen_parameters_are_kept():
     quantized = code_layer(conv, ActiveBits(2))
     assert not quantized.training
     assert not quantized.weight.requires_grad and quantized.bias.requires_grad
+
+
+@pytest.mark.parametrize("kind", [StdConv2d, ScaledStdConv2d, StdConv2dSame, ScaledStdConv2dSame])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_standardised_weight_as_a_constant(kind, stride):
+    """For the float stem of a file: exporters cannot write the standardisation."""
+    layer = kind(4, 6, 3, stride=stride)
+    plain = plain_conv2d(layer)
+    x = torch.randn(2, 4, 9, 9)
+    assert torch.equal(plain(x), layer(x))
+    assert not torch.equal(plain.weight, layer.weight)
+    assert type(plain) in (nn.Conv2d, Conv2dSame)
+    assert plain_conv2d(plain) is None

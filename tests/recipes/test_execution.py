@@ -73,7 +73,7 @@ def test_recomputing_keeps_less_for_the_backward(tmp_path):
 
 
 def test_training_steps_run_the_compiled_branches_and_evaluation_does_not(tmp_path, monkeypatch):
-    """What the compiler makes of them is in integration_tests/test_compile.py."""
+    """What the compiler makes of them is in integration_tests/test_compiled_training.py."""
     calls = []
 
     def compile_nothing(forward, dynamic):

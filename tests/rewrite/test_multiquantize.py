@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 from timm.layers import register_notrace_module
-from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 
 from brevitas_multiquant import MultiQuantNet, calibrate, multiquantize
@@ -121,16 +120,6 @@ def test_users_own_sequential(make_net):
     assert names_of(net.stem, (nn.Conv2d, nn.BatchNorm2d)) == ["0", "1"]
     assert names_of(net.branches[0], CodeLayer) == ["3"]
     assert names_of(net.head, (nn.Flatten, nn.Linear)) == ["7", "9"]
-
-
-def test_a_body_of_linear_layers_over_positions(make_net):
-    """An MLP-Mixer has a convolution for a stem and no attention: its linear layers are 2-bit."""
-    model = MlpMixer(
-        num_classes=5, img_size=8, patch_size=4, num_blocks=1, embed_dim=16, drop_path_rate=0.0
-    )
-    net = make_net(model)
-    assert names_of(net.stem, nn.Conv2d) == ["stem.proj"]
-    assert len(names_of(net.branches[0], CodeLayer)) == 4
 
 
 def test_no_layer_hides_in_a_module_that_is_not_for_tracing(make_net):

@@ -9,7 +9,7 @@ from torch import nn
 
 from brevitas_multiquant import multiquantize
 from brevitas_multiquant.errors import BitWidthError, TraceError, UnsupportedModelError
-from tests.tiny import IMAGE, BranchingOnData, TinyNet
+from tests.tiny import IMAGE, TinyNet
 
 
 def convs(*middle):
@@ -78,7 +78,10 @@ class NoClassifier(nn.Module):
             r"VisionTransformer cannot become .*attention",
         ),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), r"at least one convolution"),
-        (NoClassifier, r"a convolution that every path.*\n.*a classifier layer that every path"),
+        (
+            NoClassifier,
+            r"a last layer that every path passes .* found right beside",
+        ),
         (lambda: nn.Sequential(nn.Conv2d(3, 5, 8), nn.Flatten()), r"found none"),
         (lambda: convs(), r"expected at least one layer between the stem .* found none"),
         (lambda: convs(OwnConv(4, 4, 3)), r"OwnConv \(2\) is a kind of layer without a rule"),
@@ -130,11 +133,6 @@ def test_a_stem_that_ends_after_the_head(tiny):
         multiquantize(tiny, [2], input_shape=IMAGE, stem="fc")
 
 
-def test_control_flow_on_data():
-    with pytest.raises(TraceError, match=r"BranchingOnData\.forward cannot be traced: .*control"):
-        multiquantize(BranchingOnData(), [2], input_shape=IMAGE)
-
-
 def test_wrong_input_shape(tiny):
     with pytest.raises(
         TraceError, match=r"does not run on images of shape \(1, 4, 8, 8\): .*pass input_shape="
@@ -142,7 +140,7 @@ def test_wrong_input_shape(tiny):
         multiquantize(tiny, [2], input_shape=(1, 4, 8, 8))
 
 
-@pytest.mark.parametrize("bits", [[], [3], [2, 2], [18]])
+@pytest.mark.parametrize("bits", [[], [1], [2, 2], [18]])
 def test_bad_bits_come_first(tiny, bits):
     with pytest.raises(BitWidthError, match="bits: expected"):
         multiquantize(tiny, bits, input_shape=IMAGE)

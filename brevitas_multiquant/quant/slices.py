@@ -1,0 +1,86 @@
+"""A narrow layer that owns nothing: its weights are the first channels of a whole layer's."""
+
+from typing import Any
+
+from torch import Tensor
+
+from brevitas_multiquant.quant.layers import CodeConv1d, CodeConv2d, CodeLayer, CodeLinear
+
+
+class LayerSlice(CodeLayer):
+    """Mixed into a narrow `CodeLayer`: weights, bias and weight range are the whole layer's.
+
+    The codes are the first channels of the whole layer's codes: nothing is stored twice. The
+    whole layer is not a child, so that parameters and state dict have its tensors once.
+
+    Args:
+        whole: the layer that owns the parameters.
+        kept: output channels and input channels per group.
+    """
+
+    whole: CodeLayer
+    kept: tuple[int, int]
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """The first channels of the whole layer's latent weight."""
+        return self._first(self.whole.weight)
+
+    @property
+    def bias(self) -> Tensor | None:  # type: ignore[override]
+        """The first channels of the whole layer's bias."""
+        return None if self.whole.bias is None else self.whole.bias[: self.kept[0]]
+
+    @property
+    def weight_quant(self) -> Any:  # type: ignore[override]
+        """The whole layer's weight quantizer."""
+        return self.whole.weight_quant
+
+    def effective_weight(self) -> Tensor:
+        """The first channels of the whole layer's effective weight."""
+        return self._first(self.whole.effective_weight())
+
+    def _first(self, weight: Tensor) -> Tensor:
+        outputs, inputs = self.kept
+        return weight[:outputs, :inputs]
+
+
+class SliceConv2d(LayerSlice, CodeConv2d):
+    """`LayerSlice` of a `CodeConv2d`."""
+
+
+class SliceConv1d(LayerSlice, CodeConv1d):
+    """`LayerSlice` of a `CodeConv1d`."""
+
+
+class SliceLinear(LayerSlice, CodeLinear):
+    """`LayerSlice` of a `CodeLinear`."""
+
+
+_SLICES = {CodeConv2d: SliceConv2d, CodeConv1d: SliceConv1d, CodeLinear: SliceLinear}
+
+
+def make_slice(narrow: CodeLayer, whole: CodeLayer) -> LayerSlice:
+    """Turn a narrow layer into a slice of a whole one; its own parameters are dropped.
+
+    Args:
+        narrow: a layer with fewer channels; changed in place.
+        whole: the layer that keeps the parameters.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from brevitas_multiquant.quant.layers import code_layer
+        >>> from brevitas_multiquant.quant.state import ActiveBits
+        >>> whole, narrow = (code_layer(nn.Linear(n, n), ActiveBits(4)) for n in (4, 2))
+        >>> half = make_slice(narrow, whole)
+        >>> torch.equal(half.quant_weight(), whole.quant_weight()[:2, :2]), list(half.parameters())
+        (True, [])
+    """
+    kept = (narrow.weight.shape[0], narrow.weight.shape[1])
+    narrow._parameters.clear()
+    del narrow._modules["weight_quant"]
+    narrow.__class__ = _SLICES[type(narrow)]  # type: ignore[assignment]
+    narrow.__dict__.update(whole=whole, kept=kept)  # not a child of the slice
+    assert isinstance(narrow, LayerSlice)
+    return narrow

@@ -1,0 +1,45 @@
+"""Steps with compiled branches are the steps of the branches themselves.
+
+    python -m pytest integration_tests/test_compiled_training.py
+
+Takes minutes: each branch is compiled for each bit-width, forward and backward.
+"""
+
+from functools import partial
+
+import pytest
+import torch
+
+from recipes.create import create_run
+from recipes.options import parse_train
+from tests.recipes.runs import tiny
+
+# The compiler looks at the gradient of every tensor that enters a graph.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+
+
+def train_steps(tmp_path, *options):
+    """Losses of two steps, and the gradients of the first, in float64.
+
+    There sums in another order stay below every rounding threshold, so that no code differs.
+    """
+    run = create_run(parse_train(tiny(tmp_path, *options)))
+    run.net.double()
+    run.step.task.train()
+    losses, gradients = [], {}
+    for step, (images, labels) in enumerate(run.train.epoch(0)):
+        losses.append(run.step([(images.double(), labels)], 0, step, step).loss)
+        gradients = gradients or {n: p.grad.clone() for n, p in run.net.named_parameters()}
+    return losses, gradients
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_steps_follow_the_plain_ones(tmp_path, monkeypatch, backend):
+    """Losses and gradients to 1e-8: the order of sums is all that differs."""
+    losses, gradients = train_steps(tmp_path)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    compiled_losses, compiled_gradients = train_steps(tmp_path, "--compile")
+    assert compiled_losses == pytest.approx(losses, rel=1e-8)
+    for name, gradient in gradients.items():
+        difference = (compiled_gradients[name] - gradient).norm()
+        assert difference <= 1e-8 * gradient.norm() + 1e-12, name
