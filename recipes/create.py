@@ -93,12 +93,17 @@ def create_accelerator(args: argparse.Namespace, folder: Path) -> Accelerator:
         MissingPackageError, LaunchError, OptionError: as `create_run`.
     """
     require_tracker(args.log_with)
-    accelerator = Accelerator(
-        cpu=args.device == "cpu",
-        mixed_precision=args.amp,
-        log_with=args.log_with,
-        project_dir=str(folder) if args.log_with else None,
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=args.device == "cpu",
+            mixed_precision=args.amp,
+            log_with=args.log_with,
+            project_dir=str(folder) if args.log_with else None,
+        )
+    except (ImportError, NotImplementedError, ValueError) as error:
+        raise OptionError(
+            f"Accelerate cannot run as its launcher or the options ask: {error}"
+        ) from error
     processes.check_launch(accelerator)
     if accelerator.mixed_precision not in ("no", "bf16"):
         raise OptionError(

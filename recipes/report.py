@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import yaml
 
+from recipes.checkpoints import PARTIAL
 from recipes.yaml_options import ENVIRONMENT
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "brevitas")
@@ -55,7 +56,7 @@ def save_args(args: argparse.Namespace, folder: Path) -> None:
         "hardware": hardware(),
     }
     text = yaml.safe_dump(options, sort_keys=False)
-    aside = folder / "args.yaml.partial"
+    aside = folder / f"args.yaml{PARTIAL}"
     aside.write_text(text, encoding="utf-8")
     os.replace(aside, folder / "args.yaml")
 
@@ -88,7 +89,7 @@ def write_summary(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Write ``summary.csv``, a row an epoch, at once."""
     if not rows:
         return
-    aside = folder / f"{SUMMARY_FILE}.partial"
+    aside = folder / f"{SUMMARY_FILE}{PARTIAL}"
     with open(aside, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()

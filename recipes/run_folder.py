@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import nn
 
 from brevitas_multiquant import MultiQuantNet, save_packed
-from recipes.checkpoints import checkpoints_in, write_tensors
+from recipes.checkpoints import PARTIAL, checkpoints_in, write_tensors
 from recipes.errors import ExperimentExistsError
 from recipes.report import SUMMARY_FILE
 
@@ -35,6 +35,13 @@ def clear(folder: Path) -> None:
     """Remove what a former run left, so that no file of it is taken for one of the new run."""
     for path in [*(folder / name for name in RESULT_FILES), *checkpoints_in(folder)]:
         path.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the files that a run was writing aside when it was killed."""
+    for pattern in (f"*{PARTIAL}", f".{BEST_FILE}.*", f".{LAST_FILE}.*"):
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 def save_network(net: nn.Module, path: Path) -> None:

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from brevitas_multiquant import MultiQuantNet, cost
 from recipes import plots, report, run_folder
-from recipes.create import create_run, run_path
+from recipes.create import create_run
 from recipes.dry_run import dry_run
 from recipes.errors import exit_code
 from recipes.loop import fit
@@ -22,19 +22,14 @@ from recipes.run import Run
 from recipes.tracking import start_trackers
 
 
-def prepare_folder(args: argparse.Namespace) -> None:
-    """Make the folder of a new run and write its options, before anything takes time."""
-    folder = run_path(args)
-    folder.mkdir(parents=True, exist_ok=True)
-    run_folder.clear(folder)
-    report.save_args(args, folder)
-
-
 def start(run: Run) -> None:
     """Write what a new run leaves at once; a resumed one keeps the rows of the epochs it has."""
     if run.accelerator.is_main_process:
         if run.args.resume is None:
-            prepare_folder(run.args)
+            run.folder.mkdir(parents=True, exist_ok=True)
+            run_folder.clear(run.folder)
+            report.save_args(run.args, run.folder)
+        run_folder.remove_unfinished(run.folder)
         report.write_summary(run.folder, run.progress.history)
     run.accelerator.wait_for_everyone()
     if run.args.log_with:

@@ -13,7 +13,7 @@ from torch import Tensor
 from recipes import processes, train
 from recipes.checkpoints import checkpoints_in
 from recipes.create import create_run
-from recipes.errors import LaunchError
+from recipes.errors import LaunchError, OptionError
 from recipes.evaluate import top1
 from recipes.options import parse_train
 from recipes.run import save_checkpoint
@@ -85,6 +85,16 @@ def test_a_config_file_tells_how_many_processes_were_asked_for(tmp_path):
     config.write_text("distributed_type: 'NO'\nnum_processes: 2\nuse_cpu: true\n")
     command = ["accelerate", "launch", "--config_file", str(config), "a.py"]
     assert processes.asked_in_command(command) == 2
+
+
+@pytest.mark.parametrize(("chosen", "accepted"), [("bf16", True), ("fp16", False)])
+def test_the_launcher_s_precision_is_taken_or_refused(tmp_path, monkeypatch, chosen, accepted):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", chosen)
+    if accepted:
+        assert create_run(parse_train(tiny(tmp_path))).accelerator.mixed_precision == "bf16"
+    else:
+        with pytest.raises(OptionError, match="fp16"):
+            create_run(parse_train(tiny(tmp_path)))
 
 
 def test_one_process_where_two_were_asked_for_is_refused(tmp_path, monkeypatch):

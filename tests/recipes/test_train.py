@@ -96,6 +96,20 @@ class TestRun:
         assert train.main(["--resume", str(tmp_path / "run")]) == 0
         assert capsys.readouterr().out.splitlines() == table.splitlines()[1:]
 
+    def test_a_resumed_run_removes_what_a_killed_one_was_writing(self, tmp_path):
+        assert train.main(tiny(tmp_path, "--epochs", "1")) == 0
+        folder = tmp_path / "run"
+        names = {path.name for path in folder.iterdir()}
+        for unfinished in (
+            *("args.yaml.partial", "summary.csv.partial", "checkpoint-0001-0000001.safetensors"),
+            *(".best.safetensors.k3f_9", ".last.safetensors.k3f_9"),
+        ):
+            suffix = ".partial" if unfinished.startswith("checkpoint") else ""
+            (folder / f"{unfinished}{suffix}").write_bytes(b"half of a file")
+        (folder / "notes.txt").write_text("of the user")
+        assert train.main(["--resume", str(folder)]) == 0
+        assert {path.name for path in folder.iterdir()} == names | {"notes.txt"}
+
     def test_keeps_as_many_checkpoints_as_asked(self, tmp_path):
         more = ["--epochs", "2", "--recovery-interval", "1", "--checkpoint-hist", "3"]
         assert train.main(tiny(tmp_path, *more)) == 0
