@@ -1,11 +1,14 @@
 # make demo: train, pack and export a network for every bit-width. make test: all quick tests.
 # make integration: the slow ones, many minutes. make docs: the site.
+# make finn-env: the environment of the FPGA compiler; make test-finn: the tests that need it.
 PYTHON ?= python3.11
 VENV ?= .venv
 RUN := OMP_NUM_THREADS=2 $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+FINN_VENV ?= .venv-finn
+FINN_INSTALLED := $(FINN_VENV)/.installed
 
-.PHONY: demo test integration docs lint clean
+.PHONY: demo test integration docs lint finn-env test-finn clean
 
 $(INSTALLED): pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -32,6 +35,17 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+$(FINN_INSTALLED): requirements-finn.txt pyproject.toml
+	test -x $(FINN_VENV)/bin/python || $(PYTHON) -m venv $(FINN_VENV)
+	$(FINN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-finn.txt
+	$(FINN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+finn-env: $(FINN_INSTALLED)
+
+test-finn: $(FINN_INSTALLED)
+	OMP_NUM_THREADS=1 $(FINN_VENV)/bin/python -m pytest -W ignore integration_tests/test_finn.py
 
 clean:
 	rm -rf demo output build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

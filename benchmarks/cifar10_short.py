@@ -25,6 +25,7 @@ VARIANTS = {
     "sum": ["--merge", "sum"],
     "halved": ["--distill-loss", "halved"],
     "copy": ["--branch-init", "copy"],
+    "finn": ["--profile", "finn"],
     "float": ["--float"],
 }
 LABELS = {
@@ -34,6 +35,7 @@ LABELS = {
     "sum": "sum of branches (eq. 6)",
     "halved": "(CE + KD) / 2",
     "copy": "branches start equal",
+    "finn": "finn profile",
     "float": "float ResNet-8",
 }
 

@@ -116,11 +116,17 @@ def calibrate(
 
 def activation_ranges(net: nn.Module, bits: int) -> Iterator[ActivationRange]:
     """The activation ranges that are in use at a bit-width."""
+    of_others = {
+        part
+        for module in net.modules()
+        if isinstance(module, Switchable)
+        for key, member in module.items()
+        if key != str(bits)
+        for part in member.modules()
+    }
     for module in net.modules():
-        if isinstance(module, Switchable) and str(bits) in module:
-            for part in module[str(bits)].modules():
-                if isinstance(part, ActivationRange):
-                    yield part
+        if isinstance(module, ActivationRange) and module not in of_others:
+            yield module
 
 
 def _images(batch: Any) -> Tensor:

@@ -224,6 +224,7 @@ def _parts(net: MultiQuantNet) -> Iterator[tuple[str, nn.Module]]:
         yield f"branches.{index}", branch
     for key, half in net.halves.items():
         yield f"halves.{key}", half
+    yield "merge", net.merge
     yield "head", net.head
 
 

@@ -1,4 +1,4 @@
-"""``python -m brevitas_multiquant``: what a model would become and cost, before any training."""
+"""``python -m brevitas_multiquant``: what a model would become, cost and lack, before training."""
 
 import argparse
 import sys
@@ -8,6 +8,7 @@ from torch import nn
 
 from brevitas_multiquant.cost import cost
 from brevitas_multiquant.errors import MultiQuantError, SourceError
+from brevitas_multiquant.export import check_finn
 from brevitas_multiquant.nn import MultiQuantNet
 from brevitas_multiquant.rewrite import multiquantize
 from brevitas_multiquant.source import ModelSource
@@ -17,49 +18,77 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        Exit code: 0, or 1 where the model cannot be converted. Wrong usage exits with 2.
+        Exit code: 0, or 1 where the model cannot be converted, or not be mapped to hardware.
+        Wrong usage exits with 2.
     """
     options = _parser().parse_args(arguments)
     try:
-        inspect(options)
+        return int(bool(options.run(options)))
     except MultiQuantError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m brevitas_multiquant", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("inspect", help="print what a model would cost, untrained")
+    _add_model_options(command)
+    command.add_argument("--plan", action="store_true", help="print each layer too")
+    command.set_defaults(run=inspect, profile="paper")
+    command = commands.add_parser("check", help="print what keeps a model from an FPGA, untrained")
+    _add_model_options(command)
+    command.set_defaults(run=check, profile="finn")
+    return parser
+
+
+def _add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", help="timm model name, or torchvision:NAME")
     command.add_argument("--bits", type=int, nargs="+", default=[2, 4, 6, 8])
     command.add_argument("--selection", default="amortized", choices=["amortized", "serial"])
     command.add_argument("--num-classes", type=int)
     command.add_argument("--img-size", type=int, help="height and width of the images")
     command.add_argument("--in-chans", type=int, default=3, help="channels of the images")
-    command.add_argument("--plan", action="store_true", help="print each layer too")
-    return parser
 
 
-def inspect(options: argparse.Namespace) -> MultiQuantNet:
+def inspect(options: argparse.Namespace) -> None:
     """Build the network with random weights and print its cost.
 
     Raises:
         MultiQuantError: an unknown model, or one that cannot be converted.
     """
-    net = multiquantize(
-        _build(options),
-        options.bits,
-        selection=options.selection,
-        input_shape=_shape(options),
-        check=False,
-    )
+    net = _network(options)
     if options.plan:
         print(net.plan, end="\n\n")
     print(f"{options.model} at {'x'.join(map(str, net.input_shape or ()))}")
     print(cost(net))
-    return net
+
+
+def check(options: argparse.Namespace) -> int:
+    """Build the network for FPGAs with random weights, print what does not map, and count it.
+
+    Raises:
+        MultiQuantError: an unknown model, or one that cannot be converted.
+    """
+    net = _network(options)
+    violations = check_finn(net)
+    for violation in violations:
+        print(violation)
+    shape = "x".join(map(str, net.input_shape or ()))
+    verdict = f"{len(violations)} violation(s)" if violations else "maps to one dataflow partition"
+    print(f"{options.model} at {shape}, {', '.join(map(str, net.bits))} bits: {verdict}")
+    return len(violations)
+
+
+def _network(options: argparse.Namespace) -> MultiQuantNet:
+    return multiquantize(
+        _build(options),
+        options.bits,
+        profile=options.profile,
+        selection=options.selection,
+        input_shape=_shape(options),
+        check=False,
+    )
 
 
 def _build(options: argparse.Namespace) -> nn.Module:

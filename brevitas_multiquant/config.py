@@ -8,7 +8,7 @@ from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.selection import Selection, check_bits, resolve_selection
 
 CONFIG_VERSION = 1
-PROFILES = ("paper",)
+PROFILES = ("paper", "finn")
 MERGES = ("mean", "sum")
 HALF_WIDTHS = ("macs", "channels")
 BRANCH_INITS = ("copy", "shuffle")
@@ -31,7 +31,8 @@ class MultiQuantConfig:
     Args:
         bits: candidate bit-widths, ascending.
         selection: bit-width -> branch indices.
-        profile: ``"paper"``: stem, residual path and classifier stay float.
+        profile: ``"paper"``: stem, residual path and classifier stay float; ``"finn"``: they are
+            quantized too, as FPGAs need it.
         merge: ``"mean"`` or ``"sum"`` (eq. 6) of the branch outputs.
         half_width: how wide the half branch of odd bit-widths is: ``"macs"``, the widest that costs
             at most half of a branch; ``"channels"``, half of the channels.

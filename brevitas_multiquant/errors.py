@@ -52,3 +52,20 @@ class HubError(MultiQuantError):
 
 class ExportError(MultiQuantError):
     """An exported file that does not reproduce the network; nothing was left on disk."""
+
+
+class FinnMappingError(ExportError):
+    """A network that dataflow hardware cannot compute; ``problems`` holds every reason found.
+
+    Args:
+        bits: the bit-width.
+        problems: (module path, what is wrong and what to do).
+    """
+
+    def __init__(self, bits: int, problems: list[tuple[str, str]]) -> None:
+        self.problems = problems
+        listed = "".join(f"\n  - {where}: {advice}" for where, advice in problems)
+        super().__init__(
+            f"export at {bits} bits: expected a network of the profile 'finn' that maps to "
+            f"dataflow hardware as a whole, got:{listed}"
+        )

@@ -5,108 +5,31 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from brevitas.inject.enum import RestrictValueType, ScalingImplType
 from brevitas.nn import QuantConv1d, QuantConv2d, QuantIdentity, QuantLinear
-from brevitas.quant import Int8WeightPerTensorFloat, Uint8ActPerTensorFloat
 from torch import Tensor, nn
 
 from brevitas_multiquant.errors import BitWidthError, CalibrationError
-from brevitas_multiquant.functional import WEIGHT_LEVELS, activation_levels, guarded_upper
-from brevitas_multiquant.nn.network import MultiQuantNet, merge_outputs
+from brevitas_multiquant.functional import activation_levels, guarded_upper
+from brevitas_multiquant.nn.fixed_point import plain_fixed_point_layer
+from brevitas_multiquant.nn.network import MultiQuantNet
+from brevitas_multiquant.nn.plain import (
+    Constant,
+    OddInt3WeightConst,
+    OutputScale,
+    RangeToCodes,
+    ScaleShift,
+    UintActConst,
+)
 from brevitas_multiquant.nn.shared import SharedParameter
 from brevitas_multiquant.nn.switchable import (
     ScaleShiftNorm,
     Switchable,
     SwitchableQuantizer,
-    per_channel,
     scale_and_shift,
 )
+from brevitas_multiquant.quant.fixed_point import FixedPointLayer
 from brevitas_multiquant.quant.layers import CodeLayer, plain_conv2d
 from brevitas_multiquant.quant.ranges import LearnedRange
-
-_CONSTANT_UNIT_SCALE = {
-    "scaling_impl_type": ScalingImplType.CONST,
-    "restrict_scaling_type": RestrictValueType.FP,
-}
-
-
-class OddInt3WeightConst(Int8WeightPerTensorFloat):
-    """Stock Brevitas weights at scale 1: the odd codes -3, -1, 1, 3 as narrow signed integers."""
-
-    bit_width = 3
-    scaling_impl_type = ScalingImplType.CONST
-    restrict_scaling_type = RestrictValueType.FP
-    scaling_init = float(WEIGHT_LEVELS)
-
-
-class UintActConst(Uint8ActPerTensorFloat):
-    """Stock Brevitas activations at scale 1: unsigned codes."""
-
-    scaling_impl_type = ScalingImplType.CONST
-    restrict_scaling_type = RestrictValueType.FP
-
-
-class RangeToCodes(nn.Module):
-    """``(x - lower) * gain``: moves a range onto the codes, in front of their quantizer."""
-
-    lower: Tensor
-    gain: Tensor
-
-    def __init__(self, lower: Tensor, gain: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("lower", lower.detach().clone())
-        self.register_buffer("gain", gain.detach().clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Values on the scale of codes, not yet rounded, same shape."""
-        return x.sub(self.lower).mul(self.gain)
-
-
-class OutputScale(nn.Module):
-    """``x * scale + bias``: the one scale after a multiplication of codes."""
-
-    scale: Tensor
-    bias: Tensor | None
-
-    def __init__(self, scale: float, bias: Tensor | None) -> None:
-        super().__init__()
-        self.register_buffer("scale", torch.tensor(scale))
-        self.register_buffer("bias", bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Values of the layer, same shape."""
-        y = x.mul(self.scale)
-        return y if self.bias is None else y.add(self.bias)
-
-
-class ScaleShift(nn.Module):
-    """A batch norm in evaluation: ``x * scale + shift`` per channel."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, scale: Tensor, shift: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("scale", scale.detach().clone())
-        self.register_buffer("shift", shift.detach().clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The norm of ``x`` (N, C, ...)."""
-        return x.mul(per_channel(self.scale, x)).add(per_channel(self.shift, x))
-
-
-class Constant(nn.Module):
-    """A parameter that a half branch reads of its whole one."""
-
-    value: Tensor
-
-    def __init__(self, value: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("value", value.detach().clone())
-
-    def forward(self) -> Tensor:
-        """The value."""
-        return self.value
 
 
 class Subnet(nn.Module):
@@ -115,11 +38,16 @@ class Subnet(nn.Module):
     Args:
         stem, branches, head: frozen parts; only the branches that run are here.
         bits: the bit-width.
-        merge: how branch outputs are merged.
+        merge: merges the branch outputs.
     """
 
     def __init__(
-        self, stem: nn.Module, branches: Sequence[nn.Module], head: nn.Module, bits: int, merge: str
+        self,
+        stem: nn.Module,
+        branches: Sequence[nn.Module],
+        head: nn.Module,
+        bits: int,
+        merge: nn.Module,
     ) -> None:
         super().__init__()
         self.stem = stem
@@ -132,7 +60,7 @@ class Subnet(nn.Module):
         """Logits (N, classes) of the images (N, C, H, W)."""
         features = self.stem(x)
         outputs = [branch(features) for branch in self.branches]
-        return self.head(merge_outputs(outputs, self.merge))
+        return self.head(self.merge(outputs))
 
 
 def extract_subnet(net: MultiQuantNet, bits: int) -> Subnet:
@@ -163,8 +91,8 @@ def extract_subnet(net: MultiQuantNet, bits: int) -> Subnet:
         raise BitWidthError(f"extract_subnet: expected one of {list(net.bits)}, got {bits!r}")
     with net.at_bits(bits), torch.no_grad():
         parts = [_frozen(branch, bits) for branch in net.branches_at(bits)]
-        stem, head = _frozen(net.stem, bits), _frozen(net.head, bits)
-    subnet = Subnet(stem, parts, head, bits, net.config.merge).eval()
+        stem, head, merge = (_frozen(part, bits) for part in (net.stem, net.head, net.merge))
+    subnet = Subnet(stem, parts, head, bits, merge).eval()
     return subnet.requires_grad_(False)
 
 
@@ -178,7 +106,11 @@ def _frozen(part: nn.Module, bits: int) -> nn.Module:
     return copy.deepcopy(part, replacements)  # what is replaced is not copied first
 
 
-def _plain(name: str, module: nn.Module, bits: int) -> nn.Module | None:
+def _plain(name: str, module: Any, bits: int) -> nn.Module | None:
+    if hasattr(module, "plain"):
+        return module.plain(bits, f"{name} at {bits} bits")
+    if isinstance(module, FixedPointLayer):
+        return plain_fixed_point_layer(module)
     if isinstance(module, SwitchableQuantizer):
         return _plain_quantizer(name, module[str(bits)], bits)
     if isinstance(module, Switchable):

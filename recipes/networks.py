@@ -90,6 +90,7 @@ def create_network(args: argparse.Namespace, num_classes: int) -> nn.Module:
     return multiquantize(
         model,
         args.bits,
+        profile=args.profile,
         selection=args.selection,
         merge=args.merge,
         branch_init=args.branch_init or ("copy" if trained else "shuffle"),

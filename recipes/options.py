@@ -53,6 +53,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--initial-checkpoint", metavar="FILE", help="start from the float weights in a file")
     add("--bits", type=int, nargs="+", default=[2, 4, 6, 8], metavar="B")
     add("--selection", type=selection, default="amortized", help="amortized, serial or a mapping")
+    add("--profile", choices=["paper", "finn"], default="paper", help="finn: for FPGAs")
     add("--merge", choices=["mean", "sum"], default="mean", help="of the branch outputs")
     add("--head", metavar="NAME", help="module from which on all is float (default: the last)")
     add("--branch-init", choices=["copy", "shuffle"], help="default: copy trained weights only")

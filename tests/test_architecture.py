@@ -16,17 +16,8 @@ PACKAGE = "brevitas_multiquant"
 
 FLOORS = {
     0: [
-        "errors",
-        "version",
-        "versions",
-        "config",
-        "functional",
-        "selection",
-        "packing",
-        "packed_file",
-        "skeleton",
-        "source",
-        "models",
+        *("errors", "version", "versions", "config", "functional", "fixed_point", "selection"),
+        *("packing", "packed_file", "skeleton", "source", "models"),
     ],
     1: ["quant"],
     2: ["nn"],

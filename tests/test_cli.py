@@ -55,3 +55,19 @@ def test_module_is_runnable() -> None:
     command = [sys.executable, "-m", "brevitas_multiquant", "--help"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "inspect" in result.stdout
+
+
+def test_check_of_a_model_that_maps(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["mobilenetv1_100", "--bits", "2", "--img-size", "32", "--num-classes", "10"]
+    assert main(["check", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert printed == "mobilenetv1_100 at 1x3x32x32, 2 bits: maps to one dataflow partition\n"
+
+
+def test_check_names_every_violation(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["test_efficientnet", "--bits", "2", "--img-size", "32"]
+    assert main(["check", *arguments]) == 1
+    *violations, verdict = capsys.readouterr().out.splitlines()
+    assert verdict.endswith(f"{len(violations)} violation(s)")
+    assert violations[0].startswith("stem.bn1_act: SiLU has no dataflow layer here: use ReLU")
+    assert any(line.startswith("branches.0.blocks.3.0.se.gate: Sigmoid") for line in violations)

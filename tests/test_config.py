@@ -57,7 +57,7 @@ def test_round_trip_through_json(selection):
         ({"bits": [3], "half_width": 0.5}, ConfigError, r"half_width: expected one of \['macs', "),
         ({"bits": [2], "selection": "x"}, SelectionError, r"got 'x'"),
         ({"bits": [2], "merge": "max"}, ConfigError, r"merge: expected one of \['mean', 'sum'\]"),
-        ({"bits": [2], "profile": "finn"}, ConfigError, r"profile: expected one of \['paper'\]"),
+        ({"bits": [2], "profile": "asic"}, ConfigError, r"profile: expected one of \['paper', "),
     ],
 )
 def test_bad_options(options, error, message):

@@ -98,7 +98,7 @@ def test_nothing_of_ours_is_left_but_constants(net, bits):
         for m in subnet.modules()
         if type(m).__module__.startswith("brevitas_multiquant.")
     }
-    assert ours == {"Subnet", "RangeToCodes", "OutputScale", "ScaleShift"}
+    assert ours == {"Subnet", "Merge", "RangeToCodes", "OutputScale", "ScaleShift"}
     stock = [m for m in subnet.modules() if type(m) is brevitas.nn.QuantConv2d]
     assert len(stock) == 3 * len(net.selection[bits])
     for conv in stock:

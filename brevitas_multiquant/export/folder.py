@@ -44,6 +44,8 @@ def staged(folder: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield staging
         for path in sorted(staging.iterdir()):
+            if path.is_dir() and (target / path.name).is_dir():
+                shutil.rmtree(target / path.name)  # a rename replaces empty folders only
             path.replace(target / path.name)
     finally:
         shutil.rmtree(staging)

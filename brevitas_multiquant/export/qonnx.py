@@ -185,7 +185,8 @@ def _file_name(bits: int) -> str:
 def _label(graph: Any, paths: list[str]) -> None:
     """Note on each activation quantizer, and on the stem's last node, what it is.
 
-    The exporter keeps the order of execution; clean-up changes order and names, not notes.
+    The exporter keeps the order of execution; clean-up changes order and names, not notes. A stem
+    that ends in a quantizer is labelled as that: its codes are compared like all others.
     """
     weights = {tensor.name for tensor in graph.initializer}
     quantizers = [
@@ -195,7 +196,7 @@ def _label(graph: Any, paths: list[str]) -> None:
         node.doc_string = path
     read_outside = {name for node in graph.node if not _in_stem(node) for name in node.input}
     for node in graph.node:
-        if _in_stem(node) and node.output[0] in read_outside:
+        if _in_stem(node) and node.output[0] in read_outside and not node.doc_string:
             node.doc_string = _STEM
 
 

@@ -9,27 +9,11 @@ from torch import Tensor, nn
 
 from brevitas_multiquant.config import MultiQuantConfig
 from brevitas_multiquant.errors import BitWidthError
+from brevitas_multiquant.nn.merge import Merge
 from brevitas_multiquant.nn.pretrained import PretrainedMethods
 from brevitas_multiquant.quant.ranges import LearnedRange
 from brevitas_multiquant.quant.state import ActiveBits
 from brevitas_multiquant.selection import Selection, half_branch
-
-
-def merge_outputs(outputs: Sequence[Tensor], merge: str) -> Tensor:
-    """Sum (eq. 6) or mean of the branch outputs, by binary additions in the given order.
-
-    Args:
-        outputs: one tensor a branch, all of one shape.
-        merge: ``"sum"`` or ``"mean"``.
-
-    Example:
-        >>> merge_outputs([torch.tensor([1.0]), torch.tensor([3.0])], "mean")
-        tensor([2.])
-    """
-    total = outputs[0]
-    for output in outputs[1:]:
-        total = total + output
-    return total / len(outputs) if merge == "mean" and len(outputs) > 1 else total
 
 
 class MultiQuantNet(PretrainedMethods, nn.Module):
@@ -65,6 +49,7 @@ class MultiQuantNet(PretrainedMethods, nn.Module):
         self.branches = nn.ModuleList(branches)
         self.halves = nn.ModuleDict({str(index): half for index, half in halves.items()})
         self.head = head
+        self.merge: nn.Module = Merge(config.merge)
         self.config = config
         self.plan = plan
         self.source = source
@@ -137,7 +122,7 @@ class MultiQuantNet(PretrainedMethods, nn.Module):
         """Logits (N, classes) of the images (N, C, H, W) at the active bit-width (eq. 6)."""
         features = self.stem(x)
         outputs = [branch(features) for branch in self.branches_at(self._active.bits)]
-        return self.head(merge_outputs(outputs, self.config.merge))
+        return self.head(self.merge(outputs))
 
     def range_parameters(self) -> Iterator[nn.Parameter]:
         """The trainable l and u of every quantizer, for an optimizer of their own."""

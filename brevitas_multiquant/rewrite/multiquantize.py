@@ -18,6 +18,7 @@ from brevitas_multiquant.rewrite.build import (
     spread_weight_ranges,
 )
 from brevitas_multiquant.rewrite.check import self_check
+from brevitas_multiquant.rewrite.finn_profile import quantize_for_finn
 from brevitas_multiquant.rewrite.half import plan_half
 from brevitas_multiquant.rewrite.narrow import narrow
 from brevitas_multiquant.rewrite.plan import make_plan
@@ -53,7 +54,8 @@ def multiquantize(
     Args:
         model: classification CNN: images (N, C, H, W) -> logits (N, classes).
         bits: candidate bit-widths from 2 to 16.
-        profile: ``"paper"``: stem, residual path and classifier stay float.
+        profile: ``"paper"``: stem, residual path and classifier stay float. ``"finn"``: they are
+            quantized too, as FPGAs need it (docs/finn.md).
         selection: ``"amortized"`` (section 3.4), ``"serial"``, or bit-width -> branch indices.
         merge: ``"mean"`` of the branch outputs as in the published code, or ``"sum"`` (eq. 6).
         half_width: of the half branch: ``"macs"``, the widest that costs at most half of a branch's
@@ -126,7 +128,7 @@ def _build(
         if at_whole and at_half:
             half = build_branch(narrow_body, plan, at_half, active)
             halves[index] = share_parameters(half, branch)
-    return MultiQuantNet(
+    net = MultiQuantNet(
         build_shared(float_stem, active),
         branches,
         halves,
@@ -135,7 +137,10 @@ def _build(
         active,
         plan,
         input_shape=shape,
-    ).train(model.training)
+    )
+    if config.profile == "finn":
+        quantize_for_finn(net)
+    return net.train(model.training)
 
 
 def _half_body(body: fx.GraphModule, model: str, width: str) -> fx.GraphModule:

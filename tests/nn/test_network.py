@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from brevitas_multiquant.errors import BitWidthError
-from brevitas_multiquant.nn.network import merge_outputs
+from brevitas_multiquant.nn.merge import merge_outputs
 from tests.tiny import TinyNet
 
 

@@ -1,0 +1,208 @@
+"""Networks times bit-widths through FINN's flow up to its estimates, without Vivado.
+
+    make finn-env
+    .venv-finn/bin/python benchmarks/finn_matrix.py [--networks NAME ...] [--bits B ...]
+
+Each pair is exported with `export_finn`: the model is executed and compared with torch after every
+build step, and an export that differs or is no single partition fails. What is there already is not
+repeated. Results go to benchmarks/results/finn_matrix, one file a pair, and as a table into
+docs/finn.md; where matplotlib is, a plot is drawn. ``--table`` does only that.
+
+Networks are untrained: structure, exactness and resources do not depend on training. Their norms
+have random scales, signs included, so that thresholds are as irregular as after training.
+``--plain`` adds, for comparison, the same networks with one branch of 8-bit weights and 8-bit
+activations (W8A8); with one branch of 2-bit weights and 2-bit activations they are the 2-bit rows.
+"""
+
+import argparse
+import copy
+import importlib.util
+import json
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from brevitas.nn import QuantConv2d, QuantLinear
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import brevitas_multiquant.models  # noqa: F401, E402  (registers the CIFAR networks)
+from brevitas_multiquant import (  # noqa: E402
+    MultiQuantNet,
+    calibrate,
+    extract_subnet,
+    multiquantize,
+)
+from brevitas_multiquant.export import export_finn  # noqa: E402
+from brevitas_multiquant.export.finn.environment import run_estimate  # noqa: E402
+from brevitas_multiquant.export.finn.export import write_project  # noqa: E402
+from brevitas_multiquant.export.finn.lower import lower  # noqa: E402
+from brevitas_multiquant.export.finn.project_files import build_config  # noqa: E402
+from brevitas_multiquant.export.sample import smooth_images  # noqa: E402
+from brevitas_multiquant.nn.plain import IntWeightConst, OutputScale  # noqa: E402
+from brevitas_multiquant.subnet import Subnet  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results" / "finn_matrix"
+NETWORKS = {  # name -> (height and width of the images, frames a second)
+    "cifar_resnet8": (32, 1000),
+    "cifar_resnet20": (32, 1000),
+    "cifar_vgg11_bn": (32, 500),
+    "cifar_mobilenetv1": (32, 500),
+    "resnet18": (64, 100),
+}
+BITS = (2, 4, 6, 8)
+SEED = 20230508
+
+
+def build(name: str, size: int) -> MultiQuantNet:
+    """The network in the finn profile, ready to export."""
+    torch.manual_seed(SEED)
+    model = timm.create_model(name, num_classes=10)
+    shape = (1, 3, size, size)
+    net = multiquantize(
+        model, BITS, profile="finn", branch_init="shuffle", input_shape=shape, check=False
+    )
+    with torch.no_grad():
+        for norm in net.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.weight.normal_(1.0, 0.6)
+                norm.bias.normal_(0.0, 0.3)
+    calibrate(net, [smooth_images((8, *shape[1:]))])
+    return net.eval()
+
+
+def measure(name: str, bits: int) -> dict[str, Any]:
+    """Export one pair; what the flow found."""
+    size, fps = NETWORKS[name]
+    net = build(name, size)
+    images = smooth_images((1, 3, size, size))
+    with tempfile.TemporaryDirectory() as folder:
+        projects = export_finn(net, folder, [bits], target_fps=fps, images=images, estimate=True)
+        result = json.loads((projects[bits] / "estimate.json").read_text())
+    return {"network": name, "bits": bits, "size": size, "branches": bits // 2, **result}
+
+
+def plain_w8a8(net: MultiQuantNet) -> Subnet:
+    """One branch at 8 bits with random 8-bit weights, everything else as in the network."""
+    subnet = extract_subnet(net, 8)
+    subnet.branches = subnet.branches[:1]
+    subnet.merge.sum.quantizers = subnet.merge.sum.quantizers[:1]
+    generator = torch.Generator().manual_seed(SEED)
+    for module in list(subnet.branches.modules()):
+        if isinstance(module, nn.Sequential) and isinstance(module[0], (QuantConv2d, QuantLinear)):
+            weights = torch.randint(-127, 128, module[0].weight.shape, generator=generator)
+            module[0] = _with_8_bits(module[0], weights.float())
+            module[1] = OutputScale(module[1].scale / 42, module[1].bias)  # as wide as the odd ones
+    return subnet.eval()
+
+
+def _with_8_bits(layer: nn.Module, weights: torch.Tensor) -> nn.Module:
+    layer = copy.deepcopy(layer)
+    quantizer = IntWeightConst.let(bit_width=8, scaling_init=127.0)
+    donor = QuantLinear(1, 1, bias=False, weight_quant=quantizer)
+    layer.weight_quant = donor.weight_quant
+    layer.weight = nn.Parameter(weights, requires_grad=False)
+    return layer
+
+
+def measure_plain(name: str) -> dict[str, Any]:
+    """The W8A8 network through the same flow."""
+    size, fps = NETWORKS[name]
+    net = build(name, size)
+    subnet = plain_w8a8(net)
+    images = smooth_images((1, 3, size, size))
+    with tempfile.TemporaryDirectory() as folder:
+        project = Path(folder) / "plain"
+        graph = lower(subnet, ["branches.0"], images.shape)
+        write_project(project, subnet, graph, images, build_config("ZCU104", fps, 5.0))
+        run_estimate(project)
+        result = json.loads((project / "estimate.json").read_text())
+    return {"network": name, "bits": "W8A8", "size": size, "branches": 1, **result}
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown: one line a pair."""
+    lines = [
+        "| network | bits | branches | partitions | outside | float layers | largest difference "
+        "| frames/s | latency ms | LUT | BRAM 18K | DSP |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        performance, resources = r["performance"], r["resources"]
+        difference = max(step["difference"] for step in r["steps"])
+        lines.append(
+            f"| {r['network']}, {r['size']}x{r['size']} | {r['bits']} | {r['branches']} | "
+            f"{r['partitions']} | {len(r['outside_the_partition'])} | {len(r['float_layers'])} | "
+            f"{difference:g} | {performance['estimated_throughput_fps']:.0f} | "
+            f"{performance['estimated_latency_ns'] / 1e6:.2f} | {resources['LUT']:.0f} | "
+            f"{resources['BRAM_18K']:.0f} | {resources['DSP']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def load() -> list[dict[str, Any]]:
+    """Results so far, in the order of `NETWORKS` and of bit-widths."""
+    found = [json.loads(path.read_text()) for path in RESULTS.glob("*.json")]
+    order = list(NETWORKS)
+    return sorted(found, key=lambda r: (order.index(r["network"]), str(r["bits"])))
+
+
+def write_into_docs(lines: str) -> None:
+    """Replace the table of docs/finn.md."""
+    page = ROOT / "docs" / "finn.md"
+    start, end = "<!-- finn_matrix -->", "<!-- /finn_matrix -->"
+    text = re.sub(f"{start}.*{end}", f"{start}\n{lines}\n{end}", page.read_text(), flags=re.S)
+    page.write_text(text)
+
+
+def draw(results: list[dict[str, Any]]) -> None:
+    """LUTs against bits, a line a network, W8A8 as a cross at 8 bits."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for name in NETWORKS:
+        rows = [r for r in results if r["network"] == name]
+        points = [(r["bits"], r["resources"]["LUT"]) for r in rows if r["bits"] != "W8A8"]
+        if points:
+            (line,) = axes.plot(*zip(*points, strict=True), marker="o", label=name)
+            plain = [r["resources"]["LUT"] for r in rows if r["bits"] == "W8A8"]
+            axes.plot([8] * len(plain), plain, "x", color=line.get_color())
+    axes.set(xlabel="bits", ylabel="LUTs (estimate)", yscale="log", xticks=BITS)
+    axes.legend(title="x: plain W8A8", fontsize="small")
+    figure.savefig(RESULTS / "lut.png", dpi=150)
+
+
+def main() -> None:
+    """Run what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--bits", nargs="+", type=int, default=list(BITS), choices=BITS)
+    parser.add_argument("--plain", action="store_true", help="W8A8 networks too")
+    parser.add_argument("--table", action="store_true", help="what is there, run nothing")
+    options = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    pairs = [(bits, name) for bits in options.bits for name in options.networks]
+    for bits, name in [] if options.table else pairs:
+        path = RESULTS / f"{name}_{bits}b.json"
+        if not path.exists():
+            path.write_text(json.dumps(measure(name, bits), indent=1) + "\n")
+            print(f"{name} at {bits} bits: done", flush=True)
+    for name in options.networks if options.plain and not options.table else []:
+        path = RESULTS / f"{name}_plain.json"
+        if not path.exists():
+            path.write_text(json.dumps(measure_plain(name), indent=1) + "\n")
+            print(f"{name} W8A8: done", flush=True)
+    write_into_docs(table(load()))
+    print(table(load()))
+    if importlib.util.find_spec("matplotlib"):
+        draw(load())
+
+
+if __name__ == "__main__":
+    main()

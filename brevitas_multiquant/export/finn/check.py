@@ -1,0 +1,63 @@
+"""Preflight: everything that keeps a network from dataflow hardware, before it is trained."""
+
+import copy
+from dataclasses import dataclass
+
+from brevitas_multiquant.calibrate import calibrate
+from brevitas_multiquant.export.finn.lower import problems_of
+from brevitas_multiquant.export.sample import smooth_images
+from brevitas_multiquant.nn.network import MultiQuantNet, device_of
+from brevitas_multiquant.quant.ranges import LearnedRange
+from brevitas_multiquant.subnet import extract_subnet
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One thing that does not map.
+
+    Args:
+        where: module path.
+        advice: what is wrong, and what to do.
+        bits: bit-widths at which it is so.
+    """
+
+    where: str
+    advice: str
+    bits: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.advice}"
+
+
+def check_finn(net: MultiQuantNet) -> list[Violation]:
+    """Every violation of the mapping rules, all at once; none means that `export_finn` will work.
+
+    Args:
+        net: a network, trained or not; not changed. Ranges that have seen no data are initialised
+            from noise on a copy, since what maps hardly depends on them.
+
+    Returns:
+        Violations in execution order, the same one at several bit-widths once.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> from brevitas_multiquant import multiquantize
+        >>> net = multiquantize(resnet18(num_classes=10), [2], input_shape=(1, 3, 32, 32))
+        >>> print(check_finn(net)[0])
+        stem.conv1: Conv2d with float weights: build the network with profile='finn', or use a \
+plain nn.Conv2d or nn.Linear here
+    """
+    shape = net.input_shape or (1, 3, 224, 224)
+    net = copy.deepcopy(net)
+    if not all(m.ready for m in net.modules() if isinstance(m, LearnedRange)):
+        calibrate(net, [smooth_images((2, *shape[1:])).to(device_of(net))])  # type: ignore[arg-type]
+    found: dict[tuple[str, str], list[int]] = {}
+    for bits in net.bits:
+        for problem in problems_of(extract_subnet(net, bits).cpu(), branch_names(net, bits), shape):
+            found.setdefault(problem, []).append(bits)
+    return [Violation(where, advice, tuple(bits)) for (where, advice), bits in found.items()]
+
+
+def branch_names(net: MultiQuantNet, bits: int) -> list[str]:
+    """What the network calls the branches that run at a bit-width."""
+    return [f"branches.{index}" for index in net.selection[bits]]

@@ -1,0 +1,166 @@
+"""A network of integers: what the dataflow hardware computes, and nothing else.
+
+Streams of integers, and the five things that happen to them. It can be executed in torch, exactly,
+which is the oracle of every later form.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Integers (C, H, W) an image that flow between two layers.
+
+    Args:
+        name: unique in its graph.
+        shape: (C, H, W).
+        lowest: smallest integer that can occur.
+        highest: largest integer that can occur.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    lowest: int
+    highest: int
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One operation.
+
+    Args:
+        where: module path of what it was made from.
+        inputs: streams it reads.
+        output: stream it gives.
+    """
+
+    where: str
+    inputs: tuple[Stream, ...]
+    output: Stream
+
+    def run(self, *values: Tensor) -> Tensor:
+        """Integers (N, C, H, W) as fp64."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution(Layer):
+    """Integer weights (O, I / groups, kH, kW); linear layers are 1x1 convolutions.
+
+    ``weight_bits`` is what they need as signed integers; ``padding`` inserts zeros.
+    """
+
+    weight: Tensor
+    weight_bits: int
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    def run(self, *values: Tensor) -> Tensor:
+        """Sums of products."""
+        weight = self.weight.double()
+        return F.conv2d(
+            values[0], weight, None, self.stride, self.padding, self.dilation, self.groups
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Thresholds(Layer):
+    """Codes: ``first_code`` plus the number of a channel's entries (C, levels) that are reached."""
+
+    table: Tensor
+    first_code: int
+    bits: int
+
+    def run(self, *values: Tensor) -> Tensor:
+        """Codes, channel by channel."""
+        codes = torch.empty_like(values[0])
+        for channel, steps in enumerate(self.table.double()):
+            ordered = values[0][:, channel].contiguous()
+            codes[:, channel] = torch.searchsorted(steps, ordered, right=True).double()
+        return codes + self.first_code
+
+
+@dataclass(frozen=True, eq=False)
+class Addition(Layer):
+    """Sum of two streams."""
+
+    def run(self, *values: Tensor) -> Tensor:
+        """Integer sums."""
+        return values[0] + values[1]
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool(Layer):
+    """Largest integer of each window."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+    def run(self, *values: Tensor) -> Tensor:
+        """Largest integers."""
+        return F.max_pool2d(values[0], self.kernel, self.stride, self.padding)
+
+
+@dataclass(frozen=True, eq=False)
+class PositionSum(Layer):
+    """Sum over all positions of an image, (C, H, W) to (C, 1, 1)."""
+
+    def run(self, *values: Tensor) -> Tensor:
+        """Integer sums."""
+        return values[0].sum((2, 3), keepdim=True)
+
+
+@dataclass(frozen=True)
+class HostSide:
+    """What is left to the processor: images to integers, integers to logits.
+
+    Args:
+        input_scale: ``code = clip(floor(x / input_scale + 1/2), *input_range)``.
+        input_range: smallest and largest code of the image.
+        output_scale: ``logit = integer * output_scale + output_bias``.
+        output_bias: (classes,).
+    """
+
+    input_scale: float
+    input_range: tuple[int, int]
+    output_scale: float
+    output_bias: Tensor
+
+    def codes(self, images: Tensor) -> Tensor:
+        """Integers of images (N, C, H, W), fp32."""
+        shifted = images + self.input_scale / 2
+        return (shifted / self.input_scale).clamp(*self.input_range).floor()
+
+    def logits(self, integers: Tensor) -> Tensor:
+        """Logits (N, classes) of the hardware's output (N, classes, 1, 1)."""
+        return integers.flatten(1).float() * self.output_scale + self.output_bias
+
+
+@dataclass
+class IntegerGraph:
+    """Layers in execution order, what they start from, and what the host does around them."""
+
+    bits: int
+    input: Stream
+    output: Stream
+    host: HostSide
+    layers: list[Layer] = field(default_factory=list)
+
+    def run(self, codes: Tensor) -> Tensor:
+        """The output stream for integers (N, C, H, W) of the input stream."""
+        values = {self.input.name: codes.double()}
+        for layer in self.layers:
+            inputs = (values[stream.name] for stream in layer.inputs)
+            values[layer.output.name] = layer.run(*inputs)
+        return values[self.output.name]
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits (N, classes) of float images (N, C, H, W), host included."""
+        return self.host.logits(self.run(self.host.codes(images)))

@@ -1,0 +1,177 @@
+"""An integer network as an ONNX file of standard layers and qonnx's ``MultiThreshold``.
+
+Images come as the hardware reads them, channels last (1, H, W, C), as integers; the result is the
+classifier's integers (1, 1, 1, classes). Every tensor is annotated with its integer type.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from brevitas_multiquant.export.exporter import IR_VERSION, OPSET_VERSION
+from brevitas_multiquant.export.finn.integer_graph import (
+    Addition,
+    Convolution,
+    IntegerGraph,
+    Layer,
+    MaxPool,
+    PositionSum,
+    Stream,
+    Thresholds,
+)
+
+DOMAIN = "qonnx.custom_op.general"
+INPUT, OUTPUT = "image_codes", "class_integers"
+TO_CHANNELS_LAST, TO_CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
+
+
+def to_model(graph: IntegerGraph) -> Any:
+    """The ONNX model of an integer network.
+
+    Returns:
+        A ``qonnx.core.modelwrapper.ModelWrapper``.
+    """
+    from onnx import TensorProto, helper
+
+    emitted = _Emitter()
+    emitted.node("Transpose", [INPUT], graph.input.name, perm=TO_CHANNELS_FIRST)
+    for layer in graph.layers:
+        _EMIT[type(layer)](emitted, layer)
+    emitted.node("Transpose", [graph.output.name], OUTPUT, perm=TO_CHANNELS_LAST)
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, _channels_last(stream))
+        for name, stream in ((INPUT, graph.input), (OUTPUT, graph.output))
+    ]
+    proto = helper.make_model(
+        helper.make_graph(emitted.nodes, f"multiquant_{graph.bits}b", ends[:1], ends[1:]),
+        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", OPSET_VERSION), helper.make_opsetid(DOMAIN, 1)],
+    )
+    return _annotated(proto, emitted, graph)
+
+
+class _Emitter:
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: dict[str, tuple[np.ndarray, str]] = {}
+
+    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        from onnx import helper
+
+        domain = DOMAIN if kind == "MultiThreshold" else ""
+        name = f"{kind}_{output}"
+        self.nodes.append(
+            helper.make_node(kind, inputs, [output], name=name, domain=domain, **attributes)
+        )
+
+    def constant(self, name: str, values: Tensor, datatype: str) -> str:
+        array = values.detach().numpy()
+        self.constants[name] = (array if datatype == "INT64" else array.astype("float32"), datatype)
+        return name
+
+
+def _annotated(proto: Any, emitted: _Emitter, graph: IntegerGraph) -> Any:
+    from qonnx.core.datatype import DataType
+    from qonnx.core.modelwrapper import ModelWrapper
+
+    model = ModelWrapper(proto)
+    for name, (values, datatype) in emitted.constants.items():
+        model.set_initializer(name, values)
+        model.set_tensor_datatype(name, DataType[datatype])
+    streams = [graph.input, *(layer.output for layer in graph.layers)]
+    for stream in streams:
+        model.set_tensor_shape(stream.name, [1, *stream.shape])
+        model.set_tensor_datatype(stream.name, DataType[integer_type(stream)])
+    for name, stream in ((INPUT, graph.input), (OUTPUT, graph.output)):
+        model.set_tensor_datatype(name, DataType[integer_type(stream)])
+        model.set_tensor_layout(name, ["N", "H", "W", "C"])
+    for layer, node in zip(graph.layers, model.graph.node[1:-1], strict=True):
+        node.doc_string = layer.where
+    return model
+
+
+def thresholds_of(output: str) -> str:
+    """Name of the constant with the thresholds of the layer that gives a stream."""
+    return f"{output}_thresholds"
+
+
+def integer_type(stream: Stream) -> str:
+    """The narrowest qonnx integer type that holds a stream.
+
+    Example:
+        >>> integer_type(Stream("s", (1, 1, 1), 0, 15)), integer_type(Stream("s", (1, 1, 1), -9, 2))
+        ('UINT4', 'INT5')
+    """
+    return _type_of(stream.lowest, stream.highest)
+
+
+def _type_of(lowest: int, highest: int) -> str:
+    if lowest >= 0:
+        return f"UINT{max(highest.bit_length(), 1)}"
+    return f"INT{1 + max((-lowest - 1).bit_length(), highest.bit_length())}"
+
+
+def _channels_last(stream: Stream) -> list[int]:
+    channels, height, width = stream.shape
+    return [1, height, width, channels]
+
+
+def _convolution(emitted: _Emitter, layer: Convolution) -> None:
+    name = layer.output.name
+    weights = emitted.constant(f"{name}_weights", layer.weight, f"INT{layer.weight_bits}")
+    emitted.node(
+        "Conv",
+        [layer.inputs[0].name, weights],
+        name,
+        kernel_shape=list(layer.weight.shape[2:]),
+        strides=list(layer.stride),
+        pads=[*layer.padding, *layer.padding],
+        dilations=list(layer.dilation),
+        group=layer.groups,
+    )
+
+
+def _thresholds(emitted: _Emitter, layer: Thresholds) -> None:
+    name, (source,) = layer.output.name, layer.inputs
+    datatype = _type_of(source.lowest, source.highest + 1)  # any table that may stand here
+    emitted.node(
+        "MultiThreshold",
+        [source.name, emitted.constant(thresholds_of(name), layer.table, datatype)],
+        name,
+        out_dtype=f"{'INT' if layer.first_code < 0 else 'UINT'}{layer.bits}",
+        out_bias=float(layer.first_code),
+        data_layout="NCHW",
+    )
+
+
+def _addition(emitted: _Emitter, layer: Addition) -> None:
+    emitted.node("Add", [stream.name for stream in layer.inputs], layer.output.name)
+
+
+def _max_pool(emitted: _Emitter, layer: MaxPool) -> None:
+    emitted.node(
+        "MaxPool",
+        [layer.inputs[0].name],
+        layer.output.name,
+        kernel_shape=list(layer.kernel),
+        strides=list(layer.stride),
+        pads=[*layer.padding, *layer.padding],
+    )
+
+
+def _position_sum(emitted: _Emitter, layer: PositionSum) -> None:
+    from torch import tensor
+
+    axes = emitted.constant(f"{layer.output.name}_axes", tensor([2, 3]), "INT64")
+    emitted.node("ReduceSum", [layer.inputs[0].name, axes], layer.output.name, keepdims=1)
+
+
+_EMIT: dict[type[Layer], Callable[[_Emitter, Any], None]] = {
+    Convolution: _convolution,
+    Thresholds: _thresholds,
+    Addition: _addition,
+    MaxPool: _max_pool,
+    PositionSum: _position_sum,
+}

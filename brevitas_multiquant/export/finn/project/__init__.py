@@ -1,0 +1,1 @@
+"""Files that an exported project carries with it: they import nothing of this package."""

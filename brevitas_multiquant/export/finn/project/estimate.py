@@ -1,0 +1,189 @@
+"""FINN's flow up to its estimates, executed and compared with ``expected_output.npy`` at each step.
+
+Run ``python estimate.py`` in this folder, in an environment with finn-plus. Neither Vivado nor a
+network connection is needed. Writes ``estimate.json`` and FINN's own reports under ``report/``.
+"""
+
+import copy
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+LAST_STEP = "step_generate_estimate_reports"
+PARTITION_STEP = "step_create_dataflow_partition"
+HARDWARE = "finn.custom_op.fpgadataflow"
+STEP_SAMPLES = 4
+"""Images that are executed after every step; tables of other bit-widths are tried on all."""
+
+
+def _prepare() -> None:
+    """What FINN looks for before its first import; without it, it asks for Vivado."""
+    os.environ.setdefault("FINN_BUILD_DIR", str(HERE / "finn_build"))
+    os.environ.setdefault("FINN_SETTINGS", str(HERE / "finn_build" / "settings.yaml"))
+    (HERE / "finn_build").mkdir(exist_ok=True)
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    sys.path.insert(0, str(HERE))
+    import finn.xsi
+
+    # FINN's steps name it in annotations alone; looking it up would start Vivado's simulator
+    finn.xsi.SimEngine = object
+
+
+def _execute(model: Any, codes: np.ndarray) -> np.ndarray:
+    from qonnx.core.onnx_exec import execute_onnx
+
+    name = model.graph.input[0].name
+    images = [execute_onnx(model, {name: image[None]}) for image in codes]
+    return np.concatenate([result[model.graph.output[0].name] for result in images])
+
+
+class Check:
+    """Executes the model as it is after a step, in front of and inside the partition."""
+
+    def __init__(self, folder: Path) -> None:
+        self.codes = np.load(folder / "input.npy").astype(np.float32)
+        self.expected = np.load(folder / "expected_output.npy")
+        self.parent: Any = None
+
+    def after_step(self, model: Any) -> float:
+        """Largest difference on the first images."""
+        return self.difference(model, self.expected[:STEP_SAMPLES])
+
+    def difference(self, model: Any, expected: np.ndarray) -> float:
+        """Largest difference of the accelerator's integers from the network's."""
+        codes = self.codes[: len(expected)]
+        if self.parent is None:
+            actual = _execute(model, codes)
+        else:
+            from finn.util.verification import despecialize_model
+            from qonnx.custom_op.registry import getCustomOp
+
+            inner = HERE / "finn_build" / "checked.onnx"
+            despecialize_model(model).save(str(inner))
+            (partition,) = self.parent.get_nodes_by_op_type("StreamingDataflowPartition")
+            getCustomOp(partition).set_nodeattr("model", str(inner))
+            actual = _execute(self.parent, codes)
+        flat = expected.reshape(len(actual), -1)
+        return float(np.abs(actual.reshape(len(actual), -1) - flat).max())
+
+
+def _float_layers(model: Any) -> list[str]:
+    """Layers of the partition that compute in floating point."""
+    found = []
+    for node in model.graph.node:
+        types = [model.get_tensor_datatype(name).name for name in (*node.input, *node.output)]
+        if any("FLOAT" in name for name in types):
+            found.append(node.name)
+    return found
+
+
+def estimate(folder: Path = HERE) -> dict[str, Any]:
+    """Run the steps, check each, and gather what they give.
+
+    Raises:
+        RuntimeError: after a step the integers differ, or the network is not one partition.
+    """
+    _prepare()
+    from finn.builder.build_dataflow import resolve_build_steps
+    from finn.builder.build_dataflow_config import DataflowBuildConfig, DataflowOutputType
+    from qonnx.core.modelwrapper import ModelWrapper
+
+    cfg = DataflowBuildConfig.construct_from(folder / "dataflow_build_config.json")
+    cfg.output_dir = str(folder / "finn_build" / "output")
+    cfg.stop_step = LAST_STEP
+    cfg.generate_outputs = [DataflowOutputType.ESTIMATE_REPORTS]
+    model, check = ModelWrapper(str(folder / "model.onnx")), Check(folder)
+    steps = [_entry("model.onnx", model, check, 0.0)]
+    for step in resolve_build_steps(cfg):
+        start = time.process_time()
+        model = step(model, cfg)
+        seconds = time.process_time() - start
+        if step.__name__ == PARTITION_STEP:
+            models = cfg.get_intermediate_models_directory()
+            check.parent = ModelWrapper(str(models / "dataflow_parent.onnx"))
+        steps.append(_entry(step.__name__, model, check, seconds))
+    result = {"steps": steps, **_structure(check.parent, model), **_reports(cfg)}
+    if (folder / "tables").is_dir():
+        result["switched"] = _switched(model, check, folder)
+    shutil.copytree(Path(cfg.output_dir) / "report", folder / "report", dirs_exist_ok=True)
+    (folder / "estimate.json").write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def _entry(name: str, model: Any, check: Check, seconds: float) -> dict[str, Any]:
+    difference = check.after_step(model)
+    if difference != 0:
+        raise RuntimeError(
+            f"after {name}: expected the integers of expected_output.npy, got a difference of "
+            f"{difference:g}"
+        )
+    kinds = dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
+    print(f"{name}: difference 0, {sum(kinds.values())} nodes, {seconds:.1f} s", flush=True)
+    return {"step": name, "difference": difference, "seconds": round(seconds, 2), "nodes": kinds}
+
+
+def _switched(model: Any, check: Check, folder: Path) -> dict[str, float]:
+    """Write each bit-width's tables into the finished hardware and execute it."""
+    from qonnx.custom_op.registry import getCustomOp
+
+    nodes = [n for n in model.graph.node if n.op_type.startswith("Thresholding")]
+    differences = {}
+    for path in sorted((folder / "tables").glob("*.npz")):
+        bits, tables = path.stem, np.load(path)
+        if {node.input[1] for node in nodes} != set(tables):
+            raise RuntimeError(f"expected a threshold layer for each of {sorted(tables)}")
+        words = folder / "runtime_weights" / bits
+        words.mkdir(parents=True, exist_ok=True)
+        twin = copy.deepcopy(model)
+        for index, node in enumerate(nodes):
+            layer, table = getCustomOp(node), tables[node.input[1]]
+            datatype = layer.get_input_datatype(1)
+            if not (datatype.min() <= table.min() and table.max() <= datatype.max()):
+                raise RuntimeError(f"{node.name}: {datatype} does not hold the table of {bits}")
+            twin.set_initializer(node.input[1], table)
+            file = words / f"{index}_{node.name}.dat"
+            layer.make_weight_file(table, "decoupled_runtime", str(file))
+        expected = np.load(folder / f"expected_output_{bits}.npy")
+        differences[bits] = check.difference(twin, expected)
+        if differences[bits] != 0:
+            raise RuntimeError(f"switched to {bits}: a difference of {differences[bits]:g}")
+        print(f"switched to {bits}: difference 0 on {len(expected)} images", flush=True)
+    return differences
+
+
+def _structure(parent: Any, model: Any) -> dict[str, Any]:
+    kinds = Counter(node.op_type for node in parent.graph.node)
+    partitions = kinds.pop("StreamingDataflowPartition")
+    if partitions != 1:
+        raise RuntimeError(f"expected one dataflow partition, got {partitions}")
+    return {
+        "partitions": partitions,
+        "outside_the_partition": dict(kinds),
+        "float_layers": _float_layers(model),
+        "not_hardware": [n.name for n in model.graph.node if not n.domain.startswith(HARDWARE)],
+    }
+
+
+def _reports(cfg: Any) -> dict[str, Any]:
+    report = Path(cfg.output_dir) / "report"
+    performance = json.loads((report / "estimate_network_performance.json").read_text())
+    resources = json.loads((report / "estimate_layer_resources.json").read_text())["total"]
+    return {
+        "performance": performance,
+        "resources": {name: float(value) for name, value in resources.items()},
+    }
+
+
+if __name__ == "__main__":
+    estimate()

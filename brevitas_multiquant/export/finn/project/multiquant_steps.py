@@ -1,0 +1,112 @@
+"""Build steps that FINN does not have, for ``steps`` of ``dataflow_build_config.json``.
+
+The model comes with integer weights and integer thresholds, so that there is nothing to streamline:
+what is left is to write it in the layers and in the layout of the hardware.
+"""
+
+from typing import Any
+
+from onnx import helper
+from qonnx.core.modelwrapper import ModelWrapper
+from qonnx.custom_op.registry import getCustomOp
+from qonnx.transformation.general import GiveUniqueNodeNames
+from qonnx.transformation.infer_data_layouts import InferDataLayouts
+from qonnx.transformation.infer_datatypes import InferDataTypes
+from qonnx.transformation.infer_shapes import InferShapes
+from qonnx.transformation.lower_convs_to_matmul import LowerConvsToMatMul
+
+GENERAL = "qonnx.custom_op.general"
+HARDWARE = "finn.custom_op.fpgadataflow"
+
+
+def step_multiquant_channels_last(model: ModelWrapper, cfg: Any) -> ModelWrapper:
+    """Convolutions as matrix products, every tensor (1, H, W, C), no transposition left.
+
+    With all tensors channels last at once, the transpositions around convolutions, and those at
+    input and output, have nothing to do and go.
+    """
+    model = model.transform(LowerConvsToMatMul())
+    channels_last = {
+        tensor
+        for node in model.graph.node
+        if node.op_type in ("Im2Col", "MatMul")
+        for tensor in node.output
+    } | {model.graph.input[0].name, model.graph.output[0].name}
+    for node in list(model.graph.node):
+        if node.op_type == "Transpose":
+            _bypass(model, node)
+    _permute_shapes(model, channels_last)
+    for node in list(model.graph.node):
+        rewrite = _CHANNELS_LAST.get(node.op_type)
+        if rewrite is not None:
+            rewrite(model, node)
+    model = model.transform(GiveUniqueNodeNames())
+    for transformation in (InferShapes(), InferDataTypes(), InferDataLayouts()):
+        model = model.transform(transformation)
+    return model
+
+
+def step_multiquant_runtime_thresholds(model: ModelWrapper, cfg: Any) -> ModelWrapper:
+    """Threshold tables that can be written while the accelerator runs."""
+    for node in model.get_nodes_by_op_type("Thresholding"):
+        getCustomOp(node).set_nodeattr("runtime_writeable_weights", 1)
+    return model
+
+
+def _bypass(model: ModelWrapper, node: Any) -> None:
+    source, target = node.input[0], node.output[0]
+    if target == model.graph.output[0].name:
+        producer = model.find_producer(source)
+        producer.output[0] = target
+        source, target = target, source
+    for reader in model.graph.node:
+        for index, name in enumerate(reader.input):
+            if name == target and reader is not node:
+                reader.input[index] = source
+    model.graph.node.remove(node)
+
+
+def _permute_shapes(model: ModelWrapper, channels_last: set[str]) -> None:
+    alive = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    for value in list(model.graph.value_info):
+        if value.name not in alive:
+            model.graph.value_info.remove(value)
+        elif model.get_initializer(value.name) is None and value.name not in channels_last:
+            batch, channels, height, width = model.get_tensor_shape(value.name)
+            model.set_tensor_shape(value.name, [batch, height, width, channels])
+
+
+def _thresholds(model: ModelWrapper, node: Any) -> None:
+    for attribute in node.attribute:
+        if attribute.name == "data_layout":
+            attribute.s = b"NHWC"
+
+
+def _max_pool(model: ModelWrapper, node: Any) -> None:
+    node.op_type, node.domain = "MaxPoolNHWC", GENERAL
+
+
+def _position_sum(model: ModelWrapper, node: Any) -> None:
+    *positions, channels = model.get_tensor_shape(node.input[0])
+    layer = helper.make_node(
+        "GlobalAccPool",
+        [node.input[0]],
+        list(node.output),
+        domain=HARDWARE,
+        backend="fpgadataflow",
+        NumChannels=channels,
+        PE=1,
+        inputDataType=model.get_tensor_datatype(node.input[0]).name,
+        numInputVectors=positions,
+        name=f"GlobalAccPool_{node.name}",
+    )
+    index = next(i for i, other in enumerate(model.graph.node) if other is node or other == node)
+    model.graph.node.insert(index, layer)
+    model.graph.node.remove(node)
+
+
+_CHANNELS_LAST = {
+    "MultiThreshold": _thresholds,
+    "MaxPool": _max_pool,
+    "ReduceSum": _position_sum,
+}

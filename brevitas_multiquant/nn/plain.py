@@ -1,0 +1,100 @@
+"""Modules of a plain network: constants, and stock Brevitas quantizers at scale 1."""
+
+import torch
+from brevitas.inject.enum import RestrictValueType, ScalingImplType
+from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerTensorFloat, Uint8ActPerTensorFloat
+from torch import Tensor, nn
+
+from brevitas_multiquant.functional import WEIGHT_LEVELS
+from brevitas_multiquant.nn.switchable import per_channel
+
+
+class IntWeightConst(Int8WeightPerTensorFloat):
+    """Stock Brevitas weights at scale 1, if ``scaling_init`` is the largest integer."""
+
+    scaling_impl_type = ScalingImplType.CONST
+    restrict_scaling_type = RestrictValueType.FP
+
+
+class OddInt3WeightConst(IntWeightConst):
+    """The odd codes -3, -1, 1, 3 as narrow signed integers."""
+
+    bit_width = 3
+    scaling_init = float(WEIGHT_LEVELS)
+
+
+class UintActConst(Uint8ActPerTensorFloat):
+    """Stock Brevitas activations at scale 1: unsigned codes."""
+
+    scaling_impl_type = ScalingImplType.CONST
+    restrict_scaling_type = RestrictValueType.FP
+
+
+class IntActConst(Int8ActPerTensorFloat):
+    """Stock Brevitas activations at scale 1: signed integers."""
+
+    scaling_impl_type = ScalingImplType.CONST
+    restrict_scaling_type = RestrictValueType.FP
+
+
+class RangeToCodes(nn.Module):
+    """``(x - lower) * gain``: moves a range onto the codes, in front of their quantizer."""
+
+    lower: Tensor
+    gain: Tensor
+
+    def __init__(self, lower: Tensor, gain: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("lower", lower.detach().clone())
+        self.register_buffer("gain", gain.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Values on the scale of codes, not yet rounded, same shape."""
+        return x.sub(self.lower).mul(self.gain)
+
+
+class OutputScale(nn.Module):
+    """``x * scale + bias``: the one scale after a multiplication of codes."""
+
+    scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, scale: float | Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.as_tensor(scale))
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Values of the layer, same shape."""
+        y = x.mul(self.scale)
+        return y if self.bias is None else y.add(self.bias)
+
+
+class ScaleShift(nn.Module):
+    """A batch norm in evaluation: ``x * scale + shift`` per channel."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale.detach().clone())
+        self.register_buffer("shift", shift.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The norm of ``x`` (N, C, ...)."""
+        return x.mul(per_channel(self.scale, x)).add(per_channel(self.shift, x))
+
+
+class Constant(nn.Module):
+    """A parameter that a half branch reads of its whole one."""
+
+    value: Tensor
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value.detach().clone())
+
+    def forward(self) -> Tensor:
+        """The value."""
+        return self.value

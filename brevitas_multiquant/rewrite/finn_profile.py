@@ -1,0 +1,244 @@
+"""The ``finn`` profile: everything quantized that hardware needs, so that training sees it.
+
+A change of the network that the paper's profile builds, not another network:
+
+* stem: the image in 8 bits, 8-bit weights, and the first activation quantizer, which the paper has
+  in every branch, once, before the branches part;
+* branches: both operands of an addition, and what is averaged over positions, pass a fixed-point
+  quantizer;
+* merge: branch outputs pass one shared quantizer and are added as integers;
+* head: the classifier's input and weights in 8 bits.
+"""
+
+import operator
+from collections.abc import Container
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from brevitas_multiquant.errors import ConfigError
+from brevitas_multiquant.nn.fixed_point import (
+    BranchMean,
+    CodesToValues,
+    FixedPointQuantizer,
+    QuantizedMerge,
+    QuantizedSum,
+    SwitchableFixedPoint,
+    operand_bits,
+)
+from brevitas_multiquant.nn.network import MultiQuantNet
+from brevitas_multiquant.nn.switchable import SwitchableQuantizer
+from brevitas_multiquant.quant.fixed_point import EDGE_BITS, fixed_point_layer
+from brevitas_multiquant.quant.layers import WEIGHTED
+from brevitas_multiquant.rewrite.trace import is_tensor, shape_of
+from brevitas_multiquant.selection import BRANCH_BITS
+
+_ADDITIONS = {operator.add, torch.add, "add"}
+_NEVER_NEGATIVE = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid)
+_NEVER_NEGATIVE_CALLS = {torch.relu, F.relu, F.relu6, "relu"}
+_KEEPS_SIGN = (
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.Flatten,
+    nn.Dropout,
+    nn.Dropout2d,
+)
+_KEEPS_SIGN_CALLS = {
+    *(torch.flatten, torch.mean, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d),
+    *("flatten", "mean", "view", "reshape", "squeeze"),
+}
+_AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+_AVERAGE_CALLS = {torch.mean, "mean", F.adaptive_avg_pool2d, F.avg_pool2d}
+
+
+def quantize_for_finn(net: MultiQuantNet) -> MultiQuantNet:
+    """Quantize in place what the paper's profile leaves in float.
+
+    Args:
+        net: as the paper's profile builds it.
+
+    Returns:
+        The same network.
+
+    Raises:
+        ConfigError: odd bit-widths: a half branch would read a part of the stem's channels, and
+            there is no rule yet for that on hardware.
+    """
+    odd = [bit for bit in net.bits if bit % BRANCH_BITS]
+    if odd:
+        raise ConfigError(f"profile 'finn': expected even bit-widths, got {odd} in {net.bits}")
+    first = _quantize_stem(net)
+    positive = [_quantize_branch(net, branch, first) for branch in net.branches]
+    branches = {bit: len(chosen) for bit, chosen in net.selection.items()}
+    signed = not all(positive)
+    net.merge = QuantizedMerge(net.config.merge, branches, signed, net._active)
+    _quantize_head(net, signed, branches)
+    net.plan.layers = [
+        layer if layer.part == "branch" else replace(layer, treatment="8 bits, shared")
+        for layer in net.plan.layers
+    ]
+    return net
+
+
+def _quantize_stem(net: MultiQuantNet) -> SwitchableQuantizer:
+    stem: Any = net.stem
+    image, end = _ends(stem)
+    if end is not image:  # else the network has no stem of its own
+        _swap_layers(net, stem)
+        _insert_after(stem, image, "image_quant", FixedPointQuantizer(EDGE_BITS, True, net._active))
+    first = SwitchableQuantizer.create(net.bits, net._active)
+    _insert_after(stem, end, "first_quant", first)
+    stem.recompile()
+    return first
+
+
+def _quantize_branch(net: MultiQuantNet, branch: Any, first: SwitchableQuantizer) -> bool:
+    """Whether the branch's output is never negative."""
+    source, _ = _ends(branch)
+    bits = _bits_of(branch, net)
+    _use_first_quantizer(branch, source, first)
+    operands = {bit: operand_bits(bit) for bit in bits}
+    for node in list(branch.graph.nodes):
+        if _is_addition(node):
+            _replace_by_module(branch, node, QuantizedSum(operands, True, net._active))
+        elif _is_average(branch, node):
+            (averaged,) = node.all_input_nodes
+            signed = not _never_negative(branch, averaged)
+            quantizer = SwitchableFixedPoint(operands, signed, net._active)
+            _insert_before(branch, node, averaged, f"average_quants.{node.name}", quantizer)
+    branch.recompile()
+    return _never_negative(branch, _ends(branch)[1])
+
+
+def _use_first_quantizer(branch: Any, source: fx.Node, first: SwitchableQuantizer) -> None:
+    """Layers read the stem's codes as they are, everybody else the values they stand for."""
+    readers = list(source.users)
+    modules = dict(branch.named_modules())
+    own = [reader for reader in readers if _calls(modules, reader, SwitchableQuantizer)]
+    others = [reader for reader in readers if reader not in own]
+    if others:
+        branch.add_submodule("stem_values", CodesToValues(first))
+        with branch.graph.inserting_after(source):
+            values = branch.graph.call_module("stem_values", (source,))
+        for reader in others:
+            reader.replace_input_with(source, values)
+    for reader in own:
+        reader.replace_all_uses_with(source)
+        branch.graph.erase_node(reader)
+        branch.delete_submodule(str(reader.target))
+
+
+def _quantize_head(net: MultiQuantNet, signed: bool, branches: dict[int, int]) -> None:
+    head: Any = net.head
+    source, _ = _ends(head)
+    edge = dict.fromkeys(net.bits, EDGE_BITS)
+    _swap_layers(net, head)
+    modules = dict(head.named_modules())
+    first = True
+    for node in list(head.graph.nodes):
+        if not _calls(modules, node, WEIGHTED):
+            continue
+        (read,) = node.all_input_nodes
+        may_be_negative = not _never_negative(head, read, () if signed else (source,))
+        quantizer = SwitchableFixedPoint(edge, may_be_negative, net._active)
+        quantized = _insert_before(head, node, read, f"input_quants.{node.target}", quantizer)
+        if first and net.config.merge == "mean":
+            _insert_before(head, quantized, read, "branch_mean", BranchMean(branches, net._active))
+        first = False
+    head.recompile()
+
+
+def _ends(part: Any) -> tuple[fx.Node, fx.Node]:
+    """What a part's graph reads and returns."""
+    nodes = list(part.graph.nodes)
+    source = next(node for node in nodes if node.op == "placeholder")
+    return source, part.graph.output_node().args[0]
+
+
+def _bits_of(branch: nn.Module, net: MultiQuantNet) -> list[int]:
+    index = next(i for i, other in enumerate(net.branches) if other is branch)
+    return [bit for bit, chosen in net.selection.items() if index in chosen]
+
+
+def _swap_layers(net: MultiQuantNet, part: nn.Module) -> None:
+    """8-bit layers in place of float ones of a kind that hardware has."""
+    for name, module in list(part.named_modules()):
+        quantized = fixed_point_layer(module, net._active)
+        if quantized is not None:
+            parent, _, leaf = name.rpartition(".")
+            setattr(part.get_submodule(parent), leaf, quantized)
+
+
+def _calls(modules: dict[str, nn.Module], node: fx.Node, kinds: Any) -> bool:
+    return node.op == "call_module" and isinstance(modules[str(node.target)], kinds)
+
+
+def _is_addition(node: fx.Node) -> bool:
+    operands = node.all_input_nodes
+    return (
+        node.op in ("call_function", "call_method")
+        and node.target in _ADDITIONS
+        and len(operands) == len(node.args) == 2
+        and not node.kwargs
+        and is_tensor(node)
+        and all(operand.op != "get_attr" for operand in operands)
+    )
+
+
+def _is_average(part: Any, node: fx.Node) -> bool:
+    """Whether a node averages over more than one position."""
+    if node.op == "call_module":
+        average = isinstance(part.get_submodule(str(node.target)), _AVERAGES)
+    else:
+        average = node.op in ("call_function", "call_method") and node.target in _AVERAGE_CALLS
+    if not average:
+        return False
+    (source,) = node.all_input_nodes[:1]
+    one_position = is_tensor(source) and set(shape_of(source)[2:]) <= {1}
+    return not one_position
+
+
+def _never_negative(part: Any, node: fx.Node, known: Container[fx.Node] = ()) -> bool:
+    """Whether a node's values cannot be negative, given that those of ``known`` are not."""
+    if node in known:
+        return True
+    if node.op == "call_module":
+        module = part.get_submodule(str(node.target))
+        keeps = isinstance(module, _KEEPS_SIGN)
+        if isinstance(module, SwitchableFixedPoint):
+            keeps = not isinstance(module, QuantizedSum)
+        never = isinstance(module, _NEVER_NEGATIVE)
+    else:
+        keeps, never = node.target in _KEEPS_SIGN_CALLS, node.target in _NEVER_NEGATIVE_CALLS
+    return never or (keeps and _never_negative(part, node.all_input_nodes[0], known))
+
+
+def _insert_after(part: Any, node: fx.Node, name: str, module: nn.Module) -> None:
+    """Everybody who reads ``node`` reads what the module makes of it."""
+    part.add_submodule(name, module)
+    with part.graph.inserting_after(node):
+        inserted = part.graph.call_module(name, (node,))
+    node.replace_all_uses_with(inserted, lambda user: user is not inserted)
+    inserted.meta = dict(node.meta)
+
+
+def _insert_before(
+    part: Any, reader: fx.Node, source: fx.Node, name: str, module: nn.Module
+) -> fx.Node:
+    """One reader of ``source`` reads what the module makes of it."""
+    part.add_submodule(name, module)
+    with part.graph.inserting_before(reader):
+        inserted = part.graph.call_module(name, (source,))
+    inserted.meta = dict(source.meta)
+    reader.replace_input_with(source, inserted)
+    return inserted
+
+
+def _replace_by_module(part: Any, node: fx.Node, module: nn.Module) -> None:
+    name = f"sums.{node.name}"
+    part.add_submodule(name, module)
+    node.op, node.target = "call_module", name

@@ -1,0 +1,131 @@
+"""FINN's own flow on exported projects: `make test-finn` builds its environment and runs this.
+
+What is asserted is exact: values, partitions, kinds of layers. Estimates are FINN's to change.
+"""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from brevitas_multiquant import calibrate, multiquantize
+from brevitas_multiquant.export import check_finn, export_finn
+
+needs_finn = pytest.mark.skipif(
+    importlib.util.find_spec("finn") is None, reason="needs finn-plus: make test-finn"
+)
+pytestmark = needs_finn
+HARDWARE_LAYERS = {
+    "ConvolutionInputGenerator",
+    "DuplicateStreams",
+    "ElementwiseAdd",
+    "FMPadding",
+    "GlobalAccPool",
+    "MVAU",
+    "Pool",
+    "StreamingMaxPool",
+    "Thresholding",
+    "VVAU",
+}
+
+
+class Block(nn.Module):
+    """Two convolutions and a shortcut."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.down = nn.Conv2d(channels_in, channels, 1, stride) if stride > 1 else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Half the size for a stride of 2."""
+        y = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(self.bn2(self.conv2(y)) + self.down(x))
+
+
+def narrow_resnet() -> nn.Module:
+    """Identity shortcut from the stem, and one with a strided convolution."""
+    stem = [nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU()]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)]
+    return nn.Sequential(*stem, Block(4, 4, 1), Block(4, 8, 2), *head)
+
+
+def narrow_mobilenet() -> nn.Module:
+    """Depthwise convolutions, a max pool, a hidden linear layer in the branches."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 8, 3, 2, 1, groups=8), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 10)),
+    )
+
+
+def digits(count: int) -> torch.Tensor:
+    """Handwritten digits of all ten classes, 3x8x8."""
+    data, labels = load_digits(return_X_y=True)
+    assert len(set(labels[:count])) >= 3
+    images = torch.tensor(data[:count], dtype=torch.float32).view(-1, 1, 8, 8)
+    return (images / 8 - 1).repeat(1, 3, 1, 1)
+
+
+def network(model: nn.Module, bits: list[int], negative: bool):
+    """Calibrated, with norms of random scales."""
+    net = multiquantize(
+        model, bits, profile="finn", branch_init="shuffle", input_shape=(1, 3, 8, 8)
+    )
+    with torch.no_grad():
+        for norm in net.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.weight.normal_(1.0, 0.6)
+                norm.bias.normal_(0.0, 0.3)
+                if not negative:
+                    norm.weight.abs_()
+    calibrate(net, [digits(64)])
+    return net.eval()
+
+
+@pytest.mark.parametrize("make", [narrow_resnet, narrow_mobilenet])
+def test_every_step_is_exact_and_the_whole_network_is_one_partition(make, tmp_path):
+    torch.manual_seed(0)
+    net = network(make(), [2, 4, 8], negative=True)
+    assert check_finn(net) == []
+    for project in export_finn(net, tmp_path, images=digits(3), estimate=True).values():
+        result = json.loads((project / "estimate.json").read_text())
+        assert [step["difference"] for step in result["steps"]] == [0] * len(result["steps"])
+        assert result["steps"][-1]["step"] == "step_generate_estimate_reports"
+        assert result["partitions"] == 1
+        assert result["outside_the_partition"] == {}
+        assert result["float_layers"] == result["not_hardware"] == []
+        kinds = {kind.rpartition("_")[0] for kind in result["steps"][-1]["nodes"]}
+        assert kinds <= HARDWARE_LAYERS
+        assert {"MVAU", "Thresholding"} <= kinds
+        assert (project / "report" / "estimate_layer_resources.json").exists()
+        assert set(json.loads((project / "folding_config.json").read_text())) > {"Defaults"}
+        assert "check of every step" in (project / "README.md").read_text()
+        assert not (project / "finn_build").exists()
+
+
+def test_one_accelerator_becomes_every_bit_width(tmp_path):
+    """By tables alone, executed as the finished hardware graph, on images of ten classes."""
+    torch.manual_seed(0)
+    net = network(narrow_resnet(), [2, 4], negative=False)
+    images = digits(64)
+    export_finn(net, tmp_path, images=images, estimate=True, switchable=True)
+    project = tmp_path / "switchable"
+    result = json.loads((project / "estimate.json").read_text())
+    assert result["switched"] == {"2b": 0, "4b": 0}
+    outputs = [np.load(project / f"expected_output_{bits}b.npy") for bits in (2, 4)]
+    assert len(outputs[0]) == 64 and not np.array_equal(*outputs)
+    names = [
+        sorted(path.name for path in (project / "runtime_weights" / f"{bits}b").iterdir())
+        for bits in (2, 4)
+    ]
+    thresholds = result["steps"][-1]["nodes"]["Thresholding_rtl"]
+    assert names[0] == names[1] and len(names[0]) == thresholds

@@ -1,0 +1,165 @@
+"""The network of integers against torch, to the bit; and what cannot become one."""
+
+import pytest
+import torch
+from torch import nn
+
+from brevitas_multiquant import calibrate, extract_subnet, multiquantize
+from brevitas_multiquant.errors import FinnMappingError
+from brevitas_multiquant.export.finn import check_finn
+from brevitas_multiquant.export.finn.check import branch_names
+from brevitas_multiquant.export.finn.integer_graph import Convolution, Thresholds
+from brevitas_multiquant.export.finn.lower import lower
+from tests.export.finn.nets import NAMES, build, images_for
+from tests.tiny import IMAGE, TinyNet
+
+
+def lowered(net, bits):
+    subnet = extract_subnet(net, bits)
+    return subnet, lower(subnet, branch_names(net, bits), net.input_shape)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("bits", [2, 6])
+def test_logits_are_those_of_torch_to_the_bit(name, bits):
+    subnet, graph = lowered(build(name), bits)
+    images = images_for(name)
+    with torch.no_grad():
+        assert torch.equal(graph.logits(images), subnet(images))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 6, 8])
+def test_every_bit_width_and_the_sum_of_branches(bits):
+    subnet, graph = lowered(build("resnet8", merge="sum"), bits)
+    images = images_for("resnet8")
+    with torch.no_grad():
+        assert torch.equal(graph.logits(images), subnet(images))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_value_is_an_integer_within_its_streams_range(name):
+    _, graph = lowered(build(name), 4)
+    values = {graph.input.name: graph.host.codes(images_for(name)).double()}
+    for layer in graph.layers:
+        output = layer.run(*(values[stream.name] for stream in layer.inputs))
+        assert torch.equal(output, output.round())
+        assert layer.output.lowest <= output.min() and output.max() <= layer.output.highest
+        assert tuple(output.shape[1:]) == layer.output.shape
+        values[layer.output.name] = output
+
+
+def test_weights_are_odd_codes_in_branches_and_eight_bits_at_the_edges():
+    _, graph = lowered(build("resnet8"), 4)
+    for layer in graph.layers:
+        if isinstance(layer, Convolution):
+            if layer.where.startswith("branches."):
+                assert layer.weight_bits == 3
+                assert set(layer.weight.unique().tolist()) <= {-3.0, -1.0, 1.0, 3.0}
+            else:
+                assert layer.weight_bits == 8
+                assert torch.equal(layer.weight, layer.weight.round().clamp(-127, 127))
+
+
+def test_codes_have_the_bits_of_the_profile():
+    _, graph = lowered(build("resnet8"), 4)
+    bits = {layer.where: layer.bits for layer in graph.layers if isinstance(layer, Thresholds)}
+    assert bits.pop("head.input_quants.fc") == 8
+    operands = {where for where in bits if ".sums." in where or where.startswith("merge")}
+    assert {bits[where] for where in operands} == {6}
+    assert {bits[where] for where in bits if where not in operands} == {4}
+
+
+def test_a_network_that_maps_has_no_violations():
+    assert check_finn(build("resnet8")) == []
+
+
+def test_check_works_before_any_data_and_changes_nothing():
+    net = multiquantize(TinyNet(), [2, 4], profile="finn", input_shape=IMAGE)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    assert check_finn(net) == []
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_the_papers_profile_is_refused_with_every_reason():
+    net = multiquantize(TinyNet(), [2, 4], input_shape=IMAGE)
+    violations = check_finn(net)
+    assert [v.where for v in violations] == [
+        "stem.stem",
+        "branches.0.add",
+        "merge",
+        "head.fc",
+        "branches.1.add",
+    ]
+    assert all("profile='finn'" in v.advice for v in violations)
+    assert {v.where: v.bits for v in violations}["branches.1.add"] == (4,)
+    calibrate(net, [torch.randn(2, *IMAGE[1:])])
+    with pytest.raises(FinnMappingError, match="at 2 bits: expected a network of the profile"):
+        lowered(net, 2)
+
+
+def net_of(*layers, size=8):
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        *layers,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 5),
+    )
+    return multiquantize(model, [2], profile="finn", input_shape=(1, 3, size, size), check=False)
+
+
+CONV = nn.Conv2d(8, 8, 3, padding=1)
+
+
+@pytest.mark.parametrize(
+    ("layers", "where", "advice"),
+    [
+        ([CONV, nn.Hardswish()], "branches.0.4", "Hardswish has no dataflow layer"),
+        ([nn.Conv2d(8, 8, 3, padding=1, groups=2)], "branches.0.3", "2 groups of 8 channels"),
+        ([nn.Conv2d(8, 8, 3, padding="same")], "branches.0.3", "padding that depends"),
+        (
+            [nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")],
+            "branches.0.3",
+            "padding_mode='reflect'",
+        ),
+        ([CONV, nn.MaxPool2d(2, ceil_mode=True)], "branches.0.4", "ceil_mode"),
+        ([CONV, nn.MaxPool2d(2), nn.BatchNorm2d(8)], "branches.0.5", "behind a max pool"),
+        ([CONV, nn.AvgPool2d(2), CONV], "branches.0.4", "AvgPool2d has no dataflow layer"),
+        ([CONV, nn.AdaptiveAvgPool2d(2), CONV], "branches.0.4", "more than one position"),
+    ],
+)
+def test_what_does_not_map_is_named(layers, where, advice):
+    (violation,) = check_finn(net_of(*layers))
+    assert violation.where == where
+    assert advice in violation.advice
+
+
+class PreActivation(nn.Module):
+    """A norm behind an addition."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3, padding=1)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.conv1(x))
+        x = torch.relu(self.norm(x + self.conv2(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+def test_a_negative_norm_scale_behind_an_addition():
+    net = multiquantize(PreActivation(), [2], profile="finn", input_shape=IMAGE)
+    images = torch.randn(4, *IMAGE[1:])
+    calibrate(net, [images])
+    subnet, graph = lowered(net.eval(), 2)
+    with torch.no_grad():
+        assert torch.equal(graph.logits(images), subnet(images))
+        net.branches[0].norm["2"].weight[1] = -1.0
+    (violation,) = check_finn(net)
+    assert violation.where == "merge.branches.0"
+    assert "negative norm scale" in violation.advice
