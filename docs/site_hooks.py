@@ -1,13 +1,17 @@
 """Pages of the site that live elsewhere in the repository, and links that lead out of it."""
 
+import posixpath
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 GENERATED = {"results.md": "benchmarks/RESULTS.md", "changelog.md": "CHANGELOG.md"}
+RESULTS = "benchmarks/results"
+FIGURES = (".png", ".svg")
 MORE = "More"
 
 
@@ -26,14 +30,31 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages of `GENERATED` and the figures that the results show."""
     for target, source in GENERATED.items():
         files.append(File.generated(config, target, content=(ROOT / source).read_text()))
-    results = ROOT / "benchmarks" / "results"
-    for figure in (*results.rglob("*.png"), *results.rglob("*.svg")):
-        name = figure.relative_to(results.parent).as_posix()
-        files.append(File.generated(config, name, abs_src_path=str(figure)))
+    for figure in (ROOT / RESULTS).rglob("*"):
+        if figure.name.endswith(FIGURES):
+            name = figure.relative_to(ROOT / "benchmarks").as_posix()
+            files.append(File.generated(config, name, abs_src_path=str(figure)))
     return files
 
 
-def on_page_markdown(markdown: str, page: object, **_: object) -> str:
-    """Text instead of links to what is in the repository and not in the site."""
-    outside = r"\[([^\]]+)\]\((?:\.\./|results/)(?![^)]*\.(?:png|svg)\))[^)]*\)"
-    return re.sub(outside, r"\1", markdown)
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Links as they are in the site; text instead of those to what is in the repository alone."""
+    uri = page.file.src_uri
+    source = PurePosixPath(GENERATED.get(uri, f"docs/{uri}"))
+
+    def in_site(link: re.Match[str]) -> str:
+        text, target, anchor = link.groups()
+        place = posixpath.normpath(source.parent / target)
+        if target in GENERATED:
+            site = target
+        elif place in GENERATED.values():
+            site = next(page for page, original in GENERATED.items() if original == place)
+        elif place.startswith("docs/"):
+            site = place.removeprefix("docs/")
+        elif place.startswith(f"{RESULTS}/") and place.endswith(FIGURES):
+            site = posixpath.relpath(place, "benchmarks")
+        else:
+            return text.strip("![]")
+        return f"{text}({posixpath.relpath(site, posixpath.dirname(uri) or '.')}{anchor or ''})"
+
+    return re.sub(r"(!?\[[^\]]*\])\((?!https?:|#)([^)#\s]+)(#[^)]*)?\)", in_site, markdown)

@@ -32,7 +32,7 @@ def test_inspect_torchvision_with_plan(capsys: pytest.CaptureFixture[str]) -> No
         (["no_such_model"], "timm cannot build 'no_such_model'"),
         (["keras:resnet18"], "expected a timm model name or torchvision:NAME"),
         (["test_resnet", "--bits", "17"], "expected 2 to 16, got 17"),
-        (["test_vit"], "multiplies matrices of activations"),
+        (["test_vit"], "multiply matrices of activations"),
     ],
 )
 def test_refusals_are_one_message_and_exit_code_1(

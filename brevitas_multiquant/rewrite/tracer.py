@@ -74,7 +74,7 @@ class Tracer(fx.Tracer):
         """
         if self._evaluating:
             return forward(*args, **kwargs)
-        before, stack = next(reversed(self.graph.nodes)), dict(self.module_stack)
+        before, stack = next(iter(reversed(self.graph.nodes))), dict(self.module_stack)
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception as error:
