@@ -14,7 +14,8 @@ from brevitas_multiquant.quant.ranges import SIGMAS
 from brevitas_multiquant.quant.slices import make_slice
 from brevitas_multiquant.quant.state import ActiveBits
 from brevitas_multiquant.rewrite.kinds import is_norm
-from brevitas_multiquant.rewrite.plan import Plan, nodes_between
+from brevitas_multiquant.rewrite.paths import nodes_between
+from brevitas_multiquant.rewrite.plan import Plan
 from brevitas_multiquant.rewrite.trace import Trace
 
 

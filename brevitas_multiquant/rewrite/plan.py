@@ -13,7 +13,7 @@ from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.quant.layers import WEIGHTED
 from brevitas_multiquant.rewrite.joints import Joints, body_between
 from brevitas_multiquant.rewrite.kinds import LAYERS, is_frozen_norm, is_norm
-from brevitas_multiquant.rewrite.paths import ancestors, nodes_between
+from brevitas_multiquant.rewrite.paths import ancestors
 from brevitas_multiquant.rewrite.refusals import (
     fixed_filter,
     hidden_layers,
@@ -23,8 +23,6 @@ from brevitas_multiquant.rewrite.refusals import (
     unknown_layers,
 )
 from brevitas_multiquant.rewrite.trace import Trace
-
-__all__ = ["LayerPlan", "Plan", "make_plan", "nodes_between"]
 
 
 @dataclass(frozen=True)

@@ -18,21 +18,10 @@ from torch.fx.passes.shape_prop import _extract_tensor_metadata
 
 from brevitas_multiquant.errors import TraceError, UnsupportedModelError
 from brevitas_multiquant.quant.layers import WEIGHTED
-from brevitas_multiquant.rewrite.kinds import LAYERS, NORMS, has_parameters, is_norm
+from brevitas_multiquant.rewrite.kinds import LAYERS, NORMS
 from brevitas_multiquant.rewrite.normalise import normalise
 from brevitas_multiquant.rewrite.opaque import CannotCutError, Watch, graph_by_execution
 from brevitas_multiquant.rewrite.tracer import Tracer, empty_image, first_line
-
-__all__ = [
-    "Trace",
-    "copy_sharing_parameters",
-    "gives_tensors",
-    "has_parameters",
-    "is_norm",
-    "is_tensor",
-    "shape_of",
-    "trace",
-]
 
 
 @dataclass
