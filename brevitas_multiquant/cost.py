@@ -148,20 +148,20 @@ def layer_macs(layer: nn.Module, output: Tensor) -> int:
 def _bytes(net: MultiQuantNet, bits: tuple[int, ...]) -> int:
     """Storage of the given bit-widths."""
     used = {index for bit in bits for index in net.selection[bit]}
-    branches = sum(_branch_bytes(net.branches[index], bits) for index in used)
-    return branches + _part_bytes(net.stem) + _part_bytes(net.head)
+    parts = [net.stem, *(net.branches[index] for index in used), net.merge, net.head]
+    return sum(_bytes_at(part, bits) for part in parts)
 
 
-def _branch_bytes(branch: nn.Module, bits: tuple[int, ...]) -> int:
+def _bytes_at(part: nn.Module, bits: tuple[int, ...]) -> int:
     unused = {
-        id(part)
-        for module in branch.modules()
+        id(inner)
+        for module in part.modules()
         if isinstance(module, Switchable)
         for key, member in module.items()
         if int(key) not in bits
-        for part in member.modules()
+        for inner in member.modules()
     }
-    return sum(_module_bytes(m) for m in branch.modules() if id(m) not in unused)
+    return sum(_module_bytes(m) for m in part.modules() if id(m) not in unused)
 
 
 def _part_bytes(part: nn.Module) -> int:
