@@ -169,11 +169,12 @@ def layer_macs(layer: nn.Module, output: Tensor) -> int:
 def _bytes(net: MultiQuantNet, bits: tuple[int, ...]) -> int:
     """Storage of the given bit-widths."""
     running = {id(branch): branch for bit in bits for branch in net.branches_at(bit)}
-    total = sum(_branch_bytes(branch, bits) for branch in running.values())
+    parts = [net.stem, *running.values(), net.merge, net.head]
+    total = sum(_bytes_at(part, bits) for part in parts)
     for index, half in net.halves.items():
         if id(half) in running and id(net.branches[int(index)]) not in running:
             total += _borrowed_bytes(half)
-    return total + _part_bytes(net.stem) + _part_bytes(net.head)
+    return total
 
 
 def _borrowed_bytes(half: nn.Module) -> int:
@@ -190,16 +191,16 @@ def _borrowed_bytes(half: nn.Module) -> int:
     return total
 
 
-def _branch_bytes(branch: nn.Module, bits: tuple[int, ...]) -> int:
+def _bytes_at(part: nn.Module, bits: tuple[int, ...]) -> int:
     unused = {
-        id(part)
-        for module in branch.modules()
+        id(inner)
+        for module in part.modules()
         if isinstance(module, Switchable)
         for key, member in module.items()
         if int(key) not in bits
-        for part in member.modules()
+        for inner in member.modules()
     }
-    return sum(_module_bytes(m) for m in branch.modules() if id(m) not in unused)
+    return sum(_module_bytes(m) for m in part.modules() if id(m) not in unused)
 
 
 def _part_bytes(part: nn.Module) -> int:

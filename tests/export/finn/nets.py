@@ -2,14 +2,46 @@
 
 from functools import cache
 
-import timm
 import torch
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
-import brevitas_multiquant.models  # noqa: F401  (registers the CIFAR networks)
 from brevitas_multiquant import MultiQuantNet, calibrate, multiquantize
 from brevitas_multiquant.export.sample import smooth_images
+
+
+class Block(nn.Module):
+    """Two convolutions and a shortcut."""
+
+    def __init__(self, inputs: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.down = nn.Conv2d(inputs, channels, 1, stride) if stride > 1 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``stride`` times smaller."""
+        y = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(self.bn2(self.conv2(y)) + self.down(x))
+
+
+class Residual(nn.Module):
+    """An identity shortcut from the stem on, then one with a strided convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(6)
+        self.layer1 = Block(6, 6, 1)
+        self.layer2 = Block(6, 12, 2)
+        self.fc = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, 3, H, W) to logits (N, 10)."""
+        x = self.layer2(self.layer1(torch.relu(self.bn(self.stem(x)))))
+        return self.fc(x.mean((2, 3)))
 
 
 class Bottleneck(nn.Module):
@@ -56,12 +88,12 @@ class Flattened(nn.Module):
 
 def small_resnet() -> nn.Module:
     """A ResNet-10 of timm: 7x7 stem, max pool, strided 1x1 shortcuts."""
-    return ResNet(BasicBlock, (1, 1, 1, 1), num_classes=10, channels=(16, 24, 32, 40))
+    return ResNet(BasicBlock, (1, 1, 1, 1), num_classes=10, channels=(8, 8, 12, 16))
 
 
 _MODELS = {
-    "resnet8": (lambda: timm.create_model("cifar_resnet8", num_classes=10), 16),
-    "resnet": (small_resnet, 40),
+    "residual": (Residual, 8),
+    "resnet": (small_resnet, 32),
     "flattened": (Flattened, 12),
     "bottleneck": (Bottleneck, 12),
 }

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -53,8 +54,8 @@ def imported(path, monkeypatch):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finn") / "out"
-    images = images_for("resnet8", 3)
-    return export_finn(build("resnet8"), folder, [2, 4], images=images, estimate=False)
+    images = images_for("residual", 3)
+    return export_finn(build("residual"), folder, [2, 4], images=images, estimate=False)
 
 
 def test_files_of_a_project(exported):
@@ -68,7 +69,7 @@ def test_files_of_a_project(exported):
 
 
 def test_the_model_gives_the_saved_integers_and_they_the_logits_of_torch(exported, monkeypatch):
-    images = images_for("resnet8", 3)
+    images = images_for("residual", 3)
     for bits, project in exported.items():
         host = imported(project / "host.py", monkeypatch).Host.load(project / "host.json")
         codes = host.codes(images.numpy())
@@ -83,7 +84,7 @@ def test_the_model_gives_the_saved_integers_and_they_the_logits_of_torch(exporte
         integers = np.concatenate([output["class_integers"] for output in outputs])
         assert np.array_equal(integers, np.load(project / "expected_output.npy"))
         with torch.no_grad():
-            expected = extract_subnet(build("resnet8"), bits)(images)
+            expected = extract_subnet(build("residual"), bits)(images)
         assert np.array_equal(host.logits(integers), expected.numpy())
 
 
@@ -100,7 +101,7 @@ def test_the_model_holds_integers_in_known_layers(exported):
                     assert model.get_tensor_datatype(name).allowed(values.max()), name
                 assert model.get_tensor_datatype(name).is_integer(), name
         weights = [model.get_initializer(n.input[1]) for n in model.get_nodes_by_op_type("Conv")]
-        assert len(weights) == 2 + 8 * bits // 2
+        assert len(weights) == 2 + 5 * bits // 2
 
 
 def test_the_configuration_names_the_projects_own_step(exported, monkeypatch):
@@ -134,37 +135,53 @@ def test_the_projects_own_step_leaves_no_transposition_and_changes_nothing(
     assert np.array_equal(integers, np.load(project / "expected_output.npy"))
 
 
-def test_switchable_project(tmp_path, monkeypatch):
-    net = build("resnet8", negative=False)
-    images = images_for("resnet8", 3)
-    files = export_finn(net, tmp_path, [2, 8], images=images, estimate=False, switchable=True)
-    project = tmp_path / "switchable"
-    assert files == {bit: project / "tables" / f"{bit}b.npz" for bit in (2, 8)}
-    model = ModelWrapper(str(project / "model.onnx"))
-    host_type = imported(project / "host.py", monkeypatch).Host
-    for bits, file in files.items():
-        for name, table in np.load(file).items():
-            model.set_initializer(name, table)
-        host = host_type.load(project / f"host_{bits}b.json")
-        with readable_ir_version():
-            outputs = [
-                execute_onnx(model, {"image_codes": code[None].astype(np.float32)})
-                for code in host.codes(images.numpy())
-            ]
-        integers = np.concatenate([output["class_integers"] for output in outputs])
-        with torch.no_grad():
-            assert np.array_equal(host.logits(integers), extract_subnet(net, bits)(images).numpy())
-    assert "tables that can" in " ".join((project / "README.md").read_text().split())
+@pytest.fixture(scope="module")
+def switchable(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("switchable")
+    images = images_for("residual", 3)
+    net = build("residual", negative=False)
+    files = export_finn(net, folder, [2, 8], images=images, estimate=False, switchable=True)
+    assert files == {b: folder / "switchable" / "tables" / f"{b}b.npz" for b in (2, 8)}
+    return folder / "switchable"
 
 
-def test_the_driver_side_writes_a_set(tmp_path, monkeypatch):
-    export_finn(build("resnet8", negative=False), tmp_path, [2, 8], estimate=False, switchable=True)
-    project = tmp_path / "switchable"
-    words = project / "runtime_weights" / "2b"
+@pytest.mark.parametrize("bits", [2, 8])
+def test_a_set_of_tables_makes_the_template_that_bit_width(switchable, bits, monkeypatch):
+    images = images_for("residual", 3)
+    model = ModelWrapper(str(switchable / "model.onnx"))
+    for name, table in np.load(switchable / "tables" / f"{bits}b.npz").items():
+        model.set_initializer(name, table)
+    host_type = imported(switchable / "host.py", monkeypatch).Host
+    host = host_type.load(switchable / f"host_{bits}b.json")
+    with readable_ir_version():
+        outputs = [
+            execute_onnx(model, {"image_codes": code[None].astype(np.float32)})
+            for code in host.codes(images.numpy())
+        ]
+    integers = np.concatenate([output["class_integers"] for output in outputs])
+    with torch.no_grad():
+        expected = extract_subnet(build("residual", negative=False), bits)(images)
+    assert np.array_equal(host.logits(integers), expected.numpy())
+
+
+def test_what_a_switchable_project_says_of_itself(switchable):
+    text = " ".join((switchable / "README.md").read_text().split())
+    assert "For each of 2, 8 bits there is a set of tables" in text
+    config = json.loads((switchable / "dataflow_build_config.json").read_text())
+    writable = config["steps"].index("multiquant_steps.step_multiquant_runtime_thresholds")
+    assert config["steps"][writable - 1 : writable + 2 : 2] == [
+        "step_convert_to_hw",
+        "step_minimize_bit_width_initial",
+    ]
+
+
+def test_the_driver_side_writes_a_set(switchable, tmp_path, monkeypatch):
+    words = tmp_path / "runtime_weights" / "2b"
     words.mkdir(parents=True)
     for index in (0, 1, 10):
         (words / f"{index}_layer.dat").write_text(f"{index:08x}\nffffffff\n")
-    widths = imported(project / "switch.py", monkeypatch).BitWidths(project)
+    shutil.copy(switchable / "host_2b.json", tmp_path)
+    widths = imported(switchable / "switch.py", monkeypatch).BitWidths(tmp_path)
     assert widths.bits == [2]
     written = []
     host = widths.switch(2, lambda layer, words: written.append((layer, words.tolist())))

@@ -30,8 +30,8 @@ def test_logits_are_those_of_torch_to_the_bit(name, bits):
 
 @pytest.mark.parametrize("bits", [2, 4, 6, 8])
 def test_every_bit_width_and_the_sum_of_branches(bits):
-    subnet, graph = lowered(build("resnet8", merge="sum"), bits)
-    images = images_for("resnet8")
+    subnet, graph = lowered(build("residual", merge="sum"), bits)
+    images = images_for("residual")
     with torch.no_grad():
         assert torch.equal(graph.logits(images), subnet(images))
 
@@ -49,7 +49,7 @@ def test_every_value_is_an_integer_within_its_streams_range(name):
 
 
 def test_weights_are_odd_codes_in_branches_and_eight_bits_at_the_edges():
-    _, graph = lowered(build("resnet8"), 4)
+    _, graph = lowered(build("residual"), 4)
     for layer in graph.layers:
         if isinstance(layer, Convolution):
             if layer.where.startswith("branches."):
@@ -61,7 +61,7 @@ def test_weights_are_odd_codes_in_branches_and_eight_bits_at_the_edges():
 
 
 def test_codes_have_the_bits_of_the_profile():
-    _, graph = lowered(build("resnet8"), 4)
+    _, graph = lowered(build("residual"), 4)
     bits = {layer.where: layer.bits for layer in graph.layers if isinstance(layer, Thresholds)}
     assert bits.pop("head.input_quants.fc") == 8
     operands = {where for where in bits if ".sums." in where or where.startswith("merge")}
@@ -70,7 +70,7 @@ def test_codes_have_the_bits_of_the_profile():
 
 
 def test_a_network_that_maps_has_no_violations():
-    assert check_finn(build("resnet8")) == []
+    assert check_finn(build("residual")) == []
 
 
 def test_check_works_before_any_data_and_changes_nothing():

@@ -22,8 +22,7 @@ def digits(classes=(0, 1, 2, 3), count=96):
     data, labels = load_digits(return_X_y=True)
     chosen = [i for i, label in enumerate(labels) if label in classes][:count]
     images = torch.tensor(data[chosen], dtype=torch.float32).view(-1, 1, 8, 8) / 8 - 1
-    images = torch.nn.functional.interpolate(images, size=(16, 16)).repeat(1, 3, 1, 1)
-    return images, torch.tensor(labels[chosen])
+    return images.repeat(1, 3, 1, 1), torch.tensor(labels[chosen])
 
 
 def graph_of(net, bits):
@@ -40,7 +39,7 @@ def switched(template, tables, host):
 
 @pytest.fixture(scope="module")
 def net():
-    net = build("resnet8", negative=False)
+    net = build("residual", negative=False)
     images, _ = digits()
     calibrate(net, [images])
     return net.eval()
@@ -70,7 +69,7 @@ def test_tables_keep_the_templates_form(net, bits):
 
 
 def test_norms_of_another_sign_at_another_bit_width_are_refused():
-    net = build("resnet8", negative=True)
+    net = build("residual", negative=True)
     template, graph = graph_of(net, 8), graph_of(net, 4)
     with pytest.raises(FinnMappingError, match=r"branches\.1\.layer1.*another sign at 4 bits"):
         table_set(template, graph)
