@@ -29,7 +29,7 @@ from brevitas_multiquant.nn.fixed_point import (
 )
 from brevitas_multiquant.nn.switchable import SwitchableQuantizer
 from brevitas_multiquant.quant.fixed_point import FixedPointLayer, fixed_point_of
-from tests.tiny import TinyNet
+from tests.tiny import IMAGE, TinyNet
 
 BITS = (2, 4, 6)
 
