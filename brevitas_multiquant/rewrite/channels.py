@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from brevitas_multiquant.quant.layers import WEIGHTED
 from brevitas_multiquant.rewrite.kinds import has_parameters
-from brevitas_multiquant.rewrite.trace import shape_of
+from brevitas_multiquant.rewrite.trace import gives_tensors, is_tensor, shape_of
 
 
 @dataclass(frozen=True)
@@ -83,4 +83,4 @@ def channel_sets(body: fx.GraphModule) -> ChannelSets:
 
 
 def _has_tensors(node: fx.Node) -> bool:
-    return "tensor_meta" in node.meta
+    return is_tensor(node) or gives_tensors(node)

@@ -82,6 +82,7 @@ def multiquantize(
         SelfCheckError: the branch differs from the original.
 
     Example:
+        >>> import torch
         >>> from torchvision.models import resnet18
         >>> net = multiquantize(resnet18(num_classes=10), [2, 4], input_shape=(1, 3, 64, 64))
         >>> net.set_active_bits(2)

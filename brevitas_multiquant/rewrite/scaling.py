@@ -22,7 +22,7 @@ from brevitas_multiquant.rewrite.kinds import (
     is_frozen_norm,
     is_norm,
 )
-from brevitas_multiquant.rewrite.trace import shape_of
+from brevitas_multiquant.rewrite.trace import gives_tensors, is_tensor, shape_of
 
 WIDER = 7
 """A prime, so that a dimension that became wider is not mistaken for another one."""
@@ -174,7 +174,7 @@ class _Probe:
 
     def _operation(self, node: fx.Node) -> Any:
         plain, error = self._attempt(node, Repair())
-        if "tensor_meta" not in node.meta:
+        if not is_tensor(node) and not gives_tensors(node):
             if error is not None:
                 raise CannotScaleError(f"{node.name} fails: {error}")
             return plain
