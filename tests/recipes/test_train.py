@@ -214,7 +214,9 @@ class TestRun:
 
     def test_bfloat16_channels_last_and_torchvision_models_run(self, tmp_path):
         more = ["--amp", "bf16", "--channels-last", "--distill-loss", "halved", "--epochs", "1"]
-        more += ["--model", "tv:resnet18", "--bits", "2", "--img-size", "16"]
+        # 64 pixels: over maps of one pixel, torch's strided bf16 convolution on the CPU gives a
+        # gradient that is not a number about once in 400 calls (torch 2.15, plain convolutions too)
+        more += ["--model", "tv:resnet18", "--bits", "2", "--img-size", "64"]
         assert train.main(tiny(tmp_path, *more)) == 0
         assert float(rows_of(tmp_path)[0]["train_loss"]) < 10
 
