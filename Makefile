@@ -8,7 +8,8 @@ INSTALLED := $(VENV)/.installed
 FINN_VENV ?= .venv-finn
 FINN_INSTALLED := $(FINN_VENV)/.installed
 
-.PHONY: demo test integration docs lint finn-env test-finn clean
+# make test-configs: two steps of every row of the paper's tables.
+.PHONY: demo test test-configs integration docs lint finn-env test-finn clean
 
 $(INSTALLED): pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -24,6 +25,10 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal
+
+test-configs: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal \
+		integration_tests/test_paper_configs.py
 
 integration: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal integration_tests
