@@ -31,7 +31,7 @@ from brevitas.core.utils import StatelessBuffer
 from torch import Tensor, nn
 
 from brevitas_multiquant.config import MultiQuantConfig
-from brevitas_multiquant.errors import CalibrationError, PackedFileError, SourceError
+from brevitas_multiquant.errors import PackedFileError, SourceError
 from brevitas_multiquant.functional import WEIGHT_LEVELS, guarded_upper
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.nn.switchable import ScaleShiftNorm, scale_and_shift
@@ -312,11 +312,7 @@ def _codes_entry(name: str, layer: CodeLayer) -> _Entry:
 
 def _range_entry(name: str, learned: LearnedRange) -> _Entry:
     def read() -> Array:
-        if not learned.ready:
-            raise CalibrationError(
-                f"{name}: expected a range initialised from data, got one that has seen none; "
-                "call calibrate(net, loader) or train first"
-            )
+        learned.require_ready(name)
         return _numpy(name, torch.stack([learned.lower, learned.upper]))
 
     def write(values: Array) -> None:

@@ -1,14 +1,14 @@
 """One bit-width as a plain Brevitas network: stock layers, constants instead of ranges."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from brevitas.nn import QuantConv1d, QuantConv2d, QuantIdentity, QuantLinear
 from torch import Tensor, nn
 
-from brevitas_multiquant.errors import BitWidthError, CalibrationError
+from brevitas_multiquant.errors import BitWidthError
 from brevitas_multiquant.functional import activation_levels, guarded_upper
 from brevitas_multiquant.nn.fixed_point import plain_fixed_point_layer
 from brevitas_multiquant.nn.network import MultiQuantNet
@@ -28,7 +28,8 @@ from brevitas_multiquant.nn.switchable import (
     scale_and_shift,
 )
 from brevitas_multiquant.quant.fixed_point import FixedPointLayer
-from brevitas_multiquant.quant.layers import CodeLayer, plain_conv2d
+from brevitas_multiquant.quant.layers import CodeLayer, as_output_channels, geometry, plain_conv2d
+from brevitas_multiquant.quant.proxies import activation_tensor_quant
 from brevitas_multiquant.quant.ranges import LearnedRange
 
 
@@ -130,12 +131,8 @@ def _plain_norm(norm: Any) -> ScaleShift:
 
 
 def _plain_quantizer(name: str, quantizer: Any, bits: int) -> nn.Sequential:
-    learned: LearnedRange = quantizer.act_quant.fused_activation_quant_proxy.tensor_quant.range_impl
-    if not learned.ready:
-        raise CalibrationError(
-            f"{name} at {bits} bits: expected a range initialised from data, got one that has "
-            "seen none; call calibrate(net, loader) or train first"
-        )
+    learned: LearnedRange = activation_tensor_quant(quantizer).range_impl
+    learned.require_ready(f"{name} at {bits} bits")
     levels = activation_levels(bits)
     lower = learned.lower
     upper = guarded_upper(lower, learned.upper)
@@ -145,43 +142,15 @@ def _plain_quantizer(name: str, quantizer: Any, bits: int) -> nn.Sequential:
 
 
 def _plain_layer(layer: Any) -> nn.Sequential:
-    plain = _LAYERS[layer.weight.dim(), isinstance(layer, nn.Linear)](layer)
+    plain_type: Any = next(plain for kind, plain in _PLAIN if isinstance(layer, kind))
+    plain = plain_type(**geometry(layer), bias=False, weight_quant=OddInt3WeightConst)
+    if getattr(layer, "is_same_padded_strided", False):
+        plain.is_same_padded_strided = True
     codes = layer.quant_weight()
     plain.weight = nn.Parameter(codes.detach().clone(), requires_grad=False)
-    bias = None if layer.bias is None else layer._as_output_channels(layer.bias).detach().clone()
+    bias = None if layer.bias is None else as_output_channels(layer, layer.bias).detach().clone()
     scale = OutputScale(layer.output_scale, bias)
     return nn.Sequential(plain, scale).to(layer.weight.device)
 
 
-def _plain_conv(conv_type: type[nn.Module]) -> Callable[[Any], nn.Module]:
-    def build(layer: Any) -> nn.Module:
-        conv: Any = conv_type(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,
-            stride=layer.stride,
-            padding=layer.padding,
-            dilation=layer.dilation,
-            groups=layer.groups,
-            padding_mode=layer.padding_mode,
-            bias=False,
-            weight_quant=OddInt3WeightConst,
-        )
-        if getattr(layer, "is_same_padded_strided", False):
-            conv.is_same_padded_strided = True
-        return conv
-
-    return build
-
-
-def _plain_linear(layer: Any) -> nn.Module:
-    return QuantLinear(
-        layer.in_features, layer.out_features, bias=False, weight_quant=OddInt3WeightConst
-    )
-
-
-_LAYERS: dict[tuple[int, bool], Callable[[Any], nn.Module]] = {
-    (4, False): _plain_conv(QuantConv2d),
-    (3, False): _plain_conv(QuantConv1d),
-    (2, True): _plain_linear,
-}
+_PLAIN = ((nn.Conv2d, QuantConv2d), (nn.Conv1d, QuantConv1d), (nn.Linear, QuantLinear))

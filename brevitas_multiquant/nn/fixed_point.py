@@ -11,7 +11,6 @@ from brevitas.inject.enum import FloatToIntImplType
 from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear
 from torch import Tensor, nn
 
-from brevitas_multiquant.errors import CalibrationError
 from brevitas_multiquant.fixed_point import integer_range
 from brevitas_multiquant.functional import activation_levels, guarded_upper
 from brevitas_multiquant.nn.merge import merge_outputs
@@ -25,12 +24,11 @@ from brevitas_multiquant.nn.plain import (
 from brevitas_multiquant.nn.switchable import Switchable, SwitchableQuantizer
 from brevitas_multiquant.quant.fixed_point import (
     EDGE_BITS,
-    FixedPointLayer,
-    FixedPointLinear,
     fixed_point_of,
     fixed_point_quantizer,
 )
-from brevitas_multiquant.quant.ranges import LearnedRange
+from brevitas_multiquant.quant.layers import as_output_channels, geometry
+from brevitas_multiquant.quant.proxies import activation_tensor_quant
 from brevitas_multiquant.quant.state import ActiveBits
 
 
@@ -213,7 +211,7 @@ class CodesToValues(nn.Module):
 
     def _step_and_lower(self, bits: int) -> tuple[Tensor, Tensor]:
         member: Any = self._quantizer[0][str(bits)]
-        learned = member.act_quant.fused_activation_quant_proxy.tensor_quant.range_impl
+        learned = activation_tensor_quant(member).range_impl
         width = guarded_upper(learned.lower, learned.upper) - learned.lower
         return width / activation_levels(bits), learned.lower
 
@@ -230,7 +228,7 @@ def plain_fixed_point(quantizer: QuantIdentity, where: str) -> nn.Module:
         CalibrationError: its range has seen no data.
     """
     fixed = fixed_point_of(quantizer)
-    require_ready(fixed.range_impl, where)
+    fixed.range_impl.require_ready(where)
     scale = fixed.scale.detach().clone()
     _, highest = integer_range(fixed.bits, fixed.signed)
     integers = QuantIdentity(
@@ -244,46 +242,17 @@ def plain_fixed_point(quantizer: QuantIdentity, where: str) -> nn.Module:
     )
 
 
-def require_ready(learned: LearnedRange, where: str) -> None:
-    """Refuse a range that has seen no data.
-
-    Raises:
-        CalibrationError: naming the quantizer.
-    """
-    if not learned.ready:
-        raise CalibrationError(
-            f"{where}: expected a range initialised from data, got one that has seen none; call "
-            "calibrate(net, loader) or train first"
-        )
-
-
 def plain_fixed_point_layer(layer: Any) -> nn.Module:
     """An 8-bit layer as a stock layer of integer weights, one scale and the bias behind it."""
     weights, scale = layer.integer_weights()
-    plain: Any
-    if isinstance(layer, FixedPointLinear):
-        plain = QuantLinear(
-            layer.in_features, layer.out_features, bias=False, **_integer_weights(layer)
-        )
-    else:
-        plain = QuantConv2d(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,
-            stride=layer.stride,
-            padding=layer.padding,
-            dilation=layer.dilation,
-            groups=layer.groups,
-            padding_mode=layer.padding_mode,
-            bias=False,
-            **_integer_weights(layer),
-        )
+    plain_type: Any = QuantLinear if isinstance(layer, nn.Linear) else QuantConv2d
+    plain = plain_type(**geometry(layer), bias=False, **_integer_weights())
     plain.weight = nn.Parameter(weights, requires_grad=False)
-    bias = None if layer.bias is None else layer.as_output_channels(layer.bias).detach().clone()
+    bias = None if layer.bias is None else as_output_channels(layer, layer.bias).detach().clone()
     return nn.Sequential(plain, OutputScale(scale.clone(), bias)).to(weights.device)
 
 
-def _integer_weights(layer: FixedPointLayer) -> dict[str, Any]:
+def _integer_weights() -> dict[str, Any]:
     _, highest = integer_range(EDGE_BITS, signed=True)
     return {
         "weight_quant": IntWeightConst,

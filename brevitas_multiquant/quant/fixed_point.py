@@ -14,7 +14,8 @@ from brevitas.quant.solver.act import ActQuantSolver
 from torch import Tensor, nn
 
 from brevitas_multiquant.fixed_point import power_of_two_scale, quantize_fixed_point
-from brevitas_multiquant.quant.proxies import LearnedRangeActQuantProxy
+from brevitas_multiquant.quant.layers import as_output_channels, geometry
+from brevitas_multiquant.quant.proxies import LearnedRangeActQuantProxy, activation_tensor_quant
 from brevitas_multiquant.quant.ranges import ActivationRange, LearnedRange
 from brevitas_multiquant.quant.state import ActiveBits
 from brevitas_multiquant.quant.tensor_quant import QuantArgs
@@ -82,7 +83,7 @@ def fixed_point_quantizer(bits: int, signed: bool) -> QuantIdentity:
 
 def fixed_point_of(quantizer: Any) -> FixedPointValues:
     """The ``tensor_quant`` of a `fixed_point_quantizer`."""
-    return quantizer.act_quant.fused_activation_quant_proxy.tensor_quant
+    return activation_tensor_quant(quantizer)
 
 
 class FixedPointLayer(nn.Module):
@@ -99,11 +100,7 @@ class FixedPointLayer(nn.Module):
         if not self.active.quantized:
             return contract(x, self.weight, bias)
         y = contract(x, weight, None)
-        return y if bias is None else y.add(self.as_output_channels(bias))
-
-    def as_output_channels(self, bias: Tensor) -> Tensor:
-        """A vector over the output channels, ready to add to the output."""
-        return bias.view(-1, *(1,) * (self.weight.dim() - 2))
+        return y if bias is None else y.add(as_output_channels(self, bias))
 
     def integer_weights(self) -> tuple[Tensor, Tensor]:
         """Integers like the weights, and the power of two that they are multiplied with."""
@@ -118,37 +115,22 @@ class FixedPointConv2d(FixedPointLayer, QuantConv2d):
 class FixedPointLinear(FixedPointLayer, QuantLinear):
     """`FixedPointLayer` over ``brevitas.nn.QuantLinear``."""
 
-    def as_output_channels(self, bias: Tensor) -> Tensor:
-        """The bias as it is: channels come last."""
-        return bias
-
 
 def fixed_point_layer(layer: nn.Module, active: ActiveBits) -> FixedPointLayer | None:
     """A plain convolution or linear layer with 8-bit weights; None for any other kind."""
-    quantized: Any
+    quantized_type: Any
+    if type(layer) is nn.Conv2d:
+        quantized_type = FixedPointConv2d
+    elif isinstance(layer, nn.Linear):
+        quantized_type = FixedPointLinear
+    else:
+        return None
     with torch.random.fork_rng(devices=[]):
-        if type(layer) is nn.Conv2d:
-            quantized = FixedPointConv2d(
-                layer.in_channels,
-                layer.out_channels,
-                layer.kernel_size,
-                stride=layer.stride,
-                padding=layer.padding,
-                dilation=layer.dilation,
-                groups=layer.groups,
-                padding_mode=layer.padding_mode,
-                bias=layer.bias is not None,
-                weight_quant=Int8WeightPerTensorFixedPoint,
-            )
-        elif isinstance(layer, nn.Linear):
-            quantized = FixedPointLinear(
-                layer.in_features,
-                layer.out_features,
-                bias=layer.bias is not None,
-                weight_quant=Int8WeightPerTensorFixedPoint,
-            )
-        else:
-            return None
+        quantized = quantized_type(
+            **geometry(layer),
+            bias=layer.bias is not None,
+            weight_quant=Int8WeightPerTensorFixedPoint,
+        )
     for name, parameter in layer.named_parameters(recurse=False):
         quantized.register_parameter(name, copy.deepcopy(parameter))
     quantized.active = active

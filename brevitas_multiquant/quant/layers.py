@@ -22,6 +22,26 @@ WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 """Layers that are quantized wherever they stand between stem and head."""
 
 
+def geometry(layer: nn.Module) -> dict[str, Any]:
+    """The arguments that give a convolution or linear layer its shape, bias and quantizers aside.
+
+    Example:
+        >>> geometry(nn.Linear(4, 2))
+        {'in_features': 4, 'out_features': 2}
+    """
+    if isinstance(layer, nn.Linear):
+        return {"in_features": layer.in_features, "out_features": layer.out_features}
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
+    return {name: getattr(layer, name) for name in (*names, "groups", "padding_mode")}
+
+
+def as_output_channels(layer: nn.Module, vector: Tensor) -> Tensor:
+    """A vector over a layer's output channels, ready to add to its output."""
+    if isinstance(layer, nn.Linear):
+        return vector
+    return vector.view(-1, *(1,) * (layer.weight.dim() - 2))  # type: ignore[operator]
+
+
 class CodeLayer(nn.Module):
     """Mixed into a Brevitas layer: codes in, ``scale * (codes * codes) + bias`` out.
 
@@ -60,10 +80,7 @@ class CodeLayer(nn.Module):
         if self.training:
             return contract(x, weight_codes * self.output_scale, bias)
         y = contract(x, weight_codes, None).mul_(self.output_scale)
-        return y if bias is None else y.add_(self._as_output_channels(bias))
-
-    def _as_output_channels(self, bias: Tensor) -> Tensor:
-        return bias.view(-1, *(1,) * (self.weight.dim() - 2))
+        return y if bias is None else y.add_(as_output_channels(self, bias))
 
 
 class CodeConv2d(CodeLayer, QuantConv2d):
@@ -76,9 +93,6 @@ class CodeConv1d(CodeLayer, QuantConv1d):
 
 class CodeLinear(CodeLayer, QuantLinear):
     """`CodeLayer` over ``brevitas.nn.QuantLinear``."""
-
-    def _as_output_channels(self, bias: Tensor) -> Tensor:
-        return bias
 
 
 _RULES: dict[str, Callable[[Any, ActiveBits], CodeLayer]] = {}
@@ -125,48 +139,35 @@ def weight_range(layer: CodeLayer) -> Any:
     return layer.weight_quant.tensor_quant.range_impl
 
 
-def _conv_arguments(conv: nn.Conv2d | nn.Conv1d) -> dict[str, Any]:
-    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
-    arguments = {name: getattr(conv, name) for name in (*names, "groups", "padding_mode")}
-    return arguments | {
-        "bias": conv.bias is not None,
-        "weight_quant": OddInt3WeightPerTensorLearnedRange,
-    }
-
-
-def _new_conv2d(conv: nn.Conv2d) -> Any:
+def _new(code_type: Callable[..., Any], layer: nn.Module) -> Any:
+    """A `CodeLayer` of the float layer's shape; its weights are still to come."""
     with torch.random.fork_rng(devices=[]):
-        return CodeConv2d(**_conv_arguments(conv))
+        return code_type(
+            **geometry(layer),
+            bias=layer.bias is not None,
+            weight_quant=OddInt3WeightPerTensorLearnedRange,
+        )
 
 
 @register_layer("Conv2d")
 def _conv2d(conv: nn.Conv2d, active: ActiveBits) -> CodeLayer:
-    return _finish(_new_conv2d(conv), conv, active)
+    return _finish(_new(CodeConv2d, conv), conv, active)
 
 
 @register_layer("Conv1d")
 def _conv1d(conv: nn.Conv1d, active: ActiveBits) -> CodeLayer:
-    with torch.random.fork_rng(devices=[]):
-        quantized = CodeConv1d(**_conv_arguments(conv))
-    return _finish(quantized, conv, active)
+    return _finish(_new(CodeConv1d, conv), conv, active)
 
 
 @register_layer("Linear")
 @register_layer("NonDynamicallyQuantizableLinear")
 def _linear(linear: nn.Linear, active: ActiveBits) -> CodeLayer:
-    with torch.random.fork_rng(devices=[]):
-        quantized = CodeLinear(
-            linear.in_features,
-            linear.out_features,
-            bias=linear.bias is not None,
-            weight_quant=OddInt3WeightPerTensorLearnedRange,
-        )
-    return _finish(quantized, linear, active)
+    return _finish(_new(CodeLinear, linear), linear, active)
 
 
 @register_layer("Conv2dSame")
 def _conv2d_same(conv: Any, active: ActiveBits) -> CodeLayer:
-    quantized = _new_conv2d(conv)
+    quantized = _new(CodeConv2d, conv)
     quantized.is_same_padded_strided = True
     return _finish(quantized, conv, active)
 
@@ -184,7 +185,7 @@ def _standardised_weight(layer: Any, eps: float, scale: float | None) -> Tensor:
 @register_layer("ScaledStdConv2d")
 @register_layer("ScaledStdConv2dSame")
 def _standardised_conv2d(conv: Any, active: ActiveBits) -> CodeLayer:
-    quantized = _new_conv2d(conv)
+    quantized = _new(CodeConv2d, conv)
     quantized.is_same_padded_strided = getattr(conv, "same_pad", False)
     return _finish(quantized, conv, active, _weight_function(conv))
 

@@ -25,3 +25,8 @@ class LearnedRangeActQuantProxy(ActQuantProxyFromInjector):
         """Build the quantizer once."""
         if getattr(self, "fused_activation_quant_proxy", None) is None:
             super().init_tensor_quant()
+
+
+def activation_tensor_quant(quantizer: Any) -> Any:
+    """The ``tensor_quant`` module inside a Brevitas activation quantizer."""
+    return quantizer.act_quant.fused_activation_quant_proxy.tensor_quant

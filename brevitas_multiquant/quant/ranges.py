@@ -99,6 +99,18 @@ class LearnedRange(nn.Module):
             self._observe(MeanObserver(self.rule), x)
         return self.lower, self.upper
 
+    def require_ready(self, where: str) -> None:
+        """Refuse to go on with a range that was not set from data.
+
+        Raises:
+            CalibrationError: naming ``where``.
+        """
+        if not self.ready:
+            raise CalibrationError(
+                f"{where}: expected a range initialised from data, got one that has seen none; "
+                "call calibrate(net, loader) or train first"
+            )
+
     def set_from(self, x: Tensor) -> None:
         """Initialise from one tensor by the rule."""
         self._observe(MeanObserver(self.rule), x)

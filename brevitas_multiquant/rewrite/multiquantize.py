@@ -23,7 +23,7 @@ from brevitas_multiquant.rewrite.half import plan_half
 from brevitas_multiquant.rewrite.narrow import narrow
 from brevitas_multiquant.rewrite.plan import make_plan
 from brevitas_multiquant.rewrite.trace import trace
-from brevitas_multiquant.selection import branch_count, half_bits, whole_bits
+from brevitas_multiquant.selection import BRANCH_BITS, branch_count, half_bits, whole_bits
 from brevitas_multiquant.source import ModelSource, infer_input_shape, infer_source
 
 
@@ -115,7 +115,7 @@ def _build(
     plan = make_plan(traced, type(model).__name__, stem, head)
     active = ActiveBits(max(config.bits))
     float_stem, body, float_head = cut(traced, plan)
-    odd = any(half_bits(config.selection, index) for index in range(branch_count(config.bits)))
+    odd = any(bits % BRANCH_BITS for bits in config.bits)
     narrow_body = _half_body(body, plan.model, config.half_width) if odd else body
     branches, halves = [], {}
     for index in range(branch_count(config.bits)):

@@ -4,7 +4,7 @@ import operator
 from collections.abc import Iterable
 
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from brevitas_multiquant.quant.layers import WEIGHTED, can_quantize
 from brevitas_multiquant.rewrite.axes import axes_of, mixes_positions
@@ -148,11 +148,6 @@ def fixed_filter(traced: Trace, node: fx.Node) -> str | None:
         waiting += [source for source in current.all_input_nodes if source not in sources]
     names = [str(source.target) for source in sources if source.op == "get_attr"]
     reads_image = any(source.op in ("placeholder", "call_module") for source in sources)
-    tensors = [_attribute(traced, name) for name in names]
+    tensors = [operator.attrgetter(name)(traced.model) for name in names]
     trained = any(isinstance(tensor, nn.Parameter) for tensor in tensors)
     return None if reads_image or trained or not names else names[0]
-
-
-def _attribute(traced: Trace, name: str) -> Tensor:
-    module, _, leaf = name.rpartition(".")
-    return getattr(traced.model.get_submodule(module), leaf)

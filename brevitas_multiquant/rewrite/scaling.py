@@ -23,6 +23,7 @@ from brevitas_multiquant.rewrite.kinds import (
     is_norm,
 )
 from brevitas_multiquant.rewrite.trace import gives_tensors, is_tensor, shape_of
+from brevitas_multiquant.rewrite.tracer import call_node
 
 WIDER = 7
 """A prime, so that a dimension that became wider is not mistaken for another one."""
@@ -134,7 +135,7 @@ class _Probe:
             wider = WIDER if self.sets.shrinks(node) else 1
             return torch.empty(before[0], before[1] * wider, *before[2:])
         if node.op == "get_attr":
-            return _fake_like(_attribute(self.body, str(node.target)))
+            return _fake_like(call_node(self.body, node, (), {}))
         module = module_of(self.body, node)
         if isinstance(module, WEIGHTED):
             return self._layer(node, module)
@@ -231,24 +232,9 @@ class _Probe:
 
         args, kwargs = fx.node.map_arg(structure, value)
         try:
-            return _call(self.body, node, args, kwargs), None
+            return call_node(self.body, node, args, kwargs), None
         except Exception as error:  # whatever an operation raises for sizes that do not fit
             return None, str(error).partition("\n")[0]
-
-
-def _call(body: fx.GraphModule, node: fx.Node, args: Any, kwargs: Any) -> Any:
-    if node.op == "call_module":
-        return module_of(body, node)(*args, **kwargs)
-    if node.op == "call_method":
-        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    assert callable(node.target)
-    return node.target(*args, **kwargs)
-
-
-def _attribute(root: Any, path: str) -> Any:
-    for name in path.split("."):
-        root = getattr(root, name)
-    return root
 
 
 def _fake_like(value: Any) -> Any:

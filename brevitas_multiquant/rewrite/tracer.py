@@ -58,14 +58,7 @@ class Tracer(fx.Tracer):
     def _execute(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         if node.op == "placeholder":
             return empty_image(self.root, self._input_shape)
-        if node.op == "get_attr":
-            return operator.attrgetter(str(node.target))(self.root)
-        if node.op == "call_module":
-            return self.root.get_submodule(str(node.target))(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        assert callable(node.target)
-        return node.target(*args, **kwargs)
+        return call_node(self.root, node, args, kwargs)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """A node, what is in the module, or its value while a condition is evaluated.
@@ -119,6 +112,18 @@ def _asks_for_its_mode(module: nn.Module) -> bool:
     """Whether the forward reads ``self.training``, which a trace would freeze."""
     code = getattr(type(module).forward, "__code__", None)
     return code is not None and "training" in code.co_names
+
+
+def call_node(root: nn.Module, node: fx.Node, args: Any, kwargs: Any) -> Any:
+    """What a node gives for these arguments; its modules and attributes are those of ``root``."""
+    if node.op == "get_attr":
+        return operator.attrgetter(str(node.target))(root)
+    if node.op == "call_module":
+        return root.get_submodule(str(node.target))(*args, **kwargs)
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    assert callable(node.target)
+    return node.target(*args, **kwargs)
 
 
 def first_line(error: BaseException) -> str:

@@ -9,29 +9,13 @@ import torch
 from torch import nn
 
 from brevitas_multiquant import MultiQuantNet, multiquantize
-from brevitas_multiquant.nn.switchable import Switchable
 from brevitas_multiquant.quant.layers import CodeLayer
 from brevitas_multiquant.rewrite.kinds import LAYERS
 from integration_tests.models import build, small_shape, zoo
+from tests.idle import idle_parameters
 
 SIZE = 64
 NO_HALF_BRANCH = {"timm:focalnet_tiny_srf"}  # splits channels and gates by number
-
-
-def idle_parameters(net: MultiQuantNet, bits: int) -> set[int]:
-    """Ids of what belongs to other bit-widths."""
-    idle = {
-        id(parameter)
-        for module in net.modules()
-        if isinstance(module, Switchable)
-        for key, member in module.items()
-        if key != str(bits)
-        for parameter in member.parameters()
-    }
-    for index, branch in enumerate(net.branches):
-        if index not in net.selection[bits]:
-            idle |= {id(parameter) for parameter in branch.parameters()}
-    return idle
 
 
 def check_plan(net: MultiQuantNet, model: nn.Module) -> None:

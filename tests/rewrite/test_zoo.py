@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from brevitas_multiquant import multiquantize
-from brevitas_multiquant.nn.switchable import Switchable
 from brevitas_multiquant.quant.layers import WEIGHTED, CodeLayer
+from tests.idle import idle_parameters
 from tests.zoo import SHAPE, ZOO
 
 BITS = [2, 4]
@@ -99,17 +99,7 @@ def test_trains_at_every_bit_width(rewritten):
 
 def _check_gradients(net, bits):
     """A finite gradient for all that runs at these bits, none for anything else."""
-    idle = {
-        id(parameter)
-        for module in net.modules()
-        if isinstance(module, Switchable)
-        for key, member in module.items()
-        if key != str(bits)
-        for parameter in member.parameters()
-    }
-    for index, branch in enumerate(net.branches):
-        if index not in net.selection[bits]:
-            idle |= {id(parameter) for parameter in branch.parameters()}
+    idle = idle_parameters(net, bits)
     for name, parameter in net.named_parameters():
         if id(parameter) in idle:
             assert parameter.grad is None, f"{name} does not run at {bits} bits"
