@@ -86,7 +86,9 @@ class InPlaceDistillation(nn.Module):
         Args:
             images: (N, C, H, W).
             target: class indices (N,) or probabilities (N, classes).
-            bits: the bit-widths of this step; the largest of them teaches. Default: all.
+            bits: the bit-widths of this step; the largest of them teaches, and the losses of the
+                others are weighted so that they stand for all: if they are sampled evenly, the
+                expected gradient is that of a step of all bit-widths. Default: all.
 
         Returns:
             ``loss``: the scalar to differentiate, summed over bit-widths; ``outputs``, ``ce`` and
@@ -129,7 +131,9 @@ class InPlaceDistillation(nn.Module):
     ) -> Iterator[BitWidthLoss]:
         """Each bit-width's loss, largest bit-width first."""
         teacher: Tensor | None = None
-        for bits in sorted(chosen or self.net.bits, reverse=True):
+        running = sorted(chosen or self.net.bits, reverse=True)
+        weight = (len(self.net.bits) - 1) / max(len(running) - 1, 1)
+        for bits in running:
             with self.net.at_bits(bits):
                 output = self.net(images)
             ce = self.criterion(output, target)
@@ -138,9 +142,9 @@ class InPlaceDistillation(nn.Module):
                 teacher = output.detach()
             elif self.distill:
                 kd = soft_cross_entropy(output, teacher)
-                yield BitWidthLoss(bits, self.share * (ce + kd), output, ce, kd)
+                yield BitWidthLoss(bits, weight * self.share * (ce + kd), output, ce, kd)
             else:
-                yield BitWidthLoss(bits, ce, output, ce, None)
+                yield BitWidthLoss(bits, weight * ce, output, ce, None)
 
 
 def _detached(part: BitWidthLoss) -> BitWidthLoss:

@@ -83,7 +83,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     add("--model-ema-warmup", action="store_true", help="average over fewer steps at the start")
     add("--no-distill", action="store_true", help="cross-entropy only, at every bit-width")
     add("--distill-loss", choices=["sum", "halved"], default="sum", help="CE + KD or its half")
-    add("--bits-per-step", type=positive, metavar="N", help="largest, smallest, N - 2 sampled")
+    add("--bits-per-step", type=positive, metavar="N", help="largest and N - 1 sampled; default: all")
 
 
 def add_execution_options(parser: argparse.ArgumentParser) -> None:
@@ -182,8 +182,8 @@ def check_together(args: argparse.Namespace) -> None:
     sampled = args.bits_per_step
     if sampled is not None and not min(2, len(args.bits)) <= sampled <= len(args.bits):
         raise OptionError(
-            f"--bits-per-step: expected 2 to {len(args.bits)}, the largest and the smallest "
-            f"bit-width and those sampled between, got {sampled}"
+            f"--bits-per-step: expected 2 to {len(args.bits)}, the largest bit-width and those "
+            f"sampled from the others, got {sampled}"
         )
     only_branches = {"--bits-per-step": sampled, "--recompute": args.recompute}
     for name, given in (only_branches | {"--compile": args.compile}).items():

@@ -133,18 +133,18 @@ def scaled_backward(share: float) -> Callable[[Tensor], None]:
 
 
 def sampled_bits(bits: Sequence[int], count: int, seed: int) -> tuple[int, ...]:
-    """The largest and the smallest bit-width, and ``count - 2`` of those between.
+    """The largest bit-width, which teaches, and ``count - 1`` of the others, each as likely.
 
     Example:
         >>> sampled_bits([2, 4, 6, 8], 4, seed=0)
         (2, 4, 6, 8)
-        >>> len(sampled_bits([2, 4, 6, 8], 3, seed=0))
-        3
+        >>> len(sampled_bits([2, 4, 6, 8], 2, seed=0))
+        2
     """
-    between = sorted(bits)[1:-1]
+    *others, largest = sorted(bits)
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(between), generator=generator)[: count - 2].tolist()
-    return tuple(sorted({min(bits), max(bits), *(between[index] for index in chosen)}))
+    chosen = torch.randperm(len(others), generator=generator)[: count - 1].tolist()
+    return tuple(sorted([*(others[index] for index in chosen), largest]))
 
 
 def create_mixup(args: argparse.Namespace, num_classes: int) -> Mixup | None:

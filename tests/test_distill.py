@@ -159,3 +159,20 @@ def test_one_bit_width_has_no_student(make_net, images):
 def test_unknown_loss(net):
     with pytest.raises(ConfigError, match=r"loss: expected one of \['sum', 'halved'\], got 'mean'"):
         InPlaceDistillation(net, loss="mean")
+
+
+def test_expected_gradient_of_sampled_bit_widths_is_that_of_all(net, images):
+    """Each student as likely: the mean over the choices is the full step's, in float64."""
+    net.double().eval()
+    task = InPlaceDistillation(net)
+
+    def gradients(bits):
+        net.zero_grad()
+        task.step(images.double(), TARGET, bits=bits)
+        return torch.cat(
+            [torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in net.parameters()]
+        )
+
+    mean = (gradients([2, 6]) + gradients([4, 6])) / 2
+    # sums of a few thousand float64 products in another order
+    torch.testing.assert_close(mean, gradients(None), rtol=1e-10, atol=1e-12)
