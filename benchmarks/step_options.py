@@ -1,6 +1,6 @@
 """What the recipe's execution options cost and save: CPU time and memory of a step, interleaved.
 
-    python benchmarks/step_options.py cifar_resnet20 --batch-size 32 --img-size 32
+    python -m benchmarks.step_options cifar_resnet20 --batch-size 32 --img-size 32
 
 One thread. For each option, the median over pairs of a step's CPU time over that of the plain
 step that ran just before it, and the megabytes that autograd keeps for the backward of the largest

@@ -1,7 +1,7 @@
 """What quantization adds to a training step and to evaluation: interleaved pairs, CPU time, memory.
 
-    python benchmarks/training_step.py cifar_resnet20 --batch-size 128 --img-size 32
-    python benchmarks/training_step.py --table
+    python -m benchmarks.training_step cifar_resnet20 --batch-size 128 --img-size 32
+    python -m benchmarks.training_step --table
 
 For each way to run (as it is, channels_last, compiled):
 
@@ -28,8 +28,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import brevitas_multiquant.models  # noqa: F401  registers the CIFAR networks
+from benchmarks.measure import conditions, paired_ratio, peak_bytes
 from brevitas_multiquant import InPlaceDistillation, calibrate, multiquantize
-from measure import conditions, paired_ratio, peak_bytes
 from recipes.execution import branch_forwards, running_by
 
 RESULTS = Path(__file__).parent / "results" / "training_step"

@@ -83,7 +83,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     add("--model-ema-warmup", action="store_true", help="average over fewer steps at the start")
     add("--no-distill", action="store_true", help="cross-entropy only, at every bit-width")
     add("--distill-loss", choices=["sum", "halved"], default="sum", help="CE + KD or its half")
-    add("--bits-per-step", type=positive, metavar="N", help="largest and N - 1 sampled; default: all")
+    add("--bits-per-step", type=positive, metavar="N", help="largest and N - 1 sampled")
 
 
 def add_execution_options(parser: argparse.ArgumentParser) -> None:

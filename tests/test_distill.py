@@ -170,7 +170,10 @@ def test_expected_gradient_of_sampled_bit_widths_is_that_of_all(net, images):
         net.zero_grad()
         task.step(images.double(), TARGET, bits=bits)
         return torch.cat(
-            [torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in net.parameters()]
+            [
+                torch.zeros(p.numel()) if p.grad is None else p.grad.flatten()
+                for p in net.parameters()
+            ]
         )
 
     mean = (gradients([2, 6]) + gradients([4, 6])) / 2
