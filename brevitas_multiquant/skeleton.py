@@ -17,9 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
-from torch.utils._device import DeviceContext
+from torch.utils._device import DeviceContext, _device_constructors
 
 from brevitas_multiquant.errors import SourceError
+
+
+_CONSTRUCTORS = _device_constructors()
 
 
 class _MetaDevice(DeviceContext):
@@ -28,6 +31,8 @@ class _MetaDevice(DeviceContext):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        if func not in _CONSTRUCTORS:  # most calls: say so at once
+            return func(*args, **(kwargs or {}))
         if func is not torch.tensor:
             return super().__torch_function__(func, types, args, kwargs)
         return _without_memory(func(*args, **{**(kwargs or {}), "device": "cpu"}))

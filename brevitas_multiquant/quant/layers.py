@@ -131,7 +131,9 @@ def _finish(
     quantized.weight_quant.skip_create_quant_tensor = True
     quantized.train(layer.training)
     weight_range(quantized).set_from(quantized.effective_weight())
-    return quantized.to(quantized.weight.device)
+    device = quantized.weight.device
+    made_there = weight_range(quantized).lower.device == device
+    return quantized if made_there else quantized.to(device)
 
 
 def weight_range(layer: CodeLayer) -> Any:
