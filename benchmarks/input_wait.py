@@ -1,7 +1,7 @@
 """How long a training step waits for its images: the share of wall time, any recipe options.
 
-    python -m benchmarks.input_wait --steps 20 -- -c recipes/configs/cifar10_jpeg_resnet20.yaml \
-        --data-dir FOLDER
+Takes the options of ``recipes/train.py`` behind ``--``: ``python -m benchmarks.input_wait --steps
+20 -- -c recipes/configs/cifar10_jpeg_resnet20.yaml --data-dir FOLDER``.
 """
 
 import argparse

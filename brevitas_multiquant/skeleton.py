@@ -21,7 +21,6 @@ from torch.utils._device import DeviceContext, _device_constructors
 
 from brevitas_multiquant.errors import SourceError
 
-
 _CONSTRUCTORS = _device_constructors()
 
 
