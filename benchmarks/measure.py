@@ -28,6 +28,11 @@ def cpu_seconds(work: Work) -> float:
     return time.process_time() - started
 
 
+def median_seconds(work: Work, repeats: int) -> float:
+    """Median CPU time; the first run warms up."""
+    return statistics.median([cpu_seconds(work) for _ in range(repeats + 1)][1:])
+
+
 def paired_ratio(a: Work, b: Work, repeats: int) -> float:
     """Median over pairs of CPU time of ``a`` over that of ``b``; the first pair warms up."""
     pairs = [(cpu_seconds(a), cpu_seconds(b)) for _ in range(repeats + 1)]

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import brevitas_multiquant.models  # noqa: F401  registers the CIFAR networks
-from benchmarks.measure import conditions, paired_ratio, peak_bytes
+from benchmarks.measure import conditions, median_seconds, paired_ratio, peak_bytes
 from brevitas_multiquant import InPlaceDistillation, calibrate, multiquantize
 from recipes.execution import branch_forwards, running_by
 
@@ -179,13 +179,17 @@ def measure(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     torch._dynamo.config.recompile_limit = 64  # each bit-width is a graph of its own
     setup, plain = Setup(options), Setup(options)
-    plain.net.train()
     name = f"{options.model}_b{options.batch_size}_{options.img_size}px"
     path = RESULTS / f"{name}.json"
     kept = json.loads(path.read_text()) if path.is_file() else {"modes": {}}
     if "memory" in options.measure:
         kept["memory"] = measure_memory(setup)
         print(kept["memory"], flush=True)
+    setup.net.train()
+    kept["milliseconds an image"] = {
+        name: round(1e3 * median_seconds(step, 3) / options.batch_size, 2)
+        for name, step in (("float step", setup.float_step), ("full step", setup.full_step))
+    }
     for mode in options.modes:
         found = measure_mode(setup, plain, mode, options)
         kept["modes"][mode] = kept["modes"].get(mode, {}) | found

@@ -54,7 +54,7 @@ def run_exporter(exporter: Callable[..., Any], subnet: Subnet, images: Tensor) -
     """The ONNX model that a Brevitas exporter makes of a copy of ``subnet``.
 
     The default path through ``torch.export`` merges quantizers, which FINN cannot take apart; a
-    copy, because an exporter that fails leaves its model in export mode.
+    copy of the modules, because an exporter that fails leaves its model in export mode.
 
     Args:
         exporter: of ``brevitas.export``.
@@ -66,7 +66,7 @@ def run_exporter(exporter: Callable[..., Any], subnet: Subnet, images: Tensor) -
     with quiet(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         exporter(
-            copy.deepcopy(subnet),
+            _copy_of_modules(subnet),
             args=images,
             export_path=str(path),
             dynamo=False,
@@ -78,6 +78,12 @@ def run_exporter(exporter: Callable[..., Any], subnet: Subnet, images: Tensor) -
     model.ir_version = IR_VERSION
     _drop_static_inputs(model.graph)
     return model
+
+
+def _copy_of_modules(subnet: Subnet) -> Subnet:
+    """Other modules that hold the same tensors: an exporter reads them and changes none."""
+    tensors = [*subnet.parameters(), *subnet.buffers()]
+    return copy.deepcopy(subnet, {id(tensor): tensor for tensor in tensors})
 
 
 def _drop_static_inputs(graph: Any) -> None:
