@@ -9,7 +9,8 @@ repeated. Results go to benchmarks/results/finn_matrix, one file a pair, and as 
 docs/finn.md; where matplotlib is, a plot is drawn. ``--table`` does only that.
 
 Networks are untrained: structure, exactness and resources do not depend on training. Their norms
-have random scales, signs included, so that thresholds are as irregular as after training.
+have random scales, signs included, so that thresholds are as irregular as after training. The
+3-bit rows are of networks built for 2, 3 and 4 bits, with a half branch; the others for 2, 4, 6, 8.
 ``--plain`` adds, for comparison, the same networks with one branch of 8-bit weights and 8-bit
 activations (W8A8); with one branch of 2-bit weights and 2-bit activations they are the 2-bit rows.
 """
@@ -21,6 +22,7 @@ import json
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +58,19 @@ NETWORKS = {  # name -> (height and width of the images, frames a second)
     "cifar_mobilenetv1": (32, 500),
     "resnet18": (64, 100),
 }
-BITS = (2, 4, 6, 8)
+EVEN, WITH_HALF = (2, 4, 6, 8), (2, 3, 4)
+CANDIDATES = {2: EVEN, 3: WITH_HALF, 4: EVEN, 6: EVEN, 8: EVEN}
+"""Bit-width of a row -> bit-widths of the network that it is taken from."""
 SEED = 20230508
 
 
-def build(name: str, size: int) -> MultiQuantNet:
+def build(name: str, size: int, candidates: Sequence[int]) -> MultiQuantNet:
     """The network in the finn profile, ready to export."""
     torch.manual_seed(SEED)
     model = timm.create_model(name, num_classes=10)
     shape = (1, 3, size, size)
     net = multiquantize(
-        model, BITS, profile="finn", branch_init="shuffle", input_shape=shape, check=False
+        model, candidates, profile="finn", branch_init="shuffle", input_shape=shape, check=False
     )
     with torch.no_grad():
         for norm in net.modules():
@@ -80,12 +84,12 @@ def build(name: str, size: int) -> MultiQuantNet:
 def measure(name: str, bits: int) -> dict[str, Any]:
     """Export one pair; what the flow found."""
     size, fps = NETWORKS[name]
-    net = build(name, size)
+    net = build(name, size, CANDIDATES[bits])
     images = smooth_images((1, 3, size, size))
     with tempfile.TemporaryDirectory() as folder:
         projects = export_finn(net, folder, [bits], target_fps=fps, images=images, estimate=True)
         result = json.loads((projects[bits] / "estimate.json").read_text())
-    return {"network": name, "bits": bits, "size": size, "branches": bits // 2, **result}
+    return {"network": name, "bits": bits, "size": size, "branches": bits / 2, **result}
 
 
 def plain_w8a8(net: MultiQuantNet) -> Subnet:
@@ -114,7 +118,7 @@ def _with_8_bits(layer: nn.Module, weights: torch.Tensor) -> nn.Module:
 def measure_plain(name: str) -> dict[str, Any]:
     """The W8A8 network through the same flow."""
     size, fps = NETWORKS[name]
-    net = build(name, size)
+    net = build(name, size, EVEN)
     subnet = plain_w8a8(net)
     images = smooth_images((1, 3, size, size))
     with tempfile.TemporaryDirectory() as folder:
@@ -137,7 +141,7 @@ def table(results: list[dict[str, Any]]) -> str:
         performance, resources = r["performance"], r["resources"]
         difference = max(step["difference"] for step in r["steps"])
         lines.append(
-            f"| {r['network']}, {r['size']}x{r['size']} | {r['bits']} | {r['branches']} | "
+            f"| {r['network']}, {r['size']}x{r['size']} | {r['bits']} | {r['branches']:g} | "
             f"{r['partitions']} | {len(r['outside_the_partition'])} | {len(r['float_layers'])} | "
             f"{difference:g} | {performance['estimated_throughput_fps']:.0f} | "
             f"{performance['estimated_latency_ns'] / 1e6:.2f} | {resources['LUT']:.0f} | "
@@ -173,7 +177,7 @@ def draw(results: list[dict[str, Any]]) -> None:
             (line,) = axes.plot(*zip(*points, strict=True), marker="o", label=name)
             plain = [r["resources"]["LUT"] for r in rows if r["bits"] == "W8A8"]
             axes.plot([8] * len(plain), plain, "x", color=line.get_color())
-    axes.set(xlabel="bits", ylabel="LUTs (estimate)", yscale="log", xticks=BITS)
+    axes.set(xlabel="bits", ylabel="LUTs (estimate)", yscale="log", xticks=list(CANDIDATES))
     axes.legend(title="x: plain W8A8", fontsize="small")
     figure.savefig(RESULTS / "lut.png", dpi=150)
 
@@ -182,7 +186,7 @@ def main() -> None:
     """Run what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
-    parser.add_argument("--bits", nargs="+", type=int, default=list(BITS), choices=BITS)
+    parser.add_argument("--bits", nargs="+", type=int, default=list(CANDIDATES), choices=CANDIDATES)
     parser.add_argument("--plain", action="store_true", help="W8A8 networks too")
     parser.add_argument("--table", action="store_true", help="what is there, run nothing")
     options = parser.parse_args()

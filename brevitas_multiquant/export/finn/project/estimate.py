@@ -88,6 +88,15 @@ def _float_layers(model: Any) -> list[str]:
     return found
 
 
+def _weight_types(model: Any) -> dict[str, int]:
+    """How many layers hold weights of which type."""
+    from qonnx.custom_op.registry import getCustomOp
+
+    layers = [n for n in model.graph.node if n.op_type.startswith(("MVAU", "VVAU"))]
+    types = Counter(getCustomOp(node).get_input_datatype(1).name for node in layers)
+    return dict(sorted(types.items()))
+
+
 def estimate(folder: Path = HERE) -> dict[str, Any]:
     """Run the steps, check each, and gather what they give.
 
@@ -171,6 +180,7 @@ def _structure(parent: Any, model: Any) -> dict[str, Any]:
         "partitions": partitions,
         "outside_the_partition": dict(kinds),
         "float_layers": _float_layers(model),
+        "weight_types": _weight_types(model),
         "not_hardware": [n.name for n in model.graph.node if not n.domain.startswith(HARDWARE)],
     }
 
