@@ -64,6 +64,9 @@ NETWORKS = {  # name -> (height and width of the images, frames a second)
 EVEN, WITH_HALF = (2, 4, 6, 8), (2, 3, 4)
 CANDIDATES = {2: EVEN, 3: WITH_HALF, 4: EVEN, 6: EVEN, 8: EVEN}
 """Bit-width of a row -> bit-widths of the network that it is taken from."""
+HALF_CHANNELS = "3, half of the channels"
+MARKED = {"W8A8": (8, "x"), HALF_CHANNELS: (3, "v")}
+"""Rows beside the lines of the plot: where, and how they are drawn."""
 SEED = 20230508
 
 
@@ -100,7 +103,7 @@ def measure(name: str, bits: int, half_width: str = "macs") -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         projects = export_finn(net, folder, [bits], target_fps=fps, images=images, estimate=True)
         result = json.loads((projects[bits] / "estimate.json").read_text())
-    label = bits if half_width == "macs" else f"{bits}, half of the channels"
+    label = bits if half_width == "macs" else HALF_CHANNELS
     return {"network": name, "bits": label, "size": size, "branches": bits / 2, **result}
 
 
@@ -178,7 +181,7 @@ def write_into_docs(lines: str) -> None:
 
 
 def draw(results: list[dict[str, Any]]) -> None:
-    """LUTs against bits, a line a network, W8A8 as a cross at 8 bits."""
+    """LUTs against bits, a line a network, variants as marks."""
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
@@ -187,10 +190,11 @@ def draw(results: list[dict[str, Any]]) -> None:
         points = [(r["bits"], r["resources"]["LUT"]) for r in rows if isinstance(r["bits"], int)]
         if points:
             (line,) = axes.plot(*zip(*points, strict=True), marker="o", label=name)
-            plain = [r["resources"]["LUT"] for r in rows if r["bits"] == "W8A8"]
-            axes.plot([8] * len(plain), plain, "x", color=line.get_color())
+            for label, (at, marker) in MARKED.items():
+                marked = [r["resources"]["LUT"] for r in rows if r["bits"] == label]
+                axes.plot([at] * len(marked), marked, marker, color=line.get_color())
     axes.set(xlabel="bits", ylabel="LUTs (estimate)", yscale="log", xticks=list(CANDIDATES))
-    axes.legend(title="x: plain W8A8", fontsize="small")
+    axes.legend(title="x: plain W8A8\nv: half of the channels", fontsize="small")
     figure.savefig(RESULTS / "lut.png", dpi=150)
 
 
