@@ -9,7 +9,10 @@ repeated. Results go to benchmarks/results/finn_matrix, one file a pair, and as 
 docs/finn.md; where matplotlib is, a plot is drawn. ``--table`` does only that.
 
 Networks are untrained: structure, exactness and resources do not depend on training. Their norms
-have random scales, signs included, so that thresholds are as irregular as after training.
+have random scales, signs included, so that thresholds are as irregular as after training. The
+3-bit rows are of networks built for 2, 3 and 4 bits, with a half branch; the others for 2, 4, 6, 8.
+``--half-channels`` adds 3 bits with a half branch of half of the channels, whose round widths fold
+better than the widest that costs half of the multiply-accumulates.
 ``--plain`` adds, for comparison, the same networks with one branch of 8-bit weights and 8-bit
 activations (W8A8); with one branch of 2-bit weights and 2-bit activations they are the 2-bit rows.
 """
@@ -21,6 +24,8 @@ import json
 import re
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +61,30 @@ NETWORKS = {  # name -> (height and width of the images, frames a second)
     "cifar_mobilenetv1": (32, 500),
     "resnet18": (64, 100),
 }
-BITS = (2, 4, 6, 8)
+EVEN, WITH_HALF = (2, 4, 6, 8), (2, 3, 4)
+CANDIDATES = {2: EVEN, 3: WITH_HALF, 4: EVEN, 6: EVEN, 8: EVEN}
+"""Bit-width of a row -> bit-widths of the network that it is taken from."""
+HALF_CHANNELS = "3, half of the channels"
+MARKED = {"W8A8": (8, "x"), HALF_CHANNELS: (3, "v")}
+"""Rows beside the lines of the plot: where, and how they are drawn."""
 SEED = 20230508
 
 
-def build(name: str, size: int) -> MultiQuantNet:
+def build(
+    name: str, size: int, candidates: Sequence[int], half_width: str = "macs"
+) -> MultiQuantNet:
     """The network in the finn profile, ready to export."""
     torch.manual_seed(SEED)
     model = timm.create_model(name, num_classes=10)
     shape = (1, 3, size, size)
     net = multiquantize(
-        model, BITS, profile="finn", branch_init="shuffle", input_shape=shape, check=False
+        model,
+        candidates,
+        profile="finn",
+        half_width=half_width,
+        branch_init="shuffle",
+        input_shape=shape,
+        check=False,
     )
     with torch.no_grad():
         for norm in net.modules():
@@ -77,15 +95,16 @@ def build(name: str, size: int) -> MultiQuantNet:
     return net.eval()
 
 
-def measure(name: str, bits: int) -> dict[str, Any]:
+def measure(name: str, bits: int, half_width: str = "macs") -> dict[str, Any]:
     """Export one pair; what the flow found."""
     size, fps = NETWORKS[name]
-    net = build(name, size)
+    net = build(name, size, CANDIDATES[bits], half_width)
     images = smooth_images((1, 3, size, size))
     with tempfile.TemporaryDirectory() as folder:
         projects = export_finn(net, folder, [bits], target_fps=fps, images=images, estimate=True)
         result = json.loads((projects[bits] / "estimate.json").read_text())
-    return {"network": name, "bits": bits, "size": size, "branches": bits // 2, **result}
+    label = bits if half_width == "macs" else HALF_CHANNELS
+    return {"network": name, "bits": label, "size": size, "branches": bits / 2, **result}
 
 
 def plain_w8a8(net: MultiQuantNet) -> Subnet:
@@ -114,7 +133,7 @@ def _with_8_bits(layer: nn.Module, weights: torch.Tensor) -> nn.Module:
 def measure_plain(name: str) -> dict[str, Any]:
     """The W8A8 network through the same flow."""
     size, fps = NETWORKS[name]
-    net = build(name, size)
+    net = build(name, size, EVEN)
     subnet = plain_w8a8(net)
     images = smooth_images((1, 3, size, size))
     with tempfile.TemporaryDirectory() as folder:
@@ -137,7 +156,7 @@ def table(results: list[dict[str, Any]]) -> str:
         performance, resources = r["performance"], r["resources"]
         difference = max(step["difference"] for step in r["steps"])
         lines.append(
-            f"| {r['network']}, {r['size']}x{r['size']} | {r['bits']} | {r['branches']} | "
+            f"| {r['network']}, {r['size']}x{r['size']} | {r['bits']} | {r['branches']:g} | "
             f"{r['partitions']} | {len(r['outside_the_partition'])} | {len(r['float_layers'])} | "
             f"{difference:g} | {performance['estimated_throughput_fps']:.0f} | "
             f"{performance['estimated_latency_ns'] / 1e6:.2f} | {resources['LUT']:.0f} | "
@@ -162,19 +181,20 @@ def write_into_docs(lines: str) -> None:
 
 
 def draw(results: list[dict[str, Any]]) -> None:
-    """LUTs against bits, a line a network, W8A8 as a cross at 8 bits."""
+    """LUTs against bits, a line a network, variants as marks."""
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for name in NETWORKS:
         rows = [r for r in results if r["network"] == name]
-        points = [(r["bits"], r["resources"]["LUT"]) for r in rows if r["bits"] != "W8A8"]
+        points = [(r["bits"], r["resources"]["LUT"]) for r in rows if isinstance(r["bits"], int)]
         if points:
             (line,) = axes.plot(*zip(*points, strict=True), marker="o", label=name)
-            plain = [r["resources"]["LUT"] for r in rows if r["bits"] == "W8A8"]
-            axes.plot([8] * len(plain), plain, "x", color=line.get_color())
-    axes.set(xlabel="bits", ylabel="LUTs (estimate)", yscale="log", xticks=BITS)
-    axes.legend(title="x: plain W8A8", fontsize="small")
+            for label, (at, marker) in MARKED.items():
+                marked = [r["resources"]["LUT"] for r in rows if r["bits"] == label]
+                axes.plot([at] * len(marked), marked, marker, color=line.get_color())
+    axes.set(xlabel="bits", ylabel="LUTs (estimate)", yscale="log", xticks=list(CANDIDATES))
+    axes.legend(title="x: plain W8A8\nv: half of the channels", fontsize="small")
     figure.savefig(RESULTS / "lut.png", dpi=150)
 
 
@@ -182,22 +202,29 @@ def main() -> None:
     """Run what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
-    parser.add_argument("--bits", nargs="+", type=int, default=list(BITS), choices=BITS)
+    parser.add_argument("--bits", nargs="+", type=int, default=list(CANDIDATES), choices=CANDIDATES)
     parser.add_argument("--plain", action="store_true", help="W8A8 networks too")
+    parser.add_argument(
+        "--half-channels", action="store_true", help="3 bits with half_width='channels' too"
+    )
     parser.add_argument("--table", action="store_true", help="what is there, run nothing")
     options = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     pairs = [(bits, name) for bits in options.bits for name in options.networks]
-    for bits, name in [] if options.table else pairs:
-        path = RESULTS / f"{name}_{bits}b.json"
+    runs: dict[str, Callable[[], dict[str, Any]]] = {
+        f"{name}_{bits}b": partial(measure, name, bits) for bits, name in pairs
+    }
+    if options.half_channels:
+        for name in options.networks:
+            runs[f"{name}_3b_channels"] = partial(measure, name, 3, "channels")
+    if options.plain:
+        for name in options.networks:
+            runs[f"{name}_plain"] = partial(measure_plain, name)
+    for file, run in () if options.table else runs.items():
+        path = RESULTS / f"{file}.json"
         if not path.exists():
-            path.write_text(json.dumps(measure(name, bits), indent=1) + "\n")
-            print(f"{name} at {bits} bits: done", flush=True)
-    for name in options.networks if options.plain and not options.table else []:
-        path = RESULTS / f"{name}_plain.json"
-        if not path.exists():
-            path.write_text(json.dumps(measure_plain(name), indent=1) + "\n")
-            print(f"{name} W8A8: done", flush=True)
+            path.write_text(json.dumps(run(), indent=1) + "\n")
+            print(f"{file}: done", flush=True)
     write_into_docs(table(load()))
     print(table(load()))
     if importlib.util.find_spec("matplotlib"):

@@ -8,12 +8,15 @@ import json
 
 import numpy as np
 import pytest
+import timm
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
+import brevitas_multiquant.models  # noqa: F401  (registers the CIFAR networks)
 from brevitas_multiquant import calibrate, multiquantize
 from brevitas_multiquant.export import check_finn, export_finn
+from brevitas_multiquant.export.finn.project.estimate import _words
 
 needs_finn = pytest.mark.skipif(
     importlib.util.find_spec("finn") is None, reason="needs finn-plus: make test-finn"
@@ -112,20 +115,58 @@ def test_every_step_is_exact_and_the_whole_network_is_one_partition(make, tmp_pa
         assert not (project / "finn_build").exists()
 
 
+def test_a_half_branch_of_resnet8(tmp_path):
+    """Its slice of the stem's codes is one more product of integers, with an identity shortcut."""
+    torch.manual_seed(0)
+    net = network(timm.create_model("cifar_resnet8", num_classes=10), [2, 3, 4], negative=True)
+    assert check_finn(net) == []
+    (project,) = export_finn(net, tmp_path, [3], images=digits(3), estimate=True).values()
+    result = json.loads((project / "estimate.json").read_text())
+    assert [step["difference"] for step in result["steps"]] == [0] * len(result["steps"])
+    assert (result["partitions"], result["outside_the_partition"]) == (1, {})
+    assert result["float_layers"] == result["not_hardware"] == []
+    # 8 layers in each branch at 3 bits, stem and classifier, and the slice, not as BINARY
+    assert result["weight_types"] == {"INT2": 1, "INT3": 16, "INT8": 2}
+
+
+@pytest.mark.parametrize(("channels", "pe"), [(6, 1), (6, 2), (6, 3), (10, 5)])
+@pytest.mark.parametrize("steps", [1, 3, 6, 15])
+def test_words_of_a_port_are_those_that_finn_writes(channels, pe, steps, tmp_path, monkeypatch):
+    monkeypatch.setenv("FINN_BUILD_DIR", str(tmp_path))
+    monkeypatch.setenv("FINN_SETTINGS", str(tmp_path / "settings.yaml"))
+    from onnx import helper
+    from qonnx.custom_op.registry import getCustomOp
+
+    node = helper.make_node(
+        "Thresholding_rtl",
+        ["codes", "table"],
+        ["out"],
+        domain="finn.custom_op.fpgadataflow.rtl",
+        **{"NumChannels": channels, "PE": pe, "numSteps": steps, "numInputVectors": [1]},
+        **{"inputDataType": "INT11", "weightDataType": "INT12", "ActVal": 0},
+        outputDataType=f"UINT{steps.bit_length()}",
+    )
+    layer = getCustomOp(node)
+    table = np.random.default_rng(0).integers(-1024, 1025, (channels, steps)).astype(np.float32)
+    layer.make_weight_file(table, "decoupled_runtime", str(tmp_path / "words.dat"))
+    expected = [int(line, 16) for line in (tmp_path / "words.dat").read_text().split()]
+    assert _words(layer, table) == expected
+
+
 def test_one_accelerator_becomes_every_bit_width(tmp_path):
     """By tables alone, executed as the finished hardware graph, on images of ten classes."""
     torch.manual_seed(0)
-    net = network(narrow_resnet(), [2, 4], negative=False)
+    net = network(narrow_resnet(), [2, 3, 4], negative=False)
     images = digits(64)
     export_finn(net, tmp_path, images=images, estimate=True, switchable=True)
     project = tmp_path / "switchable"
     result = json.loads((project / "estimate.json").read_text())
-    assert result["switched"] == {"2b": 0, "4b": 0}
-    outputs = [np.load(project / f"expected_output_{bits}b.npy") for bits in (2, 4)]
-    assert len(outputs[0]) == 64 and not np.array_equal(*outputs)
+    assert result["switched"] == {"2b": 0, "3b": 0, "4b": 0}
+    outputs = [np.load(project / f"expected_output_{bits}b.npy") for bits in net.bits]
+    assert len(outputs[0]) == 64 and len({output.tobytes() for output in outputs}) == 3
     names = [
         sorted(path.name for path in (project / "runtime_weights" / f"{bits}b").iterdir())
-        for bits in (2, 4)
+        for bits in net.bits
     ]
     thresholds = result["steps"][-1]["nodes"]["Thresholding_rtl"]
-    assert names[0] == names[1] and len(names[0]) == thresholds
+    assert names[0] == names[1] == names[2] and len(names[0]) == thresholds

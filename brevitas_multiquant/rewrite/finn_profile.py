@@ -5,13 +5,15 @@ A change of the network that the paper's profile builds, not another network:
 * stem: the image in 8 bits, 8-bit weights, and the first activation quantizer, which the paper has
   in every branch, once, before the branches part;
 * branches: both operands of an addition, and what is averaged over positions, pass a fixed-point
-  quantizer;
-* merge: branch outputs pass one shared quantizer and are added as integers;
+  quantizer; a half branch reads the first channels of the stem's codes and has quantizers of its
+  own, as it has its own norms;
+* merge: branch outputs pass one shared quantizer and are added as integers; a half branch counts
+  as one where the paper's profile takes the mean, and so it does here;
 * head: the classifier's input and weights in 8 bits.
 """
 
 import operator
-from collections.abc import Container
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.nn.fixed_point import (
     BranchMean,
     CodesToValues,
@@ -34,7 +35,7 @@ from brevitas_multiquant.nn.switchable import SwitchableQuantizer
 from brevitas_multiquant.quant.fixed_point import EDGE_BITS, fixed_point_layer
 from brevitas_multiquant.quant.layers import WEIGHTED
 from brevitas_multiquant.rewrite.trace import is_tensor, shape_of
-from brevitas_multiquant.selection import BRANCH_BITS
+from brevitas_multiquant.selection import half_bits, whole_bits
 
 _ADDITIONS = {operator.add, torch.add, "add"}
 _NEVER_NEGATIVE = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid)
@@ -63,16 +64,9 @@ def quantize_for_finn(net: MultiQuantNet) -> MultiQuantNet:
 
     Returns:
         The same network.
-
-    Raises:
-        ConfigError: odd bit-widths: a half branch would read a part of the stem's channels, and
-            there is no rule yet for that on hardware.
     """
-    odd = [bit for bit in net.bits if bit % BRANCH_BITS]
-    if odd:
-        raise ConfigError(f"profile 'finn': expected even bit-widths, got {odd} in {net.bits}")
     first = _quantize_stem(net)
-    positive = [_quantize_branch(net, branch, first) for branch in net.branches]
+    positive = [_quantize_branch(net, branch, bits, first) for branch, bits in _branches(net)]
     branches = {bit: len(chosen) for bit, chosen in net.selection.items()}
     signed = not all(positive)
     net.merge = QuantizedMerge(net.config.merge, branches, signed, net._active)
@@ -96,11 +90,11 @@ def _quantize_stem(net: MultiQuantNet) -> SwitchableQuantizer:
     return first
 
 
-def _quantize_branch(net: MultiQuantNet, branch: Any, first: SwitchableQuantizer) -> bool:
+def _quantize_branch(
+    net: MultiQuantNet, branch: Any, bits: Sequence[int], first: SwitchableQuantizer
+) -> bool:
     """Whether the branch's output is never negative."""
-    source, _ = _ends(branch)
-    bits = _bits_of(branch, net)
-    _use_first_quantizer(branch, source, first)
+    _use_first_quantizer(branch, _first_channels(_ends(branch)[0]), first)
     operands = {bit: operand_bits(bit) for bit in bits}
     for node in list(branch.graph.nodes):
         if _is_addition(node):
@@ -159,9 +153,20 @@ def _ends(part: Any) -> tuple[fx.Node, fx.Node]:
     return source, part.graph.output_node().args[0]
 
 
-def _bits_of(branch: nn.Module, net: MultiQuantNet) -> list[int]:
-    index = next(i for i, other in enumerate(net.branches) if other is branch)
-    return [bit for bit, chosen in net.selection.items() if index in chosen]
+def _first_channels(source: fx.Node) -> fx.Node:
+    """What a half branch reads of the stem's output; the output itself in a whole one."""
+    (reader, *others) = source.users
+    cut = not others and reader.op == "call_method" and reader.target == "narrow"
+    return reader if cut else source
+
+
+def _branches(net: MultiQuantNet) -> Iterator[tuple[nn.Module, tuple[int, ...]]]:
+    """Every branch, whole or half, with the bit-widths at which it runs."""
+    for index, branch in enumerate(net.branches):
+        at_half = half_bits(net.selection, index)
+        yield branch, whole_bits(net.selection, index) or at_half
+        if str(index) in net.halves:
+            yield net.halves[str(index)], at_half
 
 
 def _swap_layers(net: MultiQuantNet, part: nn.Module) -> None:

@@ -11,12 +11,13 @@ import brevitas_multiquant.models  # noqa: F401  (registers the CIFAR networks)
 from brevitas_multiquant import (
     InPlaceDistillation,
     calibrate,
+    cost,
     extract_subnet,
     load_packed,
     multiquantize,
     save_packed,
 )
-from brevitas_multiquant.errors import CalibrationError, ConfigError
+from brevitas_multiquant.errors import CalibrationError
 from brevitas_multiquant.export import export_qonnx
 from brevitas_multiquant.nn.fixed_point import (
     BranchMean,
@@ -27,11 +28,13 @@ from brevitas_multiquant.nn.fixed_point import (
     SwitchableFixedPoint,
     operand_bits,
 )
+from brevitas_multiquant.nn.merge import merge_outputs
 from brevitas_multiquant.nn.switchable import SwitchableQuantizer
 from brevitas_multiquant.quant.fixed_point import FixedPointLayer, fixed_point_of
-from tests.tiny import IMAGE, TinyNet
+from brevitas_multiquant.quant.slices import LayerSlice
+from tests.tiny import TinyNet
 
-BITS = (2, 4, 6)
+BITS = (2, 3, 4, 6)
 
 
 def names_of(part, kind):
@@ -70,7 +73,8 @@ def test_what_is_quantized_where(finn_net):
     assert names_of(net.stem, FixedPointQuantizer) == ["image_quant"]
     assert names_of(net.stem, SwitchableQuantizer) == ["first_quant"]
     assert names_of(net.stem, FixedPointLayer) == ["stem"]
-    for branch in net.branches:
+    assert list(net.halves) == ["2"]
+    for branch in (*net.branches, *net.halves.values()):
         # the stem's output is quantized before the branches part: conv1 and shortcut read its codes
         assert names_of(branch, SwitchableQuantizer) == ["input_quants.conv2"]
         assert len(names_of(branch, QuantizedSum)) == 1
@@ -152,13 +156,13 @@ def test_calibration_replaces_every_range(finn_net, images):
 def resnet8():
     torch.manual_seed(0)
     model = timm.create_model("cifar_resnet8", num_classes=10)
-    net = multiquantize(model, [2, 4], profile="finn", input_shape=(1, 3, 8, 8))
+    net = multiquantize(model, [3, 4], profile="finn", input_shape=(1, 3, 8, 8))
     calibrate(net, [torch.randn(8, 3, 8, 8)])
     return net.eval()
 
 
 def test_an_identity_shortcut_reads_the_values_of_the_stem(resnet8):
-    for branch in resnet8.branches:
+    for branch in (*resnet8.branches, *resnet8.halves.values()):
         assert names_of(branch, CodesToValues) == ["stem_values"]
 
 
@@ -181,6 +185,71 @@ def test_qonnx_is_exact_from_the_image_on(resnet8, tmp_path):
             assert compared["end_to_end_logit_difference"] == 0
 
 
-def test_odd_bit_widths_are_refused():
-    with pytest.raises(ConfigError, match=r"profile 'finn': expected even bit-widths, got \[3\]"):
-        multiquantize(TinyNet(), [2, 3, 4], profile="finn", input_shape=IMAGE)
+def test_a_half_branch_reads_the_first_channels_of_the_stems_codes(finn_net):
+    half = finn_net.halves["2"]
+    source, first, *_ = half.graph.nodes
+    assert (first.target, first.args) == ("narrow", (source, 1, 0, half.conv1.in_channels))
+    assert list(source.users) == [first]
+    assert {user.target for user in first.users} == {"conv1", "shortcut"}
+
+
+def test_a_half_branch_owns_norms_and_ranges_and_borrows_the_rest(finn_net):
+    half, whole = finn_net.halves["2"], finn_net.branches[2]
+    assert finn_net.selection[3] == (1, 2)
+    for name, layer in half.named_modules():
+        if isinstance(layer, LayerSlice):
+            outputs, inputs = layer.kept
+            kept = whole.get_submodule(name).weight[:outputs, :inputs]
+            assert torch.equal(layer.weight, kept)
+    own = dict(half.named_parameters())
+    kinds = ("bn1", "bn2", "input_quants.conv2", "sums.add")
+    assert own and all(name.startswith(tuple(f"{kind}.3." for kind in kinds)) for name in own)
+    borrowed = {id(p) for p in whole.parameters()}
+    assert not borrowed & {id(p) for p in own.values()}
+
+
+def test_the_mean_counts_a_half_branch_as_the_papers_merge_does(finn_net):
+    expected = {bits: len(finn_net.branches_at(bits)) for bits in BITS}
+    assert finn_net.head.branch_mean.branches == expected == {2: 1, 3: 2, 4: 2, 6: 3}
+    assert finn_net.merge.branches == expected
+    outputs = [torch.tensor([1.0]), torch.tensor([2.0])]
+    finn_net.set_active_bits(3)
+    assert finn_net.head.branch_mean(sum(outputs)) == merge_outputs(outputs, "mean")
+
+
+@pytest.mark.parametrize("bits", [[3], [5, 8], [2, 3, 4, 6, 8], [2, 3]])
+def test_lists_with_odd_bit_widths(make_net, images, bits):
+    net = make_net(TinyNet(), bits, profile="finn", branch_init="shuffle").eval()
+    calibrate(net, [images])
+    for bit in net.bits:
+        subnet = extract_subnet(net, bit)
+        assert len(subnet.branches) == -(-bit // 2)
+        with torch.no_grad(), net.at_bits(bit):
+            assert torch.equal(subnet(images), net(images))
+    costs, paper = cost(net), cost(make_net(TinyNet(), bits))
+    assert {b: c.macs for b, c in costs.items()} == {b: c.macs for b, c in paper.items()}
+
+
+class Depthwise(nn.Module):
+    """The half branch's slice goes through a depthwise convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
+        self.bn = nn.BatchNorm2d(8)
+        self.mix = nn.Conv2d(8, 12, 1)
+        self.last = nn.Conv2d(12, 12, 1)
+        self.fc = nn.Linear(12, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.bn(self.depthwise(torch.relu(self.stem(x)))))
+        return self.fc(torch.relu(self.last(torch.relu(self.mix(x)))).mean((2, 3)))
+
+
+def test_a_depthwise_convolution_reads_a_slice(make_net, images):
+    net = make_net(Depthwise(), (2, 3, 4), profile="finn", branch_init="shuffle").eval()
+    calibrate(net, [images])
+    assert net.halves["1"].depthwise.groups == net.halves["1"].depthwise.in_channels < 8
+    with torch.no_grad(), net.at_bits(3):
+        assert torch.equal(extract_subnet(net, 3)(images), net(images))

@@ -58,6 +58,11 @@ plain nn.Conv2d or nn.Linear here
     return [Violation(where, advice, tuple(bits)) for (where, advice), bits in found.items()]
 
 
+def branch_name(index: int) -> str:
+    """What a branch is called in messages, and its half branch too, which is a part of it."""
+    return f"branches.{index}"
+
+
 def branch_names(net: MultiQuantNet, bits: int) -> list[str]:
-    """What the network calls the branches that run at a bit-width."""
-    return [f"branches.{index}" for index in net.selection[bits]]
+    """Names of the branches that run at a bit-width."""
+    return [branch_name(index) for index in net.selection[bits]]

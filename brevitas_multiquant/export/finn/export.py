@@ -31,7 +31,7 @@ from brevitas_multiquant.export.finn.project_files import (
     switchable_readme,
     write_json,
 )
-from brevitas_multiquant.export.finn.switchable import table_set
+from brevitas_multiquant.export.finn.switchable import table_set, with_gates
 from brevitas_multiquant.export.folder import staged
 from brevitas_multiquant.export.request import requested_bits, requested_shape, require_packages
 from brevitas_multiquant.export.sample import smooth_images
@@ -106,6 +106,8 @@ def export_finn(
     largest = (max(net.bits),) if switchable else ()  # the template has all branches
     subnets = {bit: extract_subnet(net, bit).cpu() for bit in {*chosen, *largest}}
     graphs = {bit: lower(subnets[bit], branch_names(net, bit), shape) for bit in sorted(subnets)}
+    if switchable:
+        graphs = with_gates(graphs, net.selection)
     missing = None if estimating else what_is_missing() or "they were not asked for"
     with staged(folder) as staging:
         if switchable:

@@ -1,6 +1,6 @@
 """A network of integers: what the dataflow hardware computes, and nothing else.
 
-Streams of integers, and the five things that happen to them. It can be executed in torch, exactly,
+Streams of integers, and the six things that happen to them. It can be executed in torch, exactly,
 which is the oracle of every later form.
 """
 
@@ -84,6 +84,15 @@ class Thresholds(Layer):
             ordered = values[0][:, channel].contiguous()
             codes[:, channel] = torch.searchsorted(steps, ordered, right=True).double()
         return codes + self.first_code
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelSlice(Layer):
+    """The first channels of a stream: what a half branch reads."""
+
+    def run(self, *values: Tensor) -> Tensor:
+        """As many channels as the output has."""
+        return values[0][:, : self.output.shape[0]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from brevitas_multiquant.errors import FinnMappingError
 from brevitas_multiquant.export.finn.integer_graph import (
     Addition,
+    ChannelSlice,
     Convolution,
     HostSide,
     IntegerGraph,
@@ -157,6 +158,8 @@ class Lowering:
                 keeps = node.target is F.adaptive_avg_pool2d or node.kwargs.get("keepdim", False)
                 pooled = self.average(where, nn.AdaptiveAvgPool2d(1), value)
                 return pooled if keeps else self.flatten(where, None, pooled)
+            if node.target == "narrow" and node.args[1:3] == (1, 0):
+                return self.channel_slice(where, int(node.args[3]), value)  # type: ignore[arg-type]
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
         known = [v for v in values if isinstance(v, Value)]
         return self.unknown(where, str(name), known[0] if known else Value(None, (1, 1, 1)))
@@ -221,6 +224,16 @@ class Lowering:
             "use a plain nn.Conv2d or nn.Linear here"
         )
         return self.problem(where, advice, value)
+
+    def channel_slice(self, where: str, channels: int, value: Value) -> Value:
+        """The first channels, as a half branch reads them."""
+        value = self.on_a_grid(where, value)
+        shape = (channels, *value.shape[1:])
+        if value.stream is None:
+            return replace(value, shape=shape)
+        output = self.stream(shape, value.stream.lowest, value.stream.highest)
+        self.add(ChannelSlice(where, (value.stream,), output))
+        return replace(value, stream=output, shape=shape)
 
     def sum(
         self, where: str, module: PlainSum, values: Sequence[Value], names: Sequence[str]

@@ -13,6 +13,7 @@ from torch import Tensor
 from brevitas_multiquant.export.exporter import IR_VERSION, OPSET_VERSION
 from brevitas_multiquant.export.finn.integer_graph import (
     Addition,
+    ChannelSlice,
     Convolution,
     IntegerGraph,
     Layer,
@@ -146,6 +147,14 @@ def _thresholds(emitted: _Emitter, layer: Thresholds) -> None:
     )
 
 
+def _channel_slice(emitted: _Emitter, layer: ChannelSlice) -> None:
+    """A 1x1 convolution that picks channels: FINN's split leaves the others with no reader."""
+    from torch import eye
+
+    picks = eye(layer.output.shape[0], layer.inputs[0].shape[0])[:, :, None, None]
+    _convolution(emitted, Convolution(layer.where, layer.inputs, layer.output, picks, 2))
+
+
 def _addition(emitted: _Emitter, layer: Addition) -> None:
     emitted.node("Add", [stream.name for stream in layer.inputs], layer.output.name)
 
@@ -171,6 +180,7 @@ def _position_sum(emitted: _Emitter, layer: PositionSum) -> None:
 _EMIT: dict[type[Layer], Callable[[_Emitter, Any], None]] = {
     Convolution: _convolution,
     Thresholds: _thresholds,
+    ChannelSlice: _channel_slice,
     Addition: _addition,
     MaxPool: _max_pool,
     PositionSum: _position_sum,

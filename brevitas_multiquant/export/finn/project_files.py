@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from brevitas_multiquant.export.finn.integer_graph import HostSide
-from brevitas_multiquant.selection import branch_count
+from brevitas_multiquant.selection import BRANCH_BITS, branch_count
 
 PROJECT = Path(__file__).parent / "project"
 CARRIED = ("multiquant_steps.py", "host.py", "estimate.py")
@@ -21,6 +21,7 @@ ESTIMATE_STEPS = (
     "step_target_fps_parallelization",
     "step_apply_folding_config",
     "step_minimize_bit_width",
+    "multiquant_steps.step_multiquant_weight_types",
     "step_transpose_decomposition",
     "step_generate_estimate_reports",
 )
@@ -91,7 +92,7 @@ def readme(bits: int, branches: Sequence[int], config: dict[str, Any], missing: 
         if missing
         else "`estimate.json` has the check of every step and the totals, `report/` FINN's own."
     )
-    running = ", ".join(map(str, branches))
+    running = ", ".join(map(str, branches)) + (", at half" if bits % BRANCH_BITS else "")
     return f"""# {bits} bits on {config["board"]}
 
 A FINN project of one bit-width: {len(branches)} branch(es) ({running}), {bits}-bit activations.
@@ -100,7 +101,7 @@ A FINN project of one bit-width: {len(branches)} branch(es) ({running}), {bits}-
 |---|---|
 | `model.onnx` | integers in, integers out: convolutions, `MultiThreshold`, additions, pooling |
 | `dataflow_build_config.json` | board, clock, {config["target_fps"]} frames a second, all steps |
-| `multiquant_steps.py` | the one build step that FINN does not have |
+| `multiquant_steps.py` | the build steps that FINN does not have |
 | `specialize_layers_config.json` | which layers to write in RTL or HLS; empty: FINN decides |
 | `folding_config.json` | parallelism of every layer; where estimates were made, FINN's choice |
 | `input.npy`, `expected_output.npy` | sample images as integers, and what comes out |

@@ -6,22 +6,86 @@ bit-width, with all its branches, becomes any other by writing the other's table
 
 * a table of fewer codes is padded, below with entries that every integer reaches and above with
   entries that none does;
-* a branch that does not run adds the code 0.
+* a branch that does not run adds the code 0;
+* a branch that runs at half gives the code 0 in every channel that the half branch does not have:
+  what the others add up to is the half branch. Since all branches read the same codes of the stem,
+  it has one more table in front, its *gate*, which gives the codes as they are or 0.
 """
+
+from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from brevitas_multiquant.errors import FinnMappingError
+from brevitas_multiquant.export.finn.check import branch_name
 from brevitas_multiquant.export.finn.integer_graph import (
+    ChannelSlice,
     Convolution,
     IntegerGraph,
     Layer,
+    Stream,
     Thresholds,
 )
+from brevitas_multiquant.selection import Selection, half_branch, whole_bits
 
 Tables = dict[str, Tensor]
 """Name of a template's threshold layer's output -> table (C, levels)."""
+
+
+def with_gates(graphs: dict[int, IntegerGraph], selection: Selection) -> dict[int, IntegerGraph]:
+    """The networks of all bit-widths, gates in front of the branches that some run at half.
+
+    Args:
+        graphs: bit-width -> integer network; the largest one is the template.
+        selection: of the network.
+
+    Raises:
+        FinnMappingError: the template has only half of a branch that another runs whole.
+    """
+    largest = max(graphs)
+    halves = {bits: half_branch(selection, bits) for bits in graphs}
+    missing = halves.pop(largest)
+    if missing is not None and set(whole_bits(selection, missing)) & set(graphs):
+        advice = (
+            f"runs at half at {largest} bits, whole at others, and the accelerator has the layers "
+            f"of {largest} bits: build the network for {largest + 1} bits too, or export one "
+            "project a bit-width (switchable=False)"
+        )
+        raise FinnMappingError(largest, [(branch_name(missing), advice)])
+    gated = {half for half in halves.values() if half is not None and half != missing}
+    return {
+        bits: _with_gates(graph, gated & set(selection[bits]), half_branch(selection, bits))
+        for bits, graph in graphs.items()
+    }
+
+
+def _with_gates(graph: IntegerGraph, branches: Collection[int], half: int | None) -> IntegerGraph:
+    for index in sorted(branches):
+        graph = _with_gate(graph, index, index == half)
+    return graph
+
+
+def _with_gate(graph: IntegerGraph, index: int, is_half: bool) -> IntegerGraph:
+    """A table that changes nothing, between the codes that a branch reads and all who read them."""
+    branch = branch_name(index)
+    inside = [layer for layer in graph.layers if layer.where.startswith(f"{branch}.")]
+    first = inside[0]
+    cut = is_half and isinstance(first, ChannelSlice)
+    codes = first.output if cut else first.inputs[0]
+    gated = Stream(f"gate_{index}", codes.shape, codes.lowest, codes.highest)
+    steps = torch.arange(1.0, codes.highest + 1).expand(codes.shape[0], -1)
+    gate = Thresholds(f"{branch}.gate", (codes,), gated, steps, 0, codes.highest.bit_length())
+    layers = [_reading(layer, codes, gated) if layer in inside else layer for layer in graph.layers]
+    layers.insert(graph.layers.index(first) + cut, gate)
+    return replace(graph, layers=layers)
+
+
+def _reading(layer: Layer, before: Stream, now: Stream) -> Layer:
+    return replace(
+        layer, inputs=tuple(now if stream is before else stream for stream in layer.inputs)
+    )
 
 
 def table_set(template: IntegerGraph, graph: IntegerGraph) -> Tables:
@@ -29,7 +93,7 @@ def table_set(template: IntegerGraph, graph: IntegerGraph) -> Tables:
 
     Args:
         template: the integer network of the largest bit-width, with all branches.
-        graph: the integer network of the other.
+        graph: the integer network of the other; both of `with_gates`.
 
     Raises:
         FinnMappingError: a convolution whose weights hardware would need with another sign at
@@ -38,20 +102,22 @@ def table_set(template: IntegerGraph, graph: IntegerGraph) -> Tables:
     own, places = _by_place(graph), _by_place(template)
     assert own.keys() <= places.keys(), "the template has all branches"
     _check_weights(template, graph.bits, own)
-    tables = {}
-    for place, layer in places.items():
-        if isinstance(layer, Thresholds):
-            table = own.get(place)
-            tables[layer.output.name] = (
-                _constant_zero(layer) if table is None else _padded(table, layer)
-            )
-    return tables
+    return {
+        layer.output.name: _table_of(own.get(place), layer)
+        for place, layer in places.items()
+        if isinstance(layer, Thresholds)
+    }
 
 
 def _by_place(graph: IntegerGraph) -> dict[tuple[str, str, int], Layer]:
-    """Layers by kind, module path, and how often the module was called before."""
+    """Layers by kind, module path, and how often the module was called before.
+
+    But for those that cut channels off: a half branch's gate does so in the template.
+    """
     found: dict[tuple[str, str, int], Layer] = {}
     for layer in graph.layers:
+        if isinstance(layer, ChannelSlice):
+            continue
         kind, calls = type(layer).__name__, 0
         while (kind, layer.where, calls) in found:
             calls += 1
@@ -67,7 +133,9 @@ def _check_weights(
         other = own.get(place)
         if not isinstance(layer, Convolution) or not isinstance(other, Convolution):
             continue
-        differs = (layer.weight != other.weight).flatten(1).any(1).nonzero().flatten().tolist()
+        outputs, inputs = other.weight.shape[:2]
+        kept = layer.weight[:outputs, :inputs]
+        differs = (kept != other.weight).flatten(1).any(1).nonzero().flatten().tolist()
         if differs:
             problems.append(
                 (
@@ -81,16 +149,24 @@ def _check_weights(
         raise FinnMappingError(bits, problems)
 
 
-def _padded(table: Layer, layer: Thresholds) -> Tensor:
+def _table_of(own: Layer | None, layer: Thresholds) -> Tensor:
+    """What the template's layer holds to be another bit-width's; 0 in channels that it has not."""
+    table = _constant_zero(layer)
+    if own is not None:
+        assert isinstance(own, Thresholds)
+        table[: len(own.table)] = _padded(own, layer)
+    return table
+
+
+def _padded(own: Thresholds, layer: Thresholds) -> Tensor:
     """A table of fewer codes as one of the template's layer."""
-    assert isinstance(table, Thresholds)
     source = layer.inputs[0]
-    channels, levels = table.table.shape
-    below = table.first_code - layer.first_code
+    channels, levels = own.table.shape
+    below = own.first_code - layer.first_code
     above = layer.table.shape[1] - levels - below
     always = torch.full((channels, below), float(source.lowest))
     never = torch.full((channels, above), float(source.highest + 1))
-    return torch.cat([always, table.table, never], 1)
+    return torch.cat([always, own.table, never], 1)
 
 
 def _constant_zero(layer: Thresholds) -> Tensor:

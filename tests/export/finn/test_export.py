@@ -38,6 +38,7 @@ FILES = {
     "multiquant_steps.py",
     "estimate.py",
 }
+WITH_HALF = (2, 3, 8)
 LAYERS = {"Transpose", "Conv", "MultiThreshold", "Add", "MaxPool", "ReduceSum"}
 
 
@@ -108,18 +109,25 @@ def test_the_configuration_names_the_projects_own_step(exported, monkeypatch):
     project = exported[2]
     config = json.loads((project / "dataflow_build_config.json").read_text())
     own = [step for step in config["steps"] if "." in step]
-    assert own == ["multiquant_steps.step_multiquant_channels_last"]
+    assert own == [
+        "multiquant_steps.step_multiquant_channels_last",
+        "multiquant_steps.step_multiquant_weight_types",
+    ]
     steps = imported(project / "multiquant_steps.py", monkeypatch)
-    assert callable(steps.step_multiquant_channels_last)
+    assert all(callable(getattr(steps, name.partition(".")[2])) for name in own)
     assert (config["board"], config["target_fps"]) == ("ZCU104", 1000)
 
 
-@pytest.mark.parametrize("name", ["bottleneck", "resnet"])
+@pytest.mark.parametrize(
+    ("name", "candidates", "bits"),
+    [("bottleneck", (2, 4, 6, 8), 4), ("resnet", (2, 4, 6, 8), 4), ("bottleneck", (2, 3, 4), 3)],
+)
 def test_the_projects_own_step_leaves_no_transposition_and_changes_nothing(
-    name, tmp_path, monkeypatch
+    name, candidates, bits, tmp_path, monkeypatch
 ):
     """Without FINN: a project's step is of qonnx but for the pooling, which only FINN executes."""
-    (project,) = export_finn(build(name), tmp_path, [4], estimate=False).values()
+    net = build(name, bits=candidates)
+    (project,) = export_finn(net, tmp_path, [bits], estimate=False).values()
     steps = imported(project / "multiquant_steps.py", monkeypatch)
     monkeypatch.delitem(steps._CHANNELS_LAST, "ReduceSum")
     model = ModelWrapper(str(project / "model.onnx"))
@@ -139,13 +147,13 @@ def test_the_projects_own_step_leaves_no_transposition_and_changes_nothing(
 def switchable(tmp_path_factory):
     folder = tmp_path_factory.mktemp("switchable")
     images = images_for("residual", 3)
-    net = build("residual", negative=False)
-    files = export_finn(net, folder, [2, 8], images=images, estimate=False, switchable=True)
-    assert files == {b: folder / "switchable" / "tables" / f"{b}b.npz" for b in (2, 8)}
+    net = build("residual", bits=WITH_HALF, negative=False)
+    files = export_finn(net, folder, WITH_HALF, images=images, estimate=False, switchable=True)
+    assert files == {b: folder / "switchable" / "tables" / f"{b}b.npz" for b in WITH_HALF}
     return folder / "switchable"
 
 
-@pytest.mark.parametrize("bits", [2, 8])
+@pytest.mark.parametrize("bits", WITH_HALF)
 def test_a_set_of_tables_makes_the_template_that_bit_width(switchable, bits, monkeypatch):
     images = images_for("residual", 3)
     model = ModelWrapper(str(switchable / "model.onnx"))
@@ -160,13 +168,13 @@ def test_a_set_of_tables_makes_the_template_that_bit_width(switchable, bits, mon
         ]
     integers = np.concatenate([output["class_integers"] for output in outputs])
     with torch.no_grad():
-        expected = extract_subnet(build("residual", negative=False), bits)(images)
+        expected = extract_subnet(build("residual", bits=WITH_HALF, negative=False), bits)(images)
     assert np.array_equal(host.logits(integers), expected.numpy())
 
 
 def test_what_a_switchable_project_says_of_itself(switchable):
     text = " ".join((switchable / "README.md").read_text().split())
-    assert "For each of 2, 8 bits there is a set of tables" in text
+    assert "For each of 2, 3, 8 bits there is a set of tables" in text
     config = json.loads((switchable / "dataflow_build_config.json").read_text())
     writable = config["steps"].index("multiquant_steps.step_multiquant_runtime_thresholds")
     assert config["steps"][writable - 1 : writable + 2 : 2] == [
@@ -189,6 +197,18 @@ def test_the_driver_side_writes_a_set(switchable, tmp_path, monkeypatch):
     assert host.output_bias.shape == (10,)
     with pytest.raises(ValueError, match=r"expected one of \[2\], got 4"):
         widths.words(4)
+
+
+def test_a_half_branch_in_a_project(tmp_path):
+    (project,) = export_finn(
+        build("residual", bits=(2, 3, 4)), tmp_path, [3], estimate=False
+    ).values()
+    assert "2 branch(es) (0, 1, at half), 3-bit activations" in (project / "README.md").read_text()
+    model = ModelWrapper(str(project / "model.onnx"))
+    (picks,) = (node for node in model.graph.node if node.doc_string == "branches.1.narrow")
+    weights = model.get_initializer(picks.input[1])[:, :, 0, 0]
+    assert np.array_equal(weights, np.eye(*weights.shape)) and len(weights) < weights.shape[1]
+    assert model.get_tensor_datatype(picks.output[0]) == model.get_tensor_datatype(picks.input[0])
 
 
 def test_exporting_again_replaces_the_projects(tmp_path):

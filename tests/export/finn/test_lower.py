@@ -8,10 +8,12 @@ from brevitas_multiquant import calibrate, extract_subnet, multiquantize
 from brevitas_multiquant.errors import FinnMappingError
 from brevitas_multiquant.export.finn import check_finn
 from brevitas_multiquant.export.finn.check import branch_names
-from brevitas_multiquant.export.finn.integer_graph import Convolution, Thresholds
+from brevitas_multiquant.export.finn.integer_graph import ChannelSlice, Convolution, Thresholds
 from brevitas_multiquant.export.finn.lower import lower
 from tests.export.finn.nets import NAMES, build, images_for
 from tests.tiny import IMAGE, TinyNet
+
+ODD = (3, 5, 6)
 
 
 def lowered(net, bits):
@@ -28,6 +30,37 @@ def test_logits_are_those_of_torch_to_the_bit(name, bits):
         assert torch.equal(graph.logits(images), subnet(images))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_half_branches_to_the_bit(name):
+    net = build(name, bits=ODD)
+    images = images_for(name)
+    for bits in (3, 5):
+        subnet, graph = lowered(net, bits)
+        (cut,) = (layer for layer in graph.layers if isinstance(layer, ChannelSlice))
+        half = net.selection[bits][-1]
+        assert cut.where == f"branches.{half}.narrow"
+        assert cut.output.shape[0] < cut.inputs[0].shape[0]
+        with torch.no_grad():
+            assert torch.equal(graph.logits(images), subnet(images))
+
+
+def test_weights_of_a_half_branch_are_the_first_of_the_whole():
+    net = build("residual", bits=(2, 3, 4), negative=False)
+    half, whole = (
+        {
+            layer.where: layer.weight
+            for layer in lowered(net, bits)[1].layers
+            if isinstance(layer, Convolution) and layer.where.startswith("branches.1.")
+        }
+        for bits in (3, 4)
+    )
+    assert half.keys() == whole.keys()
+    for where, weight in half.items():
+        outputs, inputs = weight.shape[:2]
+        assert torch.equal(weight, whole[where][:outputs, :inputs]), where
+    assert sum(w.numel() for w in half.values()) < sum(w.numel() for w in whole.values())
+
+
 @pytest.mark.parametrize("bits", [2, 4, 6, 8])
 def test_every_bit_width_and_the_sum_of_branches(bits):
     subnet, graph = lowered(build("residual", merge="sum"), bits)
@@ -37,8 +70,9 @@ def test_every_bit_width_and_the_sum_of_branches(bits):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_value_is_an_integer_within_its_streams_range(name):
-    _, graph = lowered(build(name), 4)
+@pytest.mark.parametrize(("candidates", "bits"), [((2, 4, 6, 8), 4), (ODD, 5)])
+def test_every_value_is_an_integer_within_its_streams_range(name, candidates, bits):
+    _, graph = lowered(build(name, bits=candidates), bits)
     values = {graph.input.name: graph.host.codes(images_for(name)).double()}
     for layer in graph.layers:
         output = layer.run(*(values[stream.name] for stream in layer.inputs))
@@ -71,6 +105,7 @@ def test_codes_have_the_bits_of_the_profile():
 
 def test_a_network_that_maps_has_no_violations():
     assert check_finn(build("residual")) == []
+    assert check_finn(build("residual", bits=ODD)) == []
 
 
 def test_check_works_before_any_data_and_changes_nothing():
@@ -95,6 +130,13 @@ def test_the_papers_profile_is_refused_with_every_reason():
     calibrate(net, [torch.randn(2, *IMAGE[1:])])
     with pytest.raises(FinnMappingError, match="at 2 bits: expected a network of the profile"):
         lowered(net, 2)
+
+
+def test_a_half_branch_is_named_as_its_whole_one():
+    net = multiquantize(TinyNet(), [2, 3, 4], input_shape=IMAGE)
+    violations = {v.where: v.bits for v in check_finn(net)}
+    assert violations["branches.0.add"] == (2, 3, 4)
+    assert violations["branches.1.add"] == (3, 4)
 
 
 def net_of(*layers, size=8):

@@ -6,13 +6,14 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from brevitas_multiquant import calibrate, extract_subnet
+from brevitas_multiquant import calibrate, extract_subnet, multiquantize
 from brevitas_multiquant.errors import FinnMappingError
 from brevitas_multiquant.export.finn.check import branch_names
 from brevitas_multiquant.export.finn.integer_graph import Thresholds
 from brevitas_multiquant.export.finn.lower import lower
-from brevitas_multiquant.export.finn.switchable import table_set
-from tests.export.finn.nets import build
+from brevitas_multiquant.export.finn.switchable import table_set, with_gates
+from tests.export.finn.nets import NAMES, build, images_for
+from tests.tiny import IMAGE, TinyNet
 
 BITS = (2, 4, 6, 8)
 
@@ -66,6 +67,63 @@ def test_tables_keep_the_templates_form(net, bits):
             assert table.shape == layer.table.shape
             assert (table.diff(dim=1) >= 0).all()
             assert source.lowest <= table.min() and table.max() <= source.highest + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [*((name, (2, 3, 4)) for name in NAMES), ("residual", (3, 5, 6)), ("residual", (2, 3))],
+)
+def test_tables_alone_make_half_branches(name, bits):
+    net, images = build(name, bits=bits, negative=False), images_for(name)
+    graphs = with_gates({bit: graph_of(net, bit) for bit in bits}, net.selection)
+    template = graphs[max(bits)]
+    for bit, graph in graphs.items():
+        with torch.no_grad():
+            expected = extract_subnet(net, bit)(images)
+        assert torch.equal(graph.logits(images), expected)  # a gate alone changes nothing
+        tables = table_set(template, graph)
+        assert torch.equal(switched(template, tables, graph.host).logits(images), expected)
+
+
+def test_gates_stand_only_before_branches_that_run_whole_and_at_half():
+    def gates(*bits):
+        net = build("residual", bits=bits, negative=False)
+        graphs = with_gates({bit: graph_of(net, bit) for bit in bits}, net.selection)
+        layers = graphs[max(bits)].layers
+        return [layer.where for layer in layers if layer.where.endswith("gate")]
+
+    assert gates(2, 4, 6, 8) == []
+    assert gates(2, 3, 4) == ["branches.1.gate"]
+    assert gates(3, 5, 6) == ["branches.1.gate", "branches.2.gate"]
+    assert gates(2, 3) == []
+
+
+def test_channels_that_a_half_branch_has_not_give_zero():
+    net = build("residual", bits=(2, 3, 4), negative=False)
+    graphs = with_gates({bit: graph_of(net, bit) for bit in (3, 4)}, net.selection)
+    tables = table_set(graphs[4], graphs[3])
+    own = {layer.where: layer for layer in graphs[3].layers if isinstance(layer, Thresholds)}
+    shorter = 0
+    for layer in graphs[4].layers:
+        if isinstance(layer, Thresholds) and layer.where.startswith("branches.1."):
+            kept = len(own[layer.where].table)
+            table, source = tables[layer.output.name][kept:], layer.inputs[0]
+            shorter += len(table) > 0
+            for integer in (source.lowest, source.highest):
+                assert ((table <= integer).sum(1) + layer.first_code == 0).all()
+    assert shorter > 1
+
+
+def test_a_template_with_half_of_a_branch_that_runs_whole_is_refused():
+    selection = {4: (1, 2), 5: (0, 1, 2)}
+    net = multiquantize(
+        TinyNet(), [4, 5], profile="finn", selection=selection, input_shape=IMAGE, check=False
+    )
+    calibrate(net, [torch.randn(2, *IMAGE[1:])])
+    graphs = {bit: graph_of(net.eval(), bit) for bit in (4, 5)}
+    with pytest.raises(FinnMappingError, match=r"branches\.2: runs at half at 5 bits.*6 bits too"):
+        with_gates(graphs, net.selection)
+    assert with_gates({5: graphs[5]}, net.selection)[5].layers == graphs[5].layers
 
 
 def test_norms_of_another_sign_at_another_bit_width_are_refused():

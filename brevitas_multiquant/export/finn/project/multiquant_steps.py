@@ -7,6 +7,7 @@ what is left is to write it in the layers and in the layout of the hardware.
 from typing import Any
 
 from onnx import helper
+from qonnx.core.datatype import DataType
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.custom_op.registry import getCustomOp
 from qonnx.transformation.general import GiveUniqueNodeNames
@@ -50,6 +51,21 @@ def step_multiquant_runtime_thresholds(model: ModelWrapper, cfg: Any) -> ModelWr
     """Threshold tables that can be written while the accelerator runs."""
     for node in model.get_nodes_by_op_type("Thresholding"):
         getCustomOp(node).set_nodeattr("runtime_writeable_weights", 1)
+    return model
+
+
+def step_multiquant_weight_types(model: ModelWrapper, cfg: Any) -> ModelWrapper:
+    """Two bits for weights that FINN has narrowed to one.
+
+    It looks at the largest or smallest weight alone, so that 0 and 1, which pick the channels of a
+    half branch, become ``BINARY``: a type that its code generation refuses.
+    """
+    for node in model.graph.node:
+        if node.op_type.startswith(("MVAU", "VVAU")):
+            layer = getCustomOp(node)
+            if layer.get_input_datatype(1).bitwidth() == 1:
+                layer.set_nodeattr("weightDataType", "INT2")
+                model.set_tensor_datatype(node.input[1], DataType["INT2"])
     return model
 
 
