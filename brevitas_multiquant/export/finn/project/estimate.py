@@ -174,7 +174,7 @@ def _switched(model: Any, check: Check, folder: Path) -> dict[str, float]:
 def _words(layer: Any, table: np.ndarray) -> list[int]:
     """32-bit words of a threshold layer's port, in the order of its addresses.
 
-    What FINN's ``make_weight_file`` writes, in a thousandth of the time.
+    What FINN's ``make_weight_file`` writes, which packs and parses every word as a string.
     """
     steps, pe = layer.get_nodeattr("numSteps"), layer.get_nodeattr("PE")
     folds = layer.get_nodeattr("NumChannels") // pe
