@@ -112,13 +112,13 @@ def export_finn(
             project = staging / "switchable"
             config = build_config(board, target_fps, clock_ns, switchable=True)
             _write_switchable(project, chosen, subnets, graphs, sample, config)
-            texts = {project: switchable_readme(max(net.bits), chosen, config, missing)}
+            texts = {project: switchable_readme(graphs[max(net.bits)], chosen, config, missing)}
         else:
             texts = {}
             for bit in chosen:
                 project = staging / f"{bit}b"
                 write_project(project, subnets[bit], graphs[bit], sample, config)
-                texts[project] = readme(bit, net.selection[bit], config, missing)
+                texts[project] = readme(graphs[bit], net.selection[bit], config, missing)
         for project, text in texts.items():
             if estimating:
                 run_estimate(project)

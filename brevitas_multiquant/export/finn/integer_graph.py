@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from brevitas_multiquant.weight_format import weight_datatype
+
 
 @dataclass(frozen=True, eq=False)
 class Stream:
@@ -51,15 +53,34 @@ class Layer:
 class Convolution(Layer):
     """Integer weights (O, I / groups, kH, kW); linear layers are 1x1 convolutions.
 
-    ``weight_bits`` is what they need as signed integers; ``padding`` inserts zeros.
+    ``weight_range`` is the smallest and largest integer that the network's weights can be;
+    ``padding`` inserts zeros.
     """
 
     weight: Tensor
-    weight_bits: int
+    weight_range: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+
+    @property
+    def held_range(self) -> tuple[int, int]:
+        """The same in hardware: negated weights may leave the range of the network's."""
+        lowest, highest = self.weight_range
+        return min(lowest, int(self.weight.min())), max(highest, int(self.weight.max()))
+
+    @property
+    def weight_datatype(self) -> str:
+        """The type of qonnx that hardware needs for them."""
+        return weight_datatype(*self.held_range)
+
+    @property
+    def widened(self) -> list[int]:
+        """Output channels whose weights, negated, leave the range of the network's."""
+        lowest, highest = self.weight_range
+        outside = (self.weight < lowest) | (self.weight > highest)
+        return outside.flatten(1).any(1).nonzero().flatten().tolist()
 
     def run(self, *values: Tensor) -> Tensor:
         """Sums of products."""

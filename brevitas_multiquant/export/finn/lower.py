@@ -181,7 +181,7 @@ class Lowering:
             conv.weight, value.shape, stride, padding, dilation
         )
         options = (stride, padding, dilation, conv.groups)
-        return self.weighted(where, weight, _weight_bits(conv), value, shape, options)
+        return self.weighted(where, weight, _weight_range(conv), value, shape, options)
 
     def linear(self, where: str, linear: Any, value: Value) -> Value:
         """A linear layer, as a convolution whose kernel covers the whole image."""
@@ -193,13 +193,13 @@ class Lowering:
             return self.problem(where, "reads a tensor of another size", value)
         kernel = weight.view(len(weight), *value.shape)
         options = ((1, 1), (0, 0), (1, 1), 1)
-        return self.weighted(where, kernel, _weight_bits(linear), value, shape, options)
+        return self.weighted(where, kernel, _weight_range(linear), value, shape, options)
 
     def weighted(
         self,
         where: str,
         weight: Tensor,
-        weight_bits: int,
+        weight_range: tuple[int, int],
         value: Value,
         shape: tuple[int, int, int],
         options: tuple[Any, ...],
@@ -210,7 +210,7 @@ class Lowering:
             return replace(value, shape=shape)
         lowest, highest = _sum_range(weight, value.stream)
         output = self.stream(shape, lowest, highest)
-        layer = Convolution(where, (value.stream,), output, weight, weight_bits, *options)
+        layer = Convolution(where, (value.stream,), output, weight, weight_range, *options)
         self.add(layer)
         return replace(value, stream=output, shape=shape)
 
@@ -356,7 +356,7 @@ class Lowering:
             )
             return self.problem(where, advice, value)
         flip = signs.view(-1, 1, 1, 1)
-        weight = layer.weight * flip
+        weight = layer.weight * flip + 0.0  # no negative zeros
         lowest, highest = _sum_range(weight, layer.inputs[0])
         output = self.stream(source.shape, lowest, highest)
         self.layers[self.layers.index(layer)] = replace(layer, weight=weight, output=output)
@@ -488,8 +488,9 @@ def _sum_range(weight: Tensor, source: Stream) -> tuple[int, int]:
     return int(low.min()), int(high.max())
 
 
-def _weight_bits(layer: Any) -> int:
-    return int(layer.weight_quant.bit_width())
+def _weight_range(layer: Any) -> tuple[int, int]:
+    lowest, highest = integer_range(int(layer.weight_quant.bit_width()), signed=True)
+    return lowest + int(layer.weight_quant.is_narrow_range), highest
 
 
 def _unsupported_convolution(conv: Any) -> str | None:
