@@ -77,6 +77,13 @@ def check(options: argparse.Namespace) -> int:
     violations = check_finn(net)
     for violation in violations:
         print(violation)
+    form = net.config.weight_format
+    if not form.is_symmetric:
+        print(
+            f"note: a layer takes {form.negated_datatype} weights instead of {form.datatype} where "
+            "the norm behind it has negative scales, as training may make them; each project's "
+            "README.md names such layers"
+        )
     shape = "x".join(map(str, net.input_shape or ()))
     verdict = f"{len(violations)} violation(s)" if violations else "maps to one dataflow partition"
     print(f"{options.model} at {shape}, {', '.join(map(str, net.bits))} bits: {verdict}")

@@ -78,6 +78,11 @@ class WeightFormat:
         """Whether the negated integers are of the format too."""
         return self.integers[0] == -self.integers[-1]
 
+    @property
+    def negated_datatype(self) -> str:
+        """The smallest type of qonnx for these integers and the negated ones in one tensor."""
+        return weight_datatype(-self.divisor, self.divisor)
+
     def __str__(self) -> str:
         return f"{self.name} ({', '.join(map(str, self.integers))})"
 

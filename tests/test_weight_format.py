@@ -51,6 +51,7 @@ def test_the_table(name, levels, step, offset, divisor, integer_bits, is_narrow,
     assert (form.name, form.levels, form.step, form.offset) == (name, levels, step, offset)
     assert (form.divisor, form.integer_bits, form.is_narrow) == (divisor, integer_bits, is_narrow)
     assert form.datatype == datatype
+    assert form.negated_datatype == {"INT2": "INT3"}.get(datatype, datatype)
     assert max(abs(integer / divisor) for integer in form.integers) == 1
 
 

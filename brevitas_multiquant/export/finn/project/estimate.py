@@ -88,6 +88,18 @@ def _float_layers(model: Any) -> list[str]:
     return found
 
 
+def _weight_types(model: Any) -> dict[str, str]:
+    """Layer -> type of its weights, for the layers that have weights."""
+    from qonnx.custom_op.registry import getCustomOp
+
+    return {
+        node.name: getCustomOp(node).get_nodeattr("weightDataType")
+        for node in model.graph.node
+        if any(attribute.name == "weightDataType" for attribute in node.attribute)
+        and node.op_type.startswith(("MVAU", "VVAU"))
+    }
+
+
 def estimate(folder: Path = HERE) -> dict[str, Any]:
     """Run the steps, check each, and gather what they give.
 
@@ -171,6 +183,7 @@ def _structure(parent: Any, model: Any) -> dict[str, Any]:
         "partitions": partitions,
         "outside_the_partition": dict(kinds),
         "float_layers": _float_layers(model),
+        "weight_types": _weight_types(model),
         "not_hardware": [n.name for n in model.graph.node if not n.domain.startswith(HARDWARE)],
     }
 
