@@ -26,8 +26,14 @@ VARIANTS = {
     "halved": ["--distill-loss", "halved"],
     "copy": ["--branch-init", "copy"],
     "finn": ["--profile", "finn"],
+    "finn_int2": ["--profile", "finn", "--weights", "int2"],
+    "finn_ternary": ["--profile", "finn", "--weights", "ternary"],
+    "w2a2": ["--profile", "finn", "--bits", "2"],
+    "w2a2_int2": ["--profile", "finn", "--bits", "2", "--weights", "int2"],
+    "w2a2_ternary": ["--profile", "finn", "--bits", "2", "--weights", "ternary"],
     "float": ["--float"],
 }
+DRAWN = {"8", "32"}  # a network of 2 bits alone is in the table only
 LABELS = {
     "base": "amortized, distillation, mean",
     "serial": "serial selection",
@@ -36,6 +42,11 @@ LABELS = {
     "halved": "(CE + KD) / 2",
     "copy": "branches start equal",
     "finn": "finn profile",
+    "finn_int2": "finn profile, int2 weights",
+    "finn_ternary": "finn profile, ternary weights",
+    "w2a2": "finn profile, 2 bits alone (W2A2)",
+    "w2a2_int2": "the same, int2 weights",
+    "w2a2_ternary": "the same, ternary weights",
     "float": "float ResNet-8",
 }
 
@@ -135,7 +146,9 @@ def main() -> None:
         if complete:
             runs[name] = complete
     print(table(runs))
-    draw(runs, options.output / "learning_curves.png")
+    drawn = {name: seeds for name, seeds in runs.items() if DRAWN & accuracies(seeds[0][0]).keys()}
+    if drawn:
+        draw(drawn, options.output / "learning_curves.png")
 
 
 if __name__ == "__main__":
