@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from brevitas_multiquant.fixed_point import integer_range
 from brevitas_multiquant.weight_format import weight_datatype
 
 
@@ -53,16 +54,23 @@ class Layer:
 class Convolution(Layer):
     """Integer weights (O, I / groups, kH, kW); linear layers are 1x1 convolutions.
 
-    ``weight_range`` is the smallest and largest integer that the network's weights can be;
-    ``padding`` inserts zeros.
+    ``weight_bits`` is what the network's weights need as signed integers, ``narrow`` whether the
+    most negative of these is left out; ``padding`` inserts zeros.
     """
 
     weight: Tensor
-    weight_range: tuple[int, int]
+    weight_bits: int
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+    narrow: bool = False
+
+    @property
+    def weight_range(self) -> tuple[int, int]:
+        """Smallest and largest integer that the network's weights can be."""
+        lowest, highest = integer_range(self.weight_bits, signed=True)
+        return lowest + self.narrow, highest
 
     @property
     def held_range(self) -> tuple[int, int]:

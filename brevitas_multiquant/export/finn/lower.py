@@ -180,8 +180,8 @@ class Lowering:
         weight, stride, padding = _without_taps_on_padding(
             conv.weight, value.shape, stride, padding, dilation
         )
-        options = (stride, padding, dilation, conv.groups)
-        return self.weighted(where, weight, _weight_range(conv), value, shape, options)
+        options = (stride, padding, dilation, conv.groups, _is_narrow(conv))
+        return self.weighted(where, weight, _weight_bits(conv), value, shape, options)
 
     def linear(self, where: str, linear: Any, value: Value) -> Value:
         """A linear layer, as a convolution whose kernel covers the whole image."""
@@ -192,14 +192,14 @@ class Lowering:
         if weight.shape[1] != value.shape[0] * value.shape[1] * value.shape[2]:
             return self.problem(where, "reads a tensor of another size", value)
         kernel = weight.view(len(weight), *value.shape)
-        options = ((1, 1), (0, 0), (1, 1), 1)
-        return self.weighted(where, kernel, _weight_range(linear), value, shape, options)
+        options = ((1, 1), (0, 0), (1, 1), 1, _is_narrow(linear))
+        return self.weighted(where, kernel, _weight_bits(linear), value, shape, options)
 
     def weighted(
         self,
         where: str,
         weight: Tensor,
-        weight_range: tuple[int, int],
+        weight_bits: int,
         value: Value,
         shape: tuple[int, int, int],
         options: tuple[Any, ...],
@@ -210,7 +210,7 @@ class Lowering:
             return replace(value, shape=shape)
         lowest, highest = _sum_range(weight, value.stream)
         output = self.stream(shape, lowest, highest)
-        layer = Convolution(where, (value.stream,), output, weight, weight_range, *options)
+        layer = Convolution(where, (value.stream,), output, weight, weight_bits, *options)
         self.add(layer)
         return replace(value, stream=output, shape=shape)
 
@@ -488,9 +488,12 @@ def _sum_range(weight: Tensor, source: Stream) -> tuple[int, int]:
     return int(low.min()), int(high.max())
 
 
-def _weight_range(layer: Any) -> tuple[int, int]:
-    lowest, highest = integer_range(int(layer.weight_quant.bit_width()), signed=True)
-    return lowest + int(layer.weight_quant.is_narrow_range), highest
+def _weight_bits(layer: Any) -> int:
+    return int(layer.weight_quant.bit_width())
+
+
+def _is_narrow(layer: Any) -> bool:
+    return bool(layer.weight_quant.is_narrow_range)
 
 
 def _unsupported_convolution(conv: Any) -> str | None:

@@ -1,14 +1,12 @@
 """What a project of one bit-width holds beside the model."""
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from brevitas_multiquant.export.finn.integer_graph import Convolution, HostSide, IntegerGraph
+from brevitas_multiquant.export.finn.integer_graph import HostSide
 from brevitas_multiquant.selection import branch_count
-from brevitas_multiquant.weight_format import weight_datatype
 
 PROJECT = Path(__file__).parent / "project"
 CARRIED = ("multiquant_steps.py", "host.py", "estimate.py")
@@ -79,13 +77,11 @@ def host_constants(host: HostSide) -> dict[str, Any]:
     }
 
 
-def readme(
-    graph: IntegerGraph, branches: Sequence[int], config: dict[str, Any], missing: str | None
-) -> str:
+def readme(bits: int, branches: Sequence[int], config: dict[str, Any], missing: str | None) -> str:
     """Contents of ``README.md``.
 
     Args:
-        graph: the integer network.
+        bits: the bit-width.
         branches: indices of the branches that run.
         config: of `build_config`.
         missing: why there are no estimates; None if there are.
@@ -96,10 +92,9 @@ def readme(
         else "`estimate.json` has the check of every step and the totals, `report/` FINN's own."
     )
     running = ", ".join(map(str, branches))
-    return f"""# {graph.bits} bits on {config["board"]}
+    return f"""# {bits} bits on {config["board"]}
 
-A FINN project of one bit-width: {len(branches)} branch(es) ({running}), {graph.bits}-bit
-activations.
+A FINN project of one bit-width: {len(branches)} branch(es) ({running}), {bits}-bit activations.
 
 | file | what |
 |---|---|
@@ -111,10 +106,6 @@ activations.
 | `input.npy`, `expected_output.npy` | sample images as integers, and what comes out |
 | `host.py`, `host.json` | what stays on the processor; numpy alone |
 | `estimate.py` | FINN's flow up to its estimates, checked after every step; no Vivado needed |
-
-## Weights
-
-{_weights(graph)}
 
 ## Estimates
 
@@ -140,28 +131,12 @@ Everything between these two calls is on the FPGA, in one dataflow partition of 
 """
 
 
-def _weights(graph: IntegerGraph) -> str:
-    """How many layers have weights of which type, and by name those that hardware needs wider."""
-    layers = [layer for layer in graph.layers if isinstance(layer, Convolution)]
-    counts = Counter(layer.weight_datatype for layer in layers)
-    lines = [", ".join(f"{kind} in {n} layer(s)" for kind, n in sorted(counts.items())) + "."]
-    for layer in layers:
-        if layer.widened:
-            lines.append(
-                f"- `{layer.where}`: {layer.weight_datatype} instead of "
-                f"{weight_datatype(*layer.weight_range)}, since the norm behind it has negative "
-                f"scales in the channels {layer.widened}, whose weights are negated"
-            )
-    return "\n".join(lines)
-
-
 def switchable_readme(
-    graph: IntegerGraph, bits: Sequence[int], config: dict[str, Any], missing: str | None
+    largest: int, bits: Sequence[int], config: dict[str, Any], missing: str | None
 ) -> str:
     """Contents of ``README.md`` of an accelerator for several bit-widths."""
     names = ", ".join(map(str, bits))
-    largest = graph.bits
-    base = readme(graph, range(branch_count([largest])), config, missing)
+    base = readme(largest, range(branch_count([largest])), config, missing)
     return f"""{base}
 ## Switching
 

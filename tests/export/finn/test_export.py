@@ -207,7 +207,7 @@ def test_weights_of_two_bits_in_the_model(weights, tmp_path):
     text = (project / "README.md").read_text()
     assert f"{form.datatype} in {len(types) - 2} layer(s)" in text
     assert "INT8 in 2 layer(s)" in text
-    assert "instead of INT" not in text and "instead of TER" not in text
+    assert "negated" not in text
 
 
 def test_a_layer_whose_weights_hardware_needs_wider_is_named(tmp_path):
