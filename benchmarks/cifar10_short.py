@@ -3,9 +3,9 @@
     python benchmarks/cifar10_short.py --data-dir FOLDER --output OUT
 
 FOLDER holds train.tar and val.tar, class folders of images. Each run is ``recipes/train.py`` with
-``recipes/configs/cifar10_jpeg_resnet8.yaml``; runs that are in OUT already are not repeated. Prints
-a table of the last epoch's top-1 (mean and standard deviation over the seeds), and draws the
-learning curves.
+``recipes/configs/cifar10_jpeg_resnet8.yaml``; runs that are in OUT already are not repeated, and
+those that were stopped go on. Prints a table of the last epoch's top-1 (mean and standard deviation
+over the seeds), and draws the learning curves.
 """
 
 import argparse
@@ -61,6 +61,8 @@ def train(name: str, seed: int, options: argparse.Namespace) -> Path:
         command += ["--epochs", str(options.epochs), "--output", str(options.output)]
         command += ["--experiment", experiment, "--overwrite", "--seed", str(seed)]
         command += VARIANTS[name]
+        if any(summary.parent.glob("checkpoint-*")):  # resumed to the bit
+            command = [*command[:2], "--resume", str(summary.parent)]
         subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     return summary
 
