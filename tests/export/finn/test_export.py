@@ -215,7 +215,7 @@ def test_a_layer_whose_weights_hardware_needs_wider_is_named(tmp_path):
     (project,) = export_finn(net, tmp_path, [2], estimate=False).values()
     text = (project / "README.md").read_text()
     assert re.search(
-        r"`branches\.0\.layer1\.conv1`: INT3 instead of INT2, .* in the channels \[\d", text
+        r"`branches\.0\.layer1\.conv1`: INT3 instead of INT2: .* in the channels \[\d", text
     )
 
 
