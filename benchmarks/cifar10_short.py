@@ -3,9 +3,9 @@
     python benchmarks/cifar10_short.py --data-dir FOLDER --output OUT
 
 FOLDER holds train.tar and val.tar, class folders of images. Each run is ``recipes/train.py`` with
-``recipes/configs/cifar10_jpeg_resnet8.yaml``; runs that are in OUT already are not repeated. Prints
-a table of the last epoch's top-1 (mean and standard deviation over the seeds), and draws the
-learning curves.
+``recipes/configs/cifar10_jpeg_resnet8.yaml``; runs that are in OUT already are not repeated, and
+those that were stopped go on. Prints a table of the last epoch's top-1 (mean and standard deviation
+over the seeds), and draws the learning curves.
 """
 
 import argparse
@@ -26,8 +26,14 @@ VARIANTS = {
     "halved": ["--distill-loss", "halved"],
     "copy": ["--branch-init", "copy"],
     "finn": ["--profile", "finn"],
+    "finn_int2": ["--profile", "finn", "--weights", "int2"],
+    "finn_ternary": ["--profile", "finn", "--weights", "ternary"],
+    "w2a2": ["--profile", "finn", "--bits", "2"],
+    "w2a2_int2": ["--profile", "finn", "--bits", "2", "--weights", "int2"],
+    "w2a2_ternary": ["--profile", "finn", "--bits", "2", "--weights", "ternary"],
     "float": ["--float"],
 }
+DRAWN = {"8", "32"}  # a network of 2 bits alone is in the table only
 LABELS = {
     "base": "amortized, distillation, mean",
     "serial": "serial selection",
@@ -36,6 +42,11 @@ LABELS = {
     "halved": "(CE + KD) / 2",
     "copy": "branches start equal",
     "finn": "finn profile",
+    "finn_int2": "finn profile, int2 weights",
+    "finn_ternary": "finn profile, ternary weights",
+    "w2a2": "finn profile, 2 bits alone (W2A2)",
+    "w2a2_int2": "the same, int2 weights",
+    "w2a2_ternary": "the same, ternary weights",
     "float": "float ResNet-8",
 }
 
@@ -50,6 +61,8 @@ def train(name: str, seed: int, options: argparse.Namespace) -> Path:
         command += ["--epochs", str(options.epochs), "--output", str(options.output)]
         command += ["--experiment", experiment, "--overwrite", "--seed", str(seed)]
         command += VARIANTS[name]
+        if any(summary.parent.glob("checkpoint-*")):  # resumed to the bit
+            command = [*command[:2], "--resume", str(summary.parent)]
         subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     return summary
 
@@ -135,7 +148,9 @@ def main() -> None:
         if complete:
             runs[name] = complete
     print(table(runs))
-    draw(runs, options.output / "learning_curves.png")
+    drawn = {name: seeds for name, seeds in runs.items() if DRAWN & accuracies(seeds[0][0]).keys()}
+    if drawn:
+        draw(drawn, options.output / "learning_curves.png")
 
 
 if __name__ == "__main__":

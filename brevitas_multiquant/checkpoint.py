@@ -4,8 +4,9 @@ A file holds, for the stem, each branch, each half branch and the head, up to fo
 in the order of ``named_modules`` of the network that the header describes:
 
 =============  =======  ===========================================================================
-``codes``      uint8    2-bit weight codes q (0..3), packed by `brevitas_multiquant.packing.pack`;
-                        each layer starts at a whole byte
+``codes``      uint8    2-bit weight codes q, the places of the integers in their `WeightFormat`,
+                        packed by `brevitas_multiquant.packing.pack`; each layer starts at a whole
+                        byte
 ``ranges``     float32  l, u of every weight and activation range
 ``norms``      float32  scale and shift of every batch norm: what it does in evaluation
 ``floats``     float32  every other parameter and buffer
@@ -32,7 +33,7 @@ from torch import Tensor, nn
 
 from brevitas_multiquant.config import MultiQuantConfig
 from brevitas_multiquant.errors import PackedFileError, SourceError
-from brevitas_multiquant.functional import WEIGHT_LEVELS, guarded_upper
+from brevitas_multiquant.functional import guarded_upper
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.nn.switchable import ScaleShiftNorm, scale_and_shift
 from brevitas_multiquant.packed_file import Array, read_packed, write_packed
@@ -188,6 +189,7 @@ def _skeleton(
             selection=config.selection,
             merge=config.merge,
             half_width=config.half_width,
+            weights=config.weights,
             stem=source.stem,
             head=source.head,
             input_shape=_shape(header["input_shape"]),
@@ -286,21 +288,30 @@ def _entries(part: str, root: nn.Module) -> Iterator[_Entry]:
 
 
 def _codes_entry(name: str, layer: CodeLayer) -> _Entry:
-    count = layer.weight.numel()
+    count, form = layer.weight.numel(), layer.weight_format
+
+    def positions(integers: Tensor) -> Tensor:
+        return (integers - form.offset) / form.step
 
     def read() -> Array:
-        odd = layer.quant_weight().reshape(-1).cpu()
-        return pack(((odd + WEIGHT_LEVELS) / 2).to(torch.uint8).numpy(), BRANCH_BITS)
+        integers = layer.quant_weight().reshape(-1).cpu()
+        return pack(positions(integers).to(torch.uint8).numpy(), BRANCH_BITS)
 
     def write(packed: Array) -> None:
         learned = weight_range(layer)
         lower = learned.lower
         width = guarded_upper(lower, learned.upper) - lower
-        codes = torch.arange(WEIGHT_LEVELS + 1)
-        values = lower + width * (codes / WEIGHT_LEVELS)
-        if not torch.equal((layer.weight_quant(values) + WEIGHT_LEVELS) / 2, codes.float()):
+        codes = torch.arange(form.levels + 1)
+        values = lower + width * (codes / form.levels)
+        if not torch.equal(positions(layer.weight_quant(values)), codes.float()):
             raise PackedFileError(f"{name}: the range ({lower}, {learned.upper}) loses its codes")
-        weights = values.numpy()[unpack(packed, BRANCH_BITS, count)]
+        stored = unpack(packed, BRANCH_BITS, count)
+        if stored.max(initial=0) > form.levels:
+            raise PackedFileError(
+                f"{name}: expected weight codes from 0 to {form.levels} of the format "
+                f"{form.name}, got {stored.max()}"
+            )
+        weights = values.numpy()[stored]
         layer.weight.copy_(torch.from_numpy(weights).view_as(layer.weight))
         layer.weight_function = None
         gain = getattr(layer, "gain", None)

@@ -12,6 +12,7 @@ from brevitas_multiquant.export import check_finn
 from brevitas_multiquant.nn import MultiQuantNet
 from brevitas_multiquant.rewrite import multiquantize
 from brevitas_multiquant.source import ModelSource
+from brevitas_multiquant.weight_format import WEIGHT_FORMATS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +47,7 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", help="timm model name, or torchvision:NAME")
     command.add_argument("--bits", type=int, nargs="+", default=[2, 4, 6, 8])
     command.add_argument("--selection", default="amortized", choices=["amortized", "serial"])
+    command.add_argument("--weights", default="odd", choices=list(WEIGHT_FORMATS))
     command.add_argument("--num-classes", type=int)
     command.add_argument("--img-size", type=int, help="height and width of the images")
     command.add_argument("--in-chans", type=int, default=3, help="channels of the images")
@@ -60,7 +62,8 @@ def inspect(options: argparse.Namespace) -> None:
     net = _network(options)
     if options.plan:
         print(net.plan, end="\n\n")
-    print(f"{options.model} at {'x'.join(map(str, net.input_shape or ()))}")
+    shape = "x".join(map(str, net.input_shape or ()))
+    print(f"{options.model} at {shape}, weights {net.config.weight_format}")
     print(cost(net))
 
 
@@ -74,6 +77,13 @@ def check(options: argparse.Namespace) -> int:
     violations = check_finn(net)
     for violation in violations:
         print(violation)
+    form = net.config.weight_format
+    if not form.is_symmetric:
+        print(
+            f"note: a layer takes {form.negated_datatype} weights instead of {form.datatype} where "
+            "the norm behind it has negative scales, as training may make them; each project's "
+            "README.md names such layers"
+        )
     shape = "x".join(map(str, net.input_shape or ()))
     verdict = f"{len(violations)} violation(s)" if violations else "maps to one dataflow partition"
     print(f"{options.model} at {shape}, {', '.join(map(str, net.bits))} bits: {verdict}")
@@ -86,6 +96,7 @@ def _network(options: argparse.Namespace) -> MultiQuantNet:
         options.bits,
         profile=options.profile,
         selection=options.selection,
+        weights=options.weights,
         input_shape=_shape(options),
         check=False,
     )

@@ -6,12 +6,15 @@ from typing import Any
 
 from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.selection import Selection, check_bits, resolve_selection
+from brevitas_multiquant.weight_format import WEIGHT_FORMATS, WeightFormat
 
 CONFIG_VERSION = 1
 PROFILES = ("paper", "finn")
 MERGES = ("mean", "sum")
 HALF_WIDTHS = ("macs", "channels")
 BRANCH_INITS = ("copy", "shuffle")
+_CHOICES = ("profile", "merge")
+_LATER = {"half_width": "macs", "weights": "odd"}  # what files hold that were written without them
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -36,6 +39,7 @@ class MultiQuantConfig:
         merge: ``"mean"`` or ``"sum"`` (eq. 6) of the branch outputs.
         half_width: how wide the half branch of odd bit-widths is: ``"macs"``, the widest that costs
             at most half of a branch; ``"channels"``, half of the channels.
+        weights: name of the branches' `WeightFormat`: ``"odd"``, ``"int2"`` or ``"ternary"``.
 
     Raises:
         BitWidthError, SelectionError, ConfigError: a value outside its range.
@@ -51,6 +55,7 @@ class MultiQuantConfig:
     profile: str = "paper"
     merge: str = "mean"
     half_width: str = "macs"
+    weights: str = "odd"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bits", check_bits(self.bits))
@@ -58,6 +63,12 @@ class MultiQuantConfig:
         check_choice("profile", self.profile, PROFILES)
         check_choice("merge", self.merge, MERGES)
         check_choice("half_width", self.half_width, HALF_WIDTHS)
+        check_choice("weights", self.weights, tuple(WEIGHT_FORMATS))
+
+    @property
+    def weight_format(self) -> WeightFormat:
+        """Which integers the weights of branches are."""
+        return WEIGHT_FORMATS[self.weights]
 
     @classmethod
     def create(
@@ -67,10 +78,12 @@ class MultiQuantConfig:
         profile: str = "paper",
         merge: str = "mean",
         half_width: str = "macs",
+        weights: str = "odd",
     ) -> "MultiQuantConfig":
         """A configuration from what a user writes: any order of bits, a strategy's name."""
         checked = check_bits(bits)
-        return cls(checked, resolve_selection(selection, checked), profile, merge, half_width)
+        resolved = resolve_selection(selection, checked)
+        return cls(checked, resolved, profile, merge, half_width, weights)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON and YAML can hold, with the configuration's version."""
@@ -81,6 +94,7 @@ class MultiQuantConfig:
             "profile": self.profile,
             "merge": self.merge,
             "half_width": self.half_width,
+            "weights": self.weights,
         }
 
     @classmethod
@@ -90,8 +104,8 @@ class MultiQuantConfig:
         Raises:
             ConfigError: another version, or keys missing or unknown.
         """
-        expected = {"version", "bits", "selection", "profile", "merge", "half_width"}
-        data = {"half_width": "macs", **data} if isinstance(data, Mapping) else data
+        expected = {"version", "bits", "selection", *_CHOICES, *_LATER}
+        data = {**_LATER, **data} if isinstance(data, Mapping) else data
         if not isinstance(data, Mapping) or set(data) != expected:
             raise ConfigError(f"configuration: expected the keys {sorted(expected)}, got {data!r}")
         if data["version"] != CONFIG_VERSION:
@@ -106,4 +120,4 @@ class MultiQuantConfig:
                 f"configuration: expected selection to map bit-widths to lists of branches, "
                 f"got {data['selection']!r}"
             ) from None
-        return cls(data["bits"], selection, data["profile"], data["merge"], data["half_width"])
+        return cls(data["bits"], selection, **{name: data[name] for name in (*_CHOICES, *_LATER)})

@@ -1,8 +1,8 @@
 """Clip-quantization with its closed-form gradient: pure functions on tensors.
 
 Everything stays in the integer *code* domain. The paper's real values (eq. 3) are
-``code / (2**b - 1)`` for activations and ``code / 3`` for 2-bit weights; the layer that consumes
-both applies the two factors as one scale.
+``code / (2**b - 1)`` for activations and ``code / 3`` for 2-bit weights (other weight formats have
+other divisors); the layer that consumes both applies the two factors as one scale.
 """
 
 import math
@@ -11,14 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from brevitas_multiquant.selection import BRANCH_BITS
+from brevitas_multiquant.weight_format import ODD, WeightFormat
 
 MIN_WIDTH = 1e-5
 """A range is never narrower than this times max(1, |l|), whatever its parameters say: u > l by
 construction, also where l is so large that adding 1e-5 to it would be rounded away."""
-
-WEIGHT_LEVELS = 2**BRANCH_BITS - 1
-"""Largest weight code: weights are the odd integers -3, -1, 1, 3."""
 
 
 def activation_levels(bits: int) -> int:
@@ -53,44 +50,54 @@ def quantize_activation(x: Tensor, lower: Tensor, upper: Tensor, bits: int) -> T
         >>> quantize_activation(x, torch.tensor(0.0), torch.tensor(1.0), 2)
         tensor([0., 0., 1., 3., 3.])
     """
-    return _ClipQuantize.apply(x, lower, upper, activation_levels(bits), False)
+    return _ClipQuantize.apply(x, lower, upper, activation_levels(bits), 1, 0)
 
 
-def quantize_weight(weight: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """2-bit mid-rise weight codes ``2 q - 3`` in {-3, -1, 1, 3} (eqs. 1 to 3).
+def quantize_weight(
+    weight: Tensor, lower: Tensor, upper: Tensor, weight_format: WeightFormat = ODD
+) -> Tensor:
+    """2-bit weight codes ``step * round(levels * clip((w - l) / (u - l), 0, 1)) + offset``.
+
+    Levels, step and offset are the format's: 3, 2 and -3 for the paper's odd integers (eqs. 1 to
+    3). Gradients as of `quantize_activation`.
 
     Args:
         weight: any shape.
         lower: scalar l.
         upper: scalar u.
+        weight_format: which integers the codes are.
 
     Returns:
-        Odd integers like ``weight``; divided by 3 they are the paper's levels -1, -1/3, 1/3, 1.
+        Integers of the format like ``weight``; divided by its divisor they are real weights: for
+        the odd integers by 3, the paper's levels -1, -1/3, 1/3, 1.
 
     Example:
         >>> w = torch.tensor([-2.0, -0.2, 0.2, 2.0])
         >>> quantize_weight(w, torch.tensor(-1.0), torch.tensor(1.0))
         tensor([-3., -1.,  1.,  3.])
     """
-    return _ClipQuantize.apply(weight, lower, upper, WEIGHT_LEVELS, True)
+    levels, step, offset = weight_format.levels, weight_format.step, weight_format.offset
+    return _ClipQuantize.apply(weight, lower, upper, levels, step, offset)
 
 
 class _ClipQuantize(torch.autograd.Function):
-    """codes = round(levels * clip((x - l) / (u - l), 0, 1)), or 2 codes - levels if odd.
+    """codes = step * round(levels * clip((x - l) / (u - l), 0, 1)) + offset.
 
     Saves x alone, which the network keeps anyway. Bounds stay tensors: no host synchronisation.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, lower: Tensor, upper: Tensor, levels: int, odd: bool
+        ctx: Any, x: Tensor, lower: Tensor, upper: Tensor, levels: int, step: int, offset: int
     ) -> Tensor:
         ctx.save_for_backward(x, lower, upper)
-        ctx.gain = 2 * levels if odd else levels
+        ctx.gain = step * levels
         lower, upper, x_wide = _widen(x, lower, upper)
         codes = x_wide.sub(lower).mul_(levels / (upper - lower)).clamp_(0, levels).round_()
-        if odd:
-            codes.mul_(2).sub_(levels)
+        if step != 1:
+            codes.mul_(step)
+        if offset:
+            codes.add_(offset)
         return codes.to(x.dtype) if levels <= 255 else codes
 
     @staticmethod
@@ -106,7 +113,7 @@ class _ClipQuantize(torch.autograd.Function):
             grad_upper = (-slope * position).to(upper_raw.dtype)
             grad_lower = (slope * (position - total)).to(lower_raw.dtype)
         grad_x = passed.mul_(slope).to(x.dtype) if ctx.needs_input_grad[0] else None
-        return grad_x, grad_lower, grad_upper, None, None
+        return grad_x, grad_lower, grad_upper, None, None, None
 
 
 def guarded_upper(lower: Tensor, upper: Tensor) -> Tensor:

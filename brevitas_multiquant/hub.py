@@ -169,7 +169,8 @@ def _card(net: MultiQuantNet, costs: Cost, details: _Details, plotted: bool) -> 
 One network that runs at every bit-width, made with
 [`{LIBRARY}`](https://pypi.org/project/brevitas-multiquant) after
 [MultiQuant]({PAPER}): branches with 2-bit weights share a float stem and classifier, and the
-bit-width of the activations is chosen at run time.
+bit-width of the activations is chosen at run time. Weights are {net.config.weight_format},
+stored in two bits each.
 
 | bits | top-1{measured} | branches | MMACs | GBitOPs | MB |
 |---|---|---|---|---|---|

@@ -14,7 +14,7 @@ from brevitas_multiquant.nn.fixed_point import plain_fixed_point_layer
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.nn.plain import (
     Constant,
-    OddInt3WeightConst,
+    IntWeightConst,
     OutputScale,
     RangeToCodes,
     ScaleShift,
@@ -143,7 +143,14 @@ def _plain_quantizer(name: str, quantizer: Any, bits: int) -> nn.Sequential:
 
 def _plain_layer(layer: Any) -> nn.Sequential:
     plain_type: Any = next(plain for kind, plain in _PLAIN if isinstance(layer, kind))
-    plain = plain_type(**geometry(layer), bias=False, weight_quant=OddInt3WeightConst)
+    plain = plain_type(
+        **geometry(layer),
+        bias=False,
+        weight_quant=IntWeightConst,
+        weight_bit_width=layer.weight_format.integer_bits,
+        weight_narrow_range=layer.weight_format.is_narrow,
+        weight_scaling_init=float(layer.weight_format.divisor),
+    )
     if getattr(layer, "is_same_padded_strided", False):
         plain.is_same_padded_strided = True
     codes = layer.quant_weight()

@@ -70,6 +70,15 @@ def narrow_mobilenet() -> nn.Module:
     )
 
 
+def narrow_cnn() -> nn.Module:
+    """Two convolutions in the branch."""
+    convolutions = [nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU()]
+    for stride in (1, 2):
+        conv = nn.Conv2d(4, 4, 3, stride, 1, bias=False)
+        convolutions += [conv, nn.BatchNorm2d(4), nn.ReLU()]
+    return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+
+
 def digits(count: int) -> torch.Tensor:
     """Handwritten digits of all ten classes, 3x8x8."""
     data, labels = load_digits(return_X_y=True)
@@ -78,10 +87,15 @@ def digits(count: int) -> torch.Tensor:
     return (images / 8 - 1).repeat(1, 3, 1, 1)
 
 
-def network(model: nn.Module, bits: list[int], negative: bool):
+def network(model: nn.Module, bits: list[int], negative: bool, weights: str = "odd"):
     """Calibrated, with norms of random scales."""
     net = multiquantize(
-        model, bits, profile="finn", branch_init="shuffle", input_shape=(1, 3, 8, 8)
+        model,
+        bits,
+        profile="finn",
+        weights=weights,
+        branch_init="shuffle",
+        input_shape=(1, 3, 8, 8),
     )
     with torch.no_grad():
         for norm in net.modules():
@@ -151,6 +165,18 @@ def test_words_of_a_port_are_those_that_finn_writes(channels, pe, steps, tmp_pat
     layer.make_weight_file(table, "decoupled_runtime", str(tmp_path / "words.dat"))
     expected = [int(line, 16) for line in (tmp_path / "words.dat").read_text().split()]
     assert _words(layer, table) == expected
+
+
+@pytest.mark.parametrize("weights", ["int2", "ternary"])
+def test_weights_of_two_bits_are_two_bits_in_hardware(weights, tmp_path):
+    """FINN narrows types to the values that occur, so ternary ends as INT2 of the same size."""
+    torch.manual_seed(0)
+    net = network(narrow_cnn(), [2], negative=False, weights=weights)
+    (project,) = export_finn(net, tmp_path, images=digits(3), estimate=True).values()
+    result = json.loads((project / "estimate.json").read_text())
+    assert [step["difference"] for step in result["steps"]] == [0] * len(result["steps"])
+    assert (result["partitions"], result["float_layers"]) == (1, [])
+    assert result["weight_types"] == {"INT2": 2, "INT8": 2}
 
 
 def test_one_accelerator_becomes_every_bit_width(tmp_path):

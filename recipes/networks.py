@@ -93,6 +93,7 @@ def create_network(args: argparse.Namespace, num_classes: int) -> nn.Module:
         profile=args.profile,
         selection=args.selection,
         merge=args.merge,
+        weights=args.weights,
         branch_init=args.branch_init or ("copy" if trained else "shuffle"),
         head=args.head,
         input_shape=(1, 3, args.img_size, args.img_size),

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from brevitas_multiquant.weight_format import WEIGHT_FORMATS
 from recipes.errors import MissingFileError, OptionError
 from recipes.option_types import (
     fraction,
@@ -54,6 +55,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--bits", type=int, nargs="+", default=[2, 4, 6, 8], metavar="B")
     add("--selection", type=selection, default="amortized", help="amortized, serial or a mapping")
     add("--profile", choices=["paper", "finn"], default="paper", help="finn: for FPGAs")
+    add("--weights", choices=list(WEIGHT_FORMATS), default="odd", help="integers of the branches")
     add("--merge", choices=["mean", "sum"], default="mean", help="of the branch outputs")
     add("--head", metavar="NAME", help="module from which on all is float (default: the last)")
     add("--branch-init", choices=["copy", "shuffle"], help="default: copy trained weights only")

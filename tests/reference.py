@@ -34,6 +34,15 @@ def weight_values(weight: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     return 2 * (q - 0.5)
 
 
+def weight_values_among(
+    weight: Tensor, lower: Tensor, upper: Tensor, levels: Sequence[float]
+) -> Tensor:
+    """Evenly spaced real levels, the first at l and the last at u."""
+    count, (lowest, *_, highest) = len(levels) - 1, levels
+    q = round_straight_through(count * clip((weight - lower) / (upper - lower)))
+    return lowest + (highest - lowest) * (q / count)
+
+
 def conv2d_integers(
     codes: Tensor, weight_codes: Tensor, stride: int = 1, padding: int = 0, groups: int = 1
 ) -> Tensor:

@@ -11,10 +11,18 @@ from brevitas_multiquant.cli import main
 def test_inspect_prints_the_cost_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "resnet18", "--bits", "2", "4", "6", "8"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("resnet18 at 1x3x224x224\n")
+    assert printed.startswith("resnet18 at 1x3x224x224, weights odd (-3, -1, 1, 3)\n")
     # 1,695.5 million: 1,814 of a float ResNet-18, less 118.0 in the stem and 0.5 in the head
     assert "   8  0,1,2,3         6782.2        118.5    108.52   13.400\n" in printed
     assert "all bit-widths in one file: 13.628 MB; float model: 46.758 MB" in printed
+
+
+def test_inspect_names_the_weight_format(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["test_resnet", "--bits", "2", "--img-size", "32", "--weights", "ternary"]
+    assert main(["inspect", *arguments]) == 0
+    assert capsys.readouterr().out.startswith(
+        "test_resnet at 1x3x32x32, weights ternary (-1, 0, 1)"
+    )
 
 
 def test_inspect_torchvision_with_plan(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,6 +70,18 @@ def test_check_of_a_model_that_maps(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", *arguments]) == 0
     printed = capsys.readouterr().out
     assert printed == "mobilenetv1_100 at 1x3x32x32, 2 bits: maps to one dataflow partition\n"
+
+
+def test_check_tells_what_negated_weights_of_an_asymmetric_format_take(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["cifar_resnet8", "--bits", "2", "--img-size", "8", "--weights"]
+    printed = []
+    for weights in ("int2", "ternary"):
+        assert main(["check", *arguments, weights]) == 0
+        printed.append(capsys.readouterr().out)
+    note = "note: a layer takes INT3 weights instead of INT2 where the norm behind it has negative"
+    assert [text.startswith(note) for text in printed] == [True, False]
 
 
 def test_check_names_every_violation(capsys: pytest.CaptureFixture[str]) -> None:

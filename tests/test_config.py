@@ -34,13 +34,16 @@ def test_written_form_is_the_contract_of_version_1():
         "profile": "paper",
         "merge": "mean",
         "half_width": "macs",
+        "weights": "odd",
     }
 
 
-def test_written_without_half_width():
-    """Even bit-widths came first: what was written then has no width of a half branch."""
+@pytest.mark.parametrize("later", [["half_width", "weights"], ["weights"]])
+def test_written_without_what_came_later(later):
+    """Even bit-widths and odd integers came first: what was written then does not name them."""
     data = written()
-    del data["half_width"]
+    for key in later:
+        del data[key]
     assert MultiQuantConfig.from_dict(data) == MultiQuantConfig.create([2, 4])
 
 
@@ -57,6 +60,12 @@ def test_round_trip_through_json(selection):
         ({"bits": [3], "half_width": 0.5}, ConfigError, r"half_width: expected one of \['macs', "),
         ({"bits": [2], "selection": "x"}, SelectionError, r"got 'x'"),
         ({"bits": [2], "merge": "max"}, ConfigError, r"merge: expected one of \['mean', 'sum'\]"),
+        (
+            {"bits": [2], "weights": "int3"},
+            ConfigError,
+            r"weights: expected one of \['odd', 'int2', 'ternary'\], got 'int3'",
+        ),
+        ({"bits": [2], "weights": 2}, ConfigError, r"weights: expected one of .*, got 2"),
         ({"bits": [2], "profile": "asic"}, ConfigError, r"profile: expected one of \['paper', "),
     ],
 )

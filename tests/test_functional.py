@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brevitas_multiquant import functional
+from brevitas_multiquant.weight_format import WEIGHT_FORMATS
 from tests import reference
 
 BITS = [2, 4, 6, 8]
@@ -85,6 +86,38 @@ def test_weight_against_the_paper(lower, upper, dtype):
     assert set(codes.tolist()) == {-3.0, -1.0, 1.0, 3.0}
     for ours, oracle in zip((w, lo, hi), inputs, strict=True):
         assert relative_error(ours.grad, oracle.grad) <= TOLERANCE[dtype]
+
+
+REAL_LEVELS = {
+    "odd": (-1, -1 / 3, 1 / 3, 1),
+    "int2": (-1, -1 / 2, 0, 1 / 2),
+    "ternary": (-1, 0, 1),
+}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("lower", "upper"), RANGES)
+@pytest.mark.parametrize("name", WEIGHT_FORMATS)
+def test_every_weight_format_against_its_real_levels(name, lower, upper, dtype):
+    """Both bounds themselves are among the weights."""
+    weight_format, levels = WEIGHT_FORMATS[name], REAL_LEVELS[name]
+    w = spread_values(lower, upper, len(levels) - 1, dtype).requires_grad_()
+    lo, hi = bounds(lower, upper, dtype)
+    assert (w == lo).any() and (w == hi).any()
+    grad = torch.randn(w.shape, generator=torch.Generator().manual_seed(6)).to(dtype)
+    codes = functional.quantize_weight(w, lo, hi, weight_format)
+    (codes / weight_format.divisor).backward(grad)
+
+    inputs = [t.detach().double().requires_grad_() for t in (w, lo, hi)]
+    values = reference.weight_values_among(*inputs, levels)
+    values.backward(grad.double())
+
+    expected = (values.detach() * weight_format.divisor).round()
+    assert torch.equal(codes.double(), expected)
+    assert tuple(codes.unique().tolist()) == weight_format.integers
+    for ours, oracle in zip((w, lo, hi), inputs, strict=True):
+        assert relative_error(ours.grad, oracle.grad) <= TOLERANCE[dtype]
+    assert torch.equal(w.grad == 0, inputs[0].grad == 0)  # the same mask, bounds included
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -186,11 +219,11 @@ def test_codes_are_levels_and_monotone(limits, values, bits):
     assert (codes.diff() >= 0).all()
 
 
-@given(ANY_RANGE, VALUES)
-def test_weight_codes_are_odd_and_monotone(limits, values):
+@given(ANY_RANGE, VALUES, st.sampled_from(list(WEIGHT_FORMATS.values())))
+def test_weight_codes_are_of_their_format_and_monotone(limits, values, weight_format):
     lower, upper, w = as_tensors(limits, sorted(values))
-    codes = functional.quantize_weight(w, lower, upper)
-    assert set(codes.tolist()) <= {-3.0, -1.0, 1.0, 3.0}
+    codes = functional.quantize_weight(w, lower, upper, weight_format)
+    assert set(codes.tolist()) <= set(weight_format.integers)
     assert (codes.diff() >= 0).all()
 
 
@@ -216,7 +249,3 @@ def test_compiles_without_graph_break():
         results.append((codes.detach(), leaf.grad, lower.grad, upper.grad))
     for eager, traced in zip(*results, strict=True):
         assert torch.equal(eager, traced)  # the same kernels in the same order
-
-
-def test_weight_levels_are_those_of_a_two_bit_branch():
-    assert functional.WEIGHT_LEVELS == 3

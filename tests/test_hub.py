@@ -70,6 +70,7 @@ def test_model_card(net: MultiQuantNet, tmp_path: Path) -> None:
     row = f"| 4 | 91.50 % | 2 | {one.macs / 1e6:.1f} | {one.bitops / 1e9:.3f} |"
     assert row in card.text
     assert "top-1 on cifar10" in card.text
+    assert "Weights are odd (-3, -1, 1, 3),\nstored in two bits each." in card.text
     assert f"]({PLOT})" in card.text
     assert "MultiQuantNet.from_pretrained(" in card.text
     assert "model=YOUR_FLOAT_MODEL" in card.text

@@ -137,8 +137,11 @@ class MultiQuantNet(PretrainedMethods, nn.Module):
         return (parameter for parameter in self.parameters() if id(parameter) not in ranges)
 
     def extra_repr(self) -> str:
-        """Bit-widths, branches and how they are merged."""
-        return f"bits={list(self.bits)}, selection={self.selection}, merge={self.config.merge!r}"
+        """Bit-widths, branches, how they are merged, and the format of their weights."""
+        return (
+            f"bits={list(self.bits)}, selection={self.selection}, merge={self.config.merge!r}, "
+            f"weights={self.config.weights!r}"
+        )
 
 
 def device_of(module: nn.Module) -> torch.device:

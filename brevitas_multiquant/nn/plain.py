@@ -5,22 +5,14 @@ from brevitas.inject.enum import RestrictValueType, ScalingImplType
 from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerTensorFloat, Uint8ActPerTensorFloat
 from torch import Tensor, nn
 
-from brevitas_multiquant.functional import WEIGHT_LEVELS
 from brevitas_multiquant.nn.switchable import per_channel
 
 
 class IntWeightConst(Int8WeightPerTensorFloat):
-    """Stock Brevitas weights at scale 1, if ``scaling_init`` is the largest integer."""
+    """Stock Brevitas weights at scale 1, if ``scaling_init`` is the largest magnitude."""
 
     scaling_impl_type = ScalingImplType.CONST
     restrict_scaling_type = RestrictValueType.FP
-
-
-class OddInt3WeightConst(IntWeightConst):
-    """The odd codes -3, -1, 1, 3 as narrow signed integers."""
-
-    bit_width = 3
-    scaling_init = float(WEIGHT_LEVELS)
 
 
 class UintActConst(Uint8ActPerTensorFloat):

@@ -1,8 +1,15 @@
 """Brevitas leaves: ranges, tensor quantizers, injectors, layers."""
 
 from brevitas_multiquant.quant.injectors import (
+    Int2WeightPerTensorLearnedRange,
     OddInt3WeightPerTensorLearnedRange,
+    TernaryWeightPerTensorLearnedRange,
     UintActPerTensorLearnedRange,
 )
 
-__all__ = ["OddInt3WeightPerTensorLearnedRange", "UintActPerTensorLearnedRange"]
+__all__ = [
+    "Int2WeightPerTensorLearnedRange",
+    "OddInt3WeightPerTensorLearnedRange",
+    "TernaryWeightPerTensorLearnedRange",
+    "UintActPerTensorLearnedRange",
+]

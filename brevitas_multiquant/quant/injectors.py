@@ -1,6 +1,6 @@
 """The quantizers as Brevitas injectors, for ``weight_quant=`` and ``act_quant=`` of its layers."""
 
-from brevitas.inject import ExtendedInjector
+from brevitas.inject import ExtendedInjector, value
 from brevitas.inject.enum import BitWidthImplType, FloatToIntImplType, QuantType
 from brevitas.quant.solver.act import ActQuantSolver
 from brevitas.quant.solver.weight import WeightQuantSolver
@@ -11,6 +11,7 @@ from brevitas_multiquant.quant.proxies import (
 )
 from brevitas_multiquant.quant.ranges import ActivationRange, WeightRange
 from brevitas_multiquant.quant.tensor_quant import ActivationCodes, WeightCodes
+from brevitas_multiquant.weight_format import ODD, WEIGHT_FORMATS, WeightFormat
 
 
 class _LearnedRangeCodes(ExtendedInjector):
@@ -19,7 +20,27 @@ class _LearnedRangeCodes(ExtendedInjector):
     bit_width_impl_type = BitWidthImplType.CONST
 
 
-class OddInt3WeightPerTensorLearnedRange(_LearnedRangeCodes, WeightQuantSolver):
+class WeightPerTensorLearnedRange(_LearnedRangeCodes, WeightQuantSolver):
+    """2-bit weights with one trainable range a tensor, as the integers of ``weight_format``."""
+
+    proxy_class = LearnedRangeWeightQuantProxy
+    tensor_quant = WeightCodes
+    range_impl = WeightRange
+    weight_format = ODD
+    signed = True
+
+    @value
+    def bit_width(weight_format: WeightFormat) -> int:  # type: ignore[misc]  # noqa: N805
+        """Bits of the signed integers."""
+        return weight_format.integer_bits
+
+    @value
+    def narrow_range(weight_format: WeightFormat) -> bool:  # type: ignore[misc]  # noqa: N805
+        """Whether the most negative integer of that many bits is left out."""
+        return weight_format.is_narrow
+
+
+class OddInt3WeightPerTensorLearnedRange(WeightPerTensorLearnedRange):
     """2-bit mid-rise weights with one trainable range a tensor (paper, eqs. 1 to 3).
 
     Four levels, as the odd codes -3, -1, 1, 3 of a narrow signed 3-bit integer.
@@ -31,12 +52,33 @@ class OddInt3WeightPerTensorLearnedRange(_LearnedRangeCodes, WeightQuantSolver):
         [-1.0, 1.0]
     """
 
-    proxy_class = LearnedRangeWeightQuantProxy
-    tensor_quant = WeightCodes
-    range_impl = WeightRange
-    bit_width = 3
-    signed = True
-    narrow_range = True
+    weight_format = WEIGHT_FORMATS["odd"]
+
+
+class Int2WeightPerTensorLearnedRange(WeightPerTensorLearnedRange):
+    """Weights -2, -1, 0, 1 with one trainable range a tensor: a signed 2-bit integer.
+
+    Example:
+        >>> from brevitas.nn import QuantConv2d
+        >>> conv = QuantConv2d(3, 8, 3, weight_quant=Int2WeightPerTensorLearnedRange)
+        >>> conv.quant_weight().value.abs().max() <= 2
+        tensor(True)
+    """
+
+    weight_format = WEIGHT_FORMATS["int2"]
+
+
+class TernaryWeightPerTensorLearnedRange(WeightPerTensorLearnedRange):
+    """Weights -1, 0, 1 with one trainable range a tensor: a narrow signed 2-bit integer.
+
+    Example:
+        >>> from brevitas.nn import QuantConv2d
+        >>> conv = QuantConv2d(3, 8, 3, weight_quant=TernaryWeightPerTensorLearnedRange)
+        >>> conv.quant_weight().value.unique()
+        tensor([-1.,  0.,  1.], grad_fn=<Unique2Backward0>)
+    """
+
+    weight_format = WEIGHT_FORMATS["ternary"]
 
 
 class UintActPerTensorLearnedRange(_LearnedRangeCodes, ActQuantSolver):

@@ -6,7 +6,7 @@ refused, never skipped.
 
 import copy
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from brevitas.nn import QuantConv1d, QuantConv2d, QuantLinear
 from torch import Tensor, nn
 
-from brevitas_multiquant.functional import WEIGHT_LEVELS, activation_levels
-from brevitas_multiquant.quant.injectors import OddInt3WeightPerTensorLearnedRange
+from brevitas_multiquant.functional import activation_levels
+from brevitas_multiquant.quant.injectors import WeightPerTensorLearnedRange
 from brevitas_multiquant.quant.state import ActiveBits
+from brevitas_multiquant.weight_format import ODD, WeightFormat
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 """Layers that are quantized wherever they stand between stem and head."""
@@ -68,9 +69,14 @@ class CodeLayer(nn.Module):
         return self.weight_quant(self.effective_weight())
 
     @property
+    def weight_format(self) -> WeightFormat:
+        """Which integers the weight codes are."""
+        return self.weight_quant.tensor_quant.weight_format  # type: ignore[no-any-return]
+
+    @property
     def output_scale(self) -> float:
-        """1 / (3 (2**b - 1)): what turns a product of codes into the paper's product of values."""
-        return 1.0 / (WEIGHT_LEVELS * activation_levels(self.active.bits))
+        """1 / (divisor (2**b - 1)): turns a product of codes into the paper's product of values."""
+        return 1.0 / (self.weight_format.divisor * activation_levels(self.active.bits))
 
     def inner_forward_impl(self, x: Tensor, weight_codes: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's own operation on codes, or on floats while quantizers are off."""
@@ -95,13 +101,16 @@ class CodeLinear(CodeLayer, QuantLinear):
     """`CodeLayer` over ``brevitas.nn.QuantLinear``."""
 
 
-_RULES: dict[str, Callable[[Any, ActiveBits], CodeLayer]] = {}
+Rule = Callable[[Any, ActiveBits, WeightFormat], CodeLayer]
+"""Float layer, the network's state, which integers its weights become -> layer of codes."""
+
+_RULES: dict[str, Rule] = {}
 
 
-def register_layer(type_name: str) -> Callable[..., Any]:
+def register_layer(type_name: str) -> Callable[[Rule], Rule]:
     """Register how a float layer becomes a `CodeLayer`; by name, so that timm stays optional."""
 
-    def register(rule: Callable[[Any, ActiveBits], CodeLayer]) -> Callable[..., CodeLayer]:
+    def register(rule: Rule) -> Rule:
         _RULES[type_name] = rule
         return rule
 
@@ -113,9 +122,11 @@ def can_quantize(layer: nn.Module) -> bool:
     return type(layer).__name__ in _RULES
 
 
-def code_layer(layer: nn.Module, active: ActiveBits) -> CodeLayer:
+def code_layer(
+    layer: nn.Module, active: ActiveBits, weight_format: WeightFormat = ODD
+) -> CodeLayer:
     """The float layer as a `CodeLayer` that holds the same parameters; the layer is not changed."""
-    return _RULES[type(layer).__name__](layer, active)
+    return _RULES[type(layer).__name__](layer, active, weight_format)
 
 
 def _finish(
@@ -141,35 +152,40 @@ def weight_range(layer: CodeLayer) -> Any:
     return layer.weight_quant.tensor_quant.range_impl
 
 
-def _new(code_type: Callable[..., Any], layer: nn.Module) -> Any:
+@cache
+def _weight_quantizer(weight_format: WeightFormat) -> Any:
+    return WeightPerTensorLearnedRange.let(weight_format=weight_format)
+
+
+def _new(code_type: Callable[..., Any], layer: nn.Module, weight_format: WeightFormat) -> Any:
     """A `CodeLayer` of the float layer's shape; its weights are still to come."""
     with torch.random.fork_rng(devices=[]):
         return code_type(
             **geometry(layer),
             bias=layer.bias is not None,
-            weight_quant=OddInt3WeightPerTensorLearnedRange,
+            weight_quant=_weight_quantizer(weight_format),
         )
 
 
 @register_layer("Conv2d")
-def _conv2d(conv: nn.Conv2d, active: ActiveBits) -> CodeLayer:
-    return _finish(_new(CodeConv2d, conv), conv, active)
+def _conv2d(conv: nn.Conv2d, active: ActiveBits, weight_format: WeightFormat) -> CodeLayer:
+    return _finish(_new(CodeConv2d, conv, weight_format), conv, active)
 
 
 @register_layer("Conv1d")
-def _conv1d(conv: nn.Conv1d, active: ActiveBits) -> CodeLayer:
-    return _finish(_new(CodeConv1d, conv), conv, active)
+def _conv1d(conv: nn.Conv1d, active: ActiveBits, weight_format: WeightFormat) -> CodeLayer:
+    return _finish(_new(CodeConv1d, conv, weight_format), conv, active)
 
 
 @register_layer("Linear")
 @register_layer("NonDynamicallyQuantizableLinear")
-def _linear(linear: nn.Linear, active: ActiveBits) -> CodeLayer:
-    return _finish(_new(CodeLinear, linear), linear, active)
+def _linear(linear: nn.Linear, active: ActiveBits, weight_format: WeightFormat) -> CodeLayer:
+    return _finish(_new(CodeLinear, linear, weight_format), linear, active)
 
 
 @register_layer("Conv2dSame")
-def _conv2d_same(conv: Any, active: ActiveBits) -> CodeLayer:
-    quantized = _new(CodeConv2d, conv)
+def _conv2d_same(conv: Any, active: ActiveBits, weight_format: WeightFormat) -> CodeLayer:
+    quantized = _new(CodeConv2d, conv, weight_format)
     quantized.is_same_padded_strided = True
     return _finish(quantized, conv, active)
 
@@ -186,8 +202,8 @@ def _standardised_weight(layer: Any, eps: float, scale: float | None) -> Tensor:
 @register_layer("StdConv2dSame")
 @register_layer("ScaledStdConv2d")
 @register_layer("ScaledStdConv2dSame")
-def _standardised_conv2d(conv: Any, active: ActiveBits) -> CodeLayer:
-    quantized = _new(CodeConv2d, conv)
+def _standardised_conv2d(conv: Any, active: ActiveBits, weight_format: WeightFormat) -> CodeLayer:
+    quantized = _new(CodeConv2d, conv, weight_format)
     quantized.is_same_padded_strided = getattr(conv, "same_pad", False)
     return _finish(quantized, conv, active, _weight_function(conv))
 

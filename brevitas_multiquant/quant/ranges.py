@@ -9,9 +9,10 @@ import torch.distributed
 from torch import Tensor, nn
 
 from brevitas_multiquant.errors import CalibrationError
+from brevitas_multiquant.weight_format import ODD, WeightFormat
 
 SIGMAS = 3.0
-"""Ranges start three standard deviations wide (published code; see docs/concepts.md)."""
+"""Activation ranges start three standard deviations wide (published code; docs/concepts.md)."""
 
 
 class Observer(Protocol):
@@ -41,10 +42,17 @@ class MeanObserver:
         return torch.stack(lowers).mean(), torch.stack(uppers).mean()
 
 
-def weight_bounds(weight: Tensor, sigmas: float = SIGMAS) -> tuple[Tensor, Tensor]:
-    """Symmetric l, u = -/+ ``sigmas`` standard deviations of the weights."""
-    reach = sigmas * weight.std(correction=0)
-    return -reach, reach
+def weight_bounds(
+    weight: Tensor, weight_format: WeightFormat = ODD, spread: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """The range that puts the weight 0 where the format's integer 0 is, as wide as it asks for.
+
+    ``divisor`` stands at ``spread * sigmas`` standard deviations of the weights; for the paper's
+    format that is l, u = -/+ 3 standard deviations.
+    """
+    reach = weight_format.sigmas * spread * weight.std(correction=0)
+    lowest, highest = weight_format.integers[0], weight_format.integers[-1]
+    return reach * (lowest / weight_format.divisor), reach * (highest / weight_format.divisor)
 
 
 def activation_bounds(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,15 +153,16 @@ class LearnedRange(nn.Module):
 
 
 class WeightRange(LearnedRange):
-    """Starts at -/+ ``sigmas`` standard deviations of the weights."""
+    """Starts where `weight_bounds` says; ``spread`` widens that."""
 
-    def __init__(self) -> None:
+    def __init__(self, weight_format: WeightFormat = ODD) -> None:
         super().__init__()
-        self.sigmas = SIGMAS
+        self.weight_format = weight_format
+        self.spread = 1.0
 
     def rule(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(l, u) for the weights ``x``."""
-        return weight_bounds(x, self.sigmas)
+        return weight_bounds(x, self.weight_format, self.spread)
 
 
 class ActivationRange(LearnedRange):

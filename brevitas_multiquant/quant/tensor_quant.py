@@ -1,7 +1,8 @@
 """Brevitas ``tensor_quant`` modules: trainable range in, integer codes out.
 
 Values are codes: scale 1, zero-point 0 in Brevitas's terms. The paper's factors 1 / (2**b - 1)
-and 1 / 3 are applied by the layer (`quant.layers`), once, after the multiply-accumulate.
+and 1 / 3 (for other weight formats 1 / divisor) are applied by the layer (`quant.layers`), once,
+after the multiply-accumulate.
 """
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from brevitas_multiquant.functional import quantize_activation, quantize_weight
 from brevitas_multiquant.quant.ranges import LearnedRange
+from brevitas_multiquant.weight_format import ODD, WeightFormat
 
 QuantArgs = tuple[Tensor, Tensor, Tensor, Tensor]
 """Value, scale, zero-point, bit-width: what a Brevitas proxy expects."""
@@ -41,9 +43,18 @@ class ActivationCodes(_Codes):
 
 
 class WeightCodes(_Codes):
-    """Odd codes -3, -1, 1, 3 of 2-bit mid-rise weights: signed 3 bits, narrow, for hardware."""
+    """Signed codes of 2-bit weights: the integers of a weight format."""
+
+    def __init__(
+        self,
+        range_impl: LearnedRange,
+        bit_width_impl: nn.Module,
+        weight_format: WeightFormat = ODD,
+    ) -> None:
+        super().__init__(range_impl, bit_width_impl)
+        self.weight_format = weight_format
 
     def forward(self, weight: Tensor) -> QuantArgs:
         """Codes of ``weight`` (any shape)."""
         lower, upper = self.range_impl(weight)
-        return self._with_metadata(quantize_weight(weight, lower, upper))
+        return self._with_metadata(quantize_weight(weight, lower, upper, self.weight_format))

@@ -10,13 +10,13 @@ from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.nn.shared import SharedParameter
 from brevitas_multiquant.nn.switchable import SwitchableNorm, SwitchableQuantizer, exact_norm
 from brevitas_multiquant.quant.layers import WEIGHTED, CodeLayer, code_layer, weight_range
-from brevitas_multiquant.quant.ranges import SIGMAS
 from brevitas_multiquant.quant.slices import make_slice
 from brevitas_multiquant.quant.state import ActiveBits
 from brevitas_multiquant.rewrite.kinds import is_norm
 from brevitas_multiquant.rewrite.paths import nodes_between
 from brevitas_multiquant.rewrite.plan import Plan
 from brevitas_multiquant.rewrite.trace import Trace
+from brevitas_multiquant.weight_format import WeightFormat
 
 
 def cut(traced: Trace, plan: Plan) -> tuple[fx.GraphModule, fx.GraphModule, fx.GraphModule]:
@@ -61,7 +61,11 @@ def build_shared(part: fx.GraphModule, active: ActiveBits) -> fx.GraphModule:
 
 
 def build_branch(
-    body: fx.GraphModule, plan: Plan, bits: tuple[int, ...], active: ActiveBits
+    body: fx.GraphModule,
+    plan: Plan,
+    bits: tuple[int, ...],
+    active: ActiveBits,
+    weight_format: WeightFormat,
 ) -> fx.GraphModule:
     """One branch: 2-bit layers, a quantizer for each tensor they read, switchable norms.
 
@@ -70,6 +74,7 @@ def build_branch(
         plan: the rewrite's decisions.
         bits: the bit-widths at which this branch runs.
         active: the network's state.
+        weight_format: which integers its weights are.
     """
     branch = copy.deepcopy(body, _weights_of_layers(body))
     nodes = {node.name: node for node in branch.graph.nodes}
@@ -78,10 +83,10 @@ def build_branch(
     modules = dict(branch.named_modules())
     for name in {str(n.target) for n in branch.graph.nodes if n.op == "call_module"}:
         if isinstance(modules.get(name), WEIGHTED):
-            _swap(branch, name, code_layer(modules[name], active))
+            _swap(branch, name, code_layer(modules[name], active, weight_format))
         elif is_norm(modules.get(name)):
             _swap(branch, name, SwitchableNorm.create(modules[name], bits, active))
-    _swap_in_place(branch, plan, bits, active)
+    _swap_in_place(branch, plan, bits, active, weight_format)
     branch.recompile()
     return branch
 
@@ -118,7 +123,11 @@ def _has_submodule(root: nn.Module, name: str) -> bool:
 
 
 def _swap_in_place(
-    branch: nn.Module, plan: Plan, bits: tuple[int, ...], active: ActiveBits
+    branch: nn.Module,
+    plan: Plan,
+    bits: tuple[int, ...],
+    active: ActiveBits,
+    weight_format: WeightFormat,
 ) -> None:
     """In modules that cannot be traced: each layer with a quantizer of its own, under any name."""
     modules = dict(branch.named_modules(remove_duplicate=False))
@@ -126,7 +135,7 @@ def _swap_in_place(
     for name in plan.in_place:
         layer = modules[name]
         quantizer = SwitchableQuantizer.create(bits, active)
-        parts = {"input_quant": quantizer, "layer": code_layer(layer, active)}
+        parts = {"input_quant": quantizer, "layer": code_layer(layer, active, weight_format)}
         quantized[layer] = nn.Sequential(OrderedDict(parts))
     for name in plan.norms:
         if isinstance(branch.get_submodule(name), SwitchableNorm):
@@ -180,7 +189,7 @@ def spread_weight_ranges(branch: nn.Module, index: int) -> None:
     for module in branch.modules():
         if isinstance(module, CodeLayer):
             learned = weight_range(module)
-            learned.sigmas = SIGMAS * (1 + RANGE_SPREAD * index)
+            learned.spread = 1 + RANGE_SPREAD * index
             with torch.no_grad():
                 learned.set_from(module.effective_weight())
 

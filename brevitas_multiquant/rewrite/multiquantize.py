@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from torch import fx, nn
 
@@ -35,6 +36,7 @@ def multiquantize(
     selection: str | Mapping[int, Sequence[int]] = "amortized",
     merge: str = "mean",
     half_width: str = "macs",
+    weights: str = "odd",
     branch_init: str = "copy",
     stem: str | None = None,
     head: str | None = None,
@@ -60,6 +62,8 @@ def multiquantize(
         merge: ``"mean"`` of the branch outputs as in the published code, or ``"sum"`` (eq. 6).
         half_width: of the half branch: ``"macs"``, the widest that costs at most half of a branch's
             multiply-accumulates; ``"channels"``, half of the channels.
+        weights: which integers the branches' weights are: ``"odd"``, the paper's -3, -1, 1, 3;
+            ``"int2"``, -2 to 1, and ``"ternary"``, -1 to 1, take two bits in hardware, not three.
         branch_init: ``"copy"``: each branch starts from the model's weights, with weight ranges
             2% apart, since branches equal in both would stay equal for ever. ``"shuffle"``, for
             training from scratch: each but the first from a seeded permutation of the weights.
@@ -89,7 +93,7 @@ def multiquantize(
         >>> net(torch.rand(2, 3, 64, 64)).shape
         torch.Size([2, 10])
     """
-    config = MultiQuantConfig.create(bits, selection, profile, merge, half_width)
+    config = MultiQuantConfig.create(bits, selection, profile, merge, half_width, weights)
     check_choice("branch_init", branch_init, BRANCH_INITS)
     shape = _checked_shape(input_shape) or infer_input_shape(model)
     _refuse_rewritten(model)
@@ -117,17 +121,18 @@ def _build(
     float_stem, body, float_head = cut(traced, plan)
     odd = any(bits % BRANCH_BITS for bits in config.bits)
     narrow_body = _half_body(body, plan.model, config.half_width) if odd else body
+    build = partial(build_branch, plan=plan, active=active, weight_format=config.weight_format)
     branches, halves = [], {}
     for index in range(branch_count(config.bits)):
         at_whole, at_half = (f(config.selection, index) for f in (whole_bits, half_bits))
-        branch = build_branch(body if at_whole else narrow_body, plan, at_whole or at_half, active)
+        branch = build(body if at_whole else narrow_body, bits=at_whole or at_half)
         if branch_init == "copy":
             spread_weight_ranges(branch, index)
         elif index > 0:
             shuffle_weights(branch, seed + index)
         branches.append(branch)
         if at_whole and at_half:
-            half = build_branch(narrow_body, plan, at_half, active)
+            half = build(narrow_body, bits=at_half)
             halves[index] = share_parameters(half, branch)
     net = MultiQuantNet(
         build_shared(float_stem, active),

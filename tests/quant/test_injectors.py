@@ -6,20 +6,34 @@ from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear
 
 from brevitas_multiquant.functional import quantize_activation, quantize_weight
 from brevitas_multiquant.quant import (
+    Int2WeightPerTensorLearnedRange,
     OddInt3WeightPerTensorLearnedRange,
+    TernaryWeightPerTensorLearnedRange,
     UintActPerTensorLearnedRange,
 )
 from brevitas_multiquant.quant.ranges import activation_bounds, weight_bounds
+from brevitas_multiquant.weight_format import WEIGHT_FORMATS
 
 
-def test_weights_in_stock_conv():
-    conv = QuantConv2d(3, 8, 3, bias=False, weight_quant=OddInt3WeightPerTensorLearnedRange)
+@pytest.mark.parametrize(
+    ("injector", "name", "bits"),
+    [
+        (OddInt3WeightPerTensorLearnedRange, "odd", 3),
+        (Int2WeightPerTensorLearnedRange, "int2", 2),
+        (TernaryWeightPerTensorLearnedRange, "ternary", 2),
+    ],
+)
+def test_weights_in_stock_conv(injector, name, bits):
+    weight_format = WEIGHT_FORMATS[name]
+    conv = QuantConv2d(3, 8, 3, bias=False, weight_quant=injector)
     torch.nn.init.normal_(conv.weight)  # uniform weights end below 2 std, where code 3 begins
     quantized = conv.quant_weight()
-    assert torch.equal(quantized.value, quantize_weight(conv.weight, *weight_bounds(conv.weight)))
-    assert set(quantized.value.unique().tolist()) == {-3.0, -1.0, 1.0, 3.0}
+    bounds = weight_bounds(conv.weight, weight_format)
+    assert torch.equal(quantized.value, quantize_weight(conv.weight, *bounds, weight_format))
+    assert tuple(quantized.value.unique().tolist()) == weight_format.integers
     assert (quantized.scale.item(), quantized.zero_point.item()) == (1.0, 0.0)
-    assert (quantized.bit_width.item(), quantized.signed) == (3.0, True)
+    assert (quantized.bit_width.item(), quantized.signed) == (bits, True)
+    assert conv.weight_quant.is_narrow_range == weight_format.is_narrow
     x = torch.randn(2, 3, 6, 6)
     assert torch.equal(conv(x), torch.nn.functional.conv2d(x, quantized.value))
 

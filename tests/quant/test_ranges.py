@@ -7,6 +7,7 @@ import torch
 import torch.distributed
 
 from brevitas_multiquant.errors import CalibrationError
+from brevitas_multiquant.functional import quantize_weight
 from brevitas_multiquant.quant.ranges import (
     ActivationRange,
     MeanObserver,
@@ -14,11 +15,23 @@ from brevitas_multiquant.quant.ranges import (
     activation_bounds,
     weight_bounds,
 )
+from brevitas_multiquant.weight_format import WEIGHT_FORMATS
 
 
 def test_weight_rule_is_three_deviations():
     lower, upper = weight_bounds(torch.tensor([-1.0, 1.0, -1.0, 1.0]))
     assert (lower.item(), upper.item()) == (-3.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "bounds"), [("odd", (-3.0, 3.0)), ("int2", (-2.0, 1.0)), ("ternary", (-1.2, 1.2))]
+)
+def test_every_formats_range_starts_with_zero_at_zero(name, bounds):
+    weight_format = WEIGHT_FORMATS[name]
+    lower, upper = weight_bounds(torch.tensor([-1.0, 1.0, -1.0, 1.0]), weight_format)
+    assert (lower.item(), upper.item()) == pytest.approx(bounds, rel=1e-7)  # 1.2 in fp32
+    if 0 in weight_format.integers:
+        assert quantize_weight(torch.zeros(1), lower, upper, weight_format).item() == 0
 
 
 def test_activation_rule_after_relu():

@@ -13,6 +13,7 @@ from torch import Tensor
 from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export.exporter import quiet, readable_ir_version
 from brevitas_multiquant.export.finn.check import branch_names
+from brevitas_multiquant.export.finn.datatypes import weight_section
 from brevitas_multiquant.export.finn.environment import (
     check_board,
     run_estimate,
@@ -114,13 +115,15 @@ def export_finn(
             project = staging / "switchable"
             config = build_config(board, target_fps, clock_ns, switchable=True)
             _write_switchable(project, chosen, subnets, graphs, sample, config)
-            texts = {project: switchable_readme(max(net.bits), chosen, config, missing)}
+            text = switchable_readme(max(net.bits), chosen, config, missing)
+            texts = {project: text + weight_section(graphs[max(net.bits)])}
         else:
             texts = {}
             for bit in chosen:
                 project = staging / f"{bit}b"
                 write_project(project, subnets[bit], graphs[bit], sample, config)
-                texts[project] = readme(bit, net.selection[bit], config, missing)
+                text = readme(bit, net.selection[bit], config, missing)
+                texts[project] = text + weight_section(graphs[bit])
         for project, text in texts.items():
             if estimating:
                 run_estimate(project)

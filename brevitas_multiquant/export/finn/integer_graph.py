@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from brevitas_multiquant.fixed_point import integer_range
+from brevitas_multiquant.weight_format import weight_datatype
+
 
 @dataclass(frozen=True, eq=False)
 class Stream:
@@ -51,7 +54,8 @@ class Layer:
 class Convolution(Layer):
     """Integer weights (O, I / groups, kH, kW); linear layers are 1x1 convolutions.
 
-    ``weight_bits`` is what they need as signed integers; ``padding`` inserts zeros.
+    ``weight_bits`` is what the network's weights need as signed integers, ``narrow`` whether the
+    most negative of these is left out; ``padding`` inserts zeros.
     """
 
     weight: Tensor
@@ -60,6 +64,31 @@ class Convolution(Layer):
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+    narrow: bool = False
+
+    @property
+    def weight_range(self) -> tuple[int, int]:
+        """Smallest and largest integer that the network's weights can be."""
+        lowest, highest = integer_range(self.weight_bits, signed=True)
+        return lowest + self.narrow, highest
+
+    @property
+    def held_range(self) -> tuple[int, int]:
+        """The same in hardware: negated weights may leave the range of the network's."""
+        lowest, highest = self.weight_range
+        return min(lowest, int(self.weight.min())), max(highest, int(self.weight.max()))
+
+    @property
+    def weight_datatype(self) -> str:
+        """The type of qonnx that hardware needs for them."""
+        return weight_datatype(*self.held_range)
+
+    @property
+    def widened(self) -> list[int]:
+        """Output channels whose weights, negated, leave the range of the network's."""
+        lowest, highest = self.weight_range
+        outside = (self.weight < lowest) | (self.weight > highest)
+        return outside.flatten(1).any(1).nonzero().flatten().tolist()
 
     def run(self, *values: Tensor) -> Tensor:
         """Sums of products."""

@@ -183,7 +183,7 @@ class Lowering:
         weight, stride, padding = _without_taps_on_padding(
             conv.weight, value.shape, stride, padding, dilation
         )
-        options = (stride, padding, dilation, conv.groups)
+        options = (stride, padding, dilation, conv.groups, _is_narrow(conv))
         return self.weighted(where, weight, _weight_bits(conv), value, shape, options)
 
     def linear(self, where: str, linear: Any, value: Value) -> Value:
@@ -195,7 +195,7 @@ class Lowering:
         if weight.shape[1] != value.shape[0] * value.shape[1] * value.shape[2]:
             return self.problem(where, "reads a tensor of another size", value)
         kernel = weight.view(len(weight), *value.shape)
-        options = ((1, 1), (0, 0), (1, 1), 1)
+        options = ((1, 1), (0, 0), (1, 1), 1, _is_narrow(linear))
         return self.weighted(where, kernel, _weight_bits(linear), value, shape, options)
 
     def weighted(
@@ -369,7 +369,7 @@ class Lowering:
             )
             return self.problem(where, advice, value)
         flip = signs.view(-1, 1, 1, 1)
-        weight = layer.weight * flip
+        weight = layer.weight * flip + 0.0  # no negative zeros
         lowest, highest = _sum_range(weight, layer.inputs[0])
         output = self.stream(source.shape, lowest, highest)
         self.layers[self.layers.index(layer)] = replace(layer, weight=weight, output=output)
@@ -503,6 +503,10 @@ def _sum_range(weight: Tensor, source: Stream) -> tuple[int, int]:
 
 def _weight_bits(layer: Any) -> int:
     return int(layer.weight_quant.bit_width())
+
+
+def _is_narrow(layer: Any) -> bool:
+    return bool(layer.weight_quant.is_narrow_range)
 
 
 def _unsupported_convolution(conv: Any) -> str | None:

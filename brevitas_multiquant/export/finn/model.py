@@ -22,6 +22,7 @@ from brevitas_multiquant.export.finn.integer_graph import (
     Stream,
     Thresholds,
 )
+from brevitas_multiquant.weight_format import signed_bits
 
 DOMAIN = "qonnx.custom_op.general"
 INPUT, OUTPUT = "image_codes", "class_integers"
@@ -111,7 +112,7 @@ def integer_type(stream: Stream) -> str:
 def _type_of(lowest: int, highest: int) -> str:
     if lowest >= 0:
         return f"UINT{max(highest.bit_length(), 1)}"
-    return f"INT{1 + max((-lowest - 1).bit_length(), highest.bit_length())}"
+    return f"INT{signed_bits(lowest, highest)}"
 
 
 def _channels_last(stream: Stream) -> list[int]:
@@ -121,7 +122,7 @@ def _channels_last(stream: Stream) -> list[int]:
 
 def _convolution(emitted: _Emitter, layer: Convolution) -> None:
     name = layer.output.name
-    weights = emitted.constant(f"{name}_weights", layer.weight, f"INT{layer.weight_bits}")
+    weights = emitted.constant(f"{name}_weights", layer.weight, layer.weight_datatype)
     emitted.node(
         "Conv",
         [layer.inputs[0].name, weights],

@@ -107,7 +107,11 @@ def size_of(name: str) -> int:
 
 @cache
 def build(
-    name: str, merge: str = "mean", bits: tuple[int, ...] = (2, 4, 6, 8), negative: bool = True
+    name: str,
+    merge: str = "mean",
+    bits: tuple[int, ...] = (2, 4, 6, 8),
+    negative: bool = True,
+    weights: str = "odd",
 ) -> MultiQuantNet:
     """A calibrated network in evaluation mode; not to be changed."""
     make, size = _MODELS[name]
@@ -117,6 +121,7 @@ def build(
         bits,
         profile="finn",
         merge=merge,
+        weights=weights,
         branch_init="shuffle",
         input_shape=(1, 3, size, size),
         check=False,

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import sys
 
@@ -22,6 +23,7 @@ from brevitas_multiquant.export import export_finn
 from brevitas_multiquant.export.exporter import readable_ir_version
 from brevitas_multiquant.export.finn import environment
 from brevitas_multiquant.export.finn import export as export_module
+from brevitas_multiquant.weight_format import WEIGHT_FORMATS
 from tests.export.finn.nets import build, images_for
 from tests.tiny import IMAGE, TinyNet
 
@@ -209,6 +211,32 @@ def test_a_half_branch_in_a_project(tmp_path):
     weights = model.get_initializer(picks.input[1])[:, :, 0, 0]
     assert np.array_equal(weights, np.eye(*weights.shape)) and len(weights) < weights.shape[1]
     assert model.get_tensor_datatype(picks.output[0]) == model.get_tensor_datatype(picks.input[0])
+
+
+@pytest.mark.parametrize("weights", ["int2", "ternary"])
+def test_weights_of_two_bits_in_the_model(weights, tmp_path):
+    """`export_finn` compares the model's logits with torch: a difference of 0."""
+    form = WEIGHT_FORMATS[weights]
+    net = build("residual", bits=(2, 4), weights=weights, negative=False)
+    (project,) = export_finn(net, tmp_path, [4], estimate=False).values()
+    model = ModelWrapper(str(project / "model.onnx"))
+    types = [
+        model.get_tensor_datatype(node.input[1]).name for node in model.get_nodes_by_op_type("Conv")
+    ]
+    assert types == ["INT8", *[form.datatype] * (len(types) - 2), "INT8"]
+    text = (project / "README.md").read_text()
+    assert f"{form.datatype} in {len(types) - 2} layer(s)" in text
+    assert "INT8 in 2 layer(s)" in text
+    assert "negated" not in text
+
+
+def test_a_layer_whose_weights_hardware_needs_wider_is_named(tmp_path):
+    net = build("residual", bits=(2, 4), weights="int2")
+    (project,) = export_finn(net, tmp_path, [2], estimate=False).values()
+    text = (project / "README.md").read_text()
+    assert re.search(
+        r"`branches\.0\.layer1\.conv1`: INT3 instead of INT2: .* in the channels \[\d", text
+    )
 
 
 def test_exporting_again_replaces_the_projects(tmp_path):

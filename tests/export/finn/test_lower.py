@@ -10,6 +10,7 @@ from brevitas_multiquant.export.finn import check_finn
 from brevitas_multiquant.export.finn.check import branch_names
 from brevitas_multiquant.export.finn.integer_graph import ChannelSlice, Convolution, Thresholds
 from brevitas_multiquant.export.finn.lower import lower
+from brevitas_multiquant.weight_format import WEIGHT_FORMATS
 from tests.export.finn.nets import NAMES, build, images_for
 from tests.tiny import IMAGE, TinyNet
 
@@ -87,11 +88,55 @@ def test_weights_are_odd_codes_in_branches_and_eight_bits_at_the_edges():
     for layer in graph.layers:
         if isinstance(layer, Convolution):
             if layer.where.startswith("branches."):
-                assert layer.weight_bits == 3
+                assert layer.weight_datatype == "INT3"
                 assert set(layer.weight.unique().tolist()) <= {-3.0, -1.0, 1.0, 3.0}
             else:
-                assert layer.weight_bits == 8
+                assert layer.weight_datatype == "INT8"
                 assert torch.equal(layer.weight, layer.weight.round().clamp(-127, 127))
+
+
+@pytest.mark.parametrize("weights", WEIGHT_FORMATS)
+@pytest.mark.parametrize("name", ["residual", "bottleneck"])
+def test_every_weight_format_is_exact_in_its_own_type(name, weights):
+    """With positive norm scales no weight is negated."""
+    subnet, graph = lowered(build(name, bits=(2, 4), weights=weights, negative=False), 4)
+    images = images_for(name)
+    with torch.no_grad():
+        assert torch.equal(graph.logits(images), subnet(images))
+    layers = [layer for layer in graph.layers if isinstance(layer, Convolution)]
+    inner = [layer for layer in layers if layer.where.startswith("branches.")]
+    form = WEIGHT_FORMATS[weights]
+    assert {layer.weight_datatype for layer in inner} == {form.datatype}
+    integers = torch.cat([layer.weight.flatten() for layer in inner]).unique()
+    assert set(integers.tolist()) <= set(form.integers)
+    assert not any(layer.widened for layer in layers)
+
+
+@pytest.mark.parametrize("weights", WEIGHT_FORMATS)
+def test_negated_weights_stay_inside_their_type(weights):
+    """Norm scales of both signs: -2 of int2, negated, is 2, and the layer says so."""
+    net = build("residual", bits=(2, 4), weights=weights)
+    subnet, graph = lowered(net, 4)
+    images = images_for("residual")
+    with torch.no_grad():
+        assert torch.equal(graph.logits(images), subnet(images))
+    form = WEIGHT_FORMATS[weights]
+    modules = dict(net.named_modules())
+    widened = 0
+    for layer in graph.layers:
+        if not isinstance(layer, Convolution) or not layer.where.startswith("branches."):
+            continue
+        lowest, highest = layer.held_range
+        assert lowest <= layer.weight.min() and layer.weight.max() <= highest
+        assert not torch.signbit(layer.weight[layer.weight == 0]).any()
+        own = modules[layer.where].quant_weight()
+        turned = (layer.weight != own).flatten(1).any(1)
+        assert torch.equal(layer.weight[turned], -own[turned])
+        outside = turned & (own == form.offset).flatten(1).any(1) & (not form.is_symmetric)
+        assert layer.widened == outside.nonzero().flatten().tolist()
+        assert layer.weight_datatype == ("INT3" if layer.widened else form.datatype)
+        widened += len(layer.widened)
+    assert (widened > 0) == (not form.is_symmetric)
 
 
 def test_codes_have_the_bits_of_the_profile():

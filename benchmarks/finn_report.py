@@ -1,0 +1,127 @@
+"""One table and one plot of what each bit-width costs on an FPGA, and of its accuracy.
+
+    python benchmarks/finn_report.py
+
+Runs nothing: resources are those of `finn_matrix.py`, accuracies those of `cifar10_short.py`
+(ResNet-8 alone was trained in the finn profile). Writes the table into docs/finn.md and the plot
+beside the matrix's results. What was not measured is a dash.
+"""
+
+import re
+from typing import Any
+
+from cifar10_short import accuracies, read, spread
+from finn_matrix import NETWORKS, RESULTS, ROOT, load
+
+SHORT = ROOT / "benchmarks" / "results" / "cifar10_short"
+TRAINED = "cifar_resnet8"
+PLAIN_2, PLAIN_8 = "W2A2 alone", "W8A8 alone"
+COLUMNS = {  # title -> where a result of the matrix has it
+    "frames/s": lambda row: row["performance"]["estimated_throughput_fps"],
+    "latency ms": lambda row: row["performance"]["estimated_latency_ns"] / 1e6,
+    "LUT": lambda row: row["resources"]["LUT"],
+    "BRAM 18K": lambda row: row["resources"]["BRAM_18K"],
+    "DSP": lambda row: row["resources"]["DSP"],
+}
+
+
+def top1() -> dict[str, list[float]]:
+    """Setting -> last epoch's top-1 of each seed, of ResNet-8 in the finn profile."""
+    found: dict[str, list[float]] = {}
+    for variant in ("finn", "w2a2"):
+        for path in sorted(SHORT.glob(f"{variant}_s*/summary.csv")):
+            for bits, accuracy in accuracies(read(path)[-1]).items():
+                setting = PLAIN_2 if variant == "w2a2" else bits
+                found.setdefault(setting, []).append(accuracy)
+    return found
+
+
+def settings(results: list[dict[str, Any]], network: str) -> dict[str, dict[str, Any]]:
+    """Setting -> row of the matrix; a plain W2A2 network is the hardware of one branch."""
+    rows = {str(r["bits"]): r for r in results if r["network"] == network}
+    plain = {PLAIN_8: rows.pop("W8A8")} if "W8A8" in rows else {}
+    if "2" in rows:
+        plain = {PLAIN_2: rows["2"], **plain}
+    return {**rows, **plain}
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown: one line a network and setting."""
+    measured = top1()
+    titles = ["network", "setting", "top-1 %", *COLUMNS]
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    for network in NETWORKS:
+        for setting, row in settings(results, network).items():
+            seeds = measured.get(setting) if network == TRAINED else None
+            name = f"{setting} bits" if setting.isdigit() else setting
+            accuracy = f"{spread(seeds)} ({len(seeds)})" if seeds else "-"
+            cells = [f"{value(row):.{2 if 'ms' in key else 0}f}" for key, value in COLUMNS.items()]
+            size = f"{row['size']}x{row['size']}"
+            lines.append(f"| {network}, {size} | {name} | {accuracy} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(results: list[dict[str, Any]]) -> None:
+    """Cost over that of the plain W8A8 network, and accuracy, against bits."""
+    from matplotlib import pyplot as plt
+
+    quantities = ["LUT", "BRAM 18K", "DSP", "latency ms"]
+    figure, panels = plt.subplots(1, 5, figsize=(14, 3.6), layout="constrained")
+    for panel, quantity in zip(panels, quantities, strict=False):
+        _draw_ratios(panel, results, quantity)
+    _draw_accuracy(panels[-1])
+    for panel in panels:
+        panel.set(xlabel="bits", xticks=[2, 3, 4, 6, 8], xlim=(1.5, 8.5))
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(fontsize="small")
+    figure.savefig(RESULTS / "report.png", dpi=130)
+
+
+def _draw_ratios(panel: Any, results: list[dict[str, Any]], quantity: str) -> None:
+    """A line for each network whose W8A8 network is in the matrix."""
+    value, drawn = COLUMNS[quantity], set()
+    for network in NETWORKS:
+        rows = settings(results, network)
+        if PLAIN_8 in rows:
+            bits = sorted(int(setting) for setting in rows if setting.isdigit())
+            ratios = [value(rows[str(bit)]) / value(rows[PLAIN_8]) for bit in bits]
+            panel.plot(bits, ratios, "o-", label=network)
+            drawn |= {*bits}
+    for missing in {2, 4, 6, 8} - drawn:
+        panel.text(missing, 0.85, "not run", rotation=90, ha="center", va="top", fontsize="small")
+    top = max(2.0, 1.1 * panel.get_ylim()[1])
+    panel.axhspan(1.0, top, color="tab:red", alpha=0.08, linewidth=0)
+    panel.axhline(1.0, color="0.3", linestyle="--", linewidth=1)
+    panel.text(8.4, 1.03, "dearer than W8A8", ha="right", va="bottom", fontsize="small")
+    panel.set(title=f"{quantity.split()[0]} / that of W8A8", ylim=(0, top))
+
+
+def _draw_accuracy(panel: Any) -> None:
+    """A mark for each seed."""
+    for setting, seeds in top1().items():
+        alone = setting == PLAIN_2
+        style = {"marker": "s", "color": "0.4"} if alone else {"marker": "o", "color": "C0"}
+        bits = 2 if alone else int(setting)
+        panel.plot([bits] * len(seeds), seeds, linestyle="", fillstyle="none", **style)
+    panel.plot([], [], "o", color="C0", fillstyle="none", label="one network, all bits")
+    panel.plot([], [], "s", color="0.4", fillstyle="none", label=PLAIN_2)
+    panel.legend(fontsize="small")
+    lowest, highest = panel.get_ylim()
+    middle, reach = (lowest + highest) / 2, max(5.0, (highest - lowest) / 2)
+    panel.set(title=f"top-1 %, {TRAINED}", ylim=(middle - reach, middle + reach))
+
+
+def main() -> None:
+    """Write the table and the plot."""
+    results = load()
+    page = ROOT / "docs" / "finn.md"
+    start, end = "<!-- finn_report -->", "<!-- /finn_report -->"
+    lines = table(results)
+    text = re.sub(f"{start}.*{end}", f"{start}\n{lines}\n{end}", page.read_text(), flags=re.S)
+    page.write_text(text)
+    print(lines)
+    draw(results)
+
+
+if __name__ == "__main__":
+    main()
