@@ -1,12 +1,14 @@
 """In-place distillation: the largest bit-width teaches the others (paper, section 3.5, eq. 7)."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brevitas_multiquant.config import check_choice
+from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.nn.network import MultiQuantNet
 
 LOSSES = ("sum", "halved")
@@ -48,10 +50,14 @@ class InPlaceDistillation(nn.Module):
         net: the network to train.
         loss: ``"sum"``: CE + KD as in eq. 7; ``"halved"``: (CE + KD) / 2 as in the published code.
         distill: False trains every bit-width by CE alone.
+        split_batch: the largest bit-width sees the whole batch, the others a part of it each, all
+            parts alike. The expected gradient is the same; a step of 2, 4, 6 and 8 bits takes 6
+            branch passes over the batch instead of 10.
         criterion: (logits, target) -> scalar; default cross entropy.
 
     Raises:
-        ConfigError: an unknown ``loss``.
+        ConfigError: an unknown ``loss``; with ``split_batch``, a batch of fewer images than there
+            are bit-widths to share it.
 
     Example:
         >>> import torch
@@ -69,6 +75,7 @@ class InPlaceDistillation(nn.Module):
         *,
         loss: str = "sum",
         distill: bool = True,
+        split_batch: bool = False,
         criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
@@ -76,6 +83,7 @@ class InPlaceDistillation(nn.Module):
         self.net = net
         self.share = 1.0 if loss == "sum" else 0.5
         self.distill = distill
+        self.split_batch = split_batch
         self.criterion = criterion or nn.CrossEntropyLoss()
 
     def forward(
@@ -92,7 +100,8 @@ class InPlaceDistillation(nn.Module):
 
         Returns:
             ``loss``: the scalar to differentiate, summed over bit-widths; ``outputs``, ``ce`` and
-            ``kd``: bit-width -> logits (N, classes), cross entropy, distillation loss.
+            ``kd``: bit-width -> logits (N, classes) of the images it saw, cross entropy,
+            distillation loss.
         """
         parts = list(self.losses(images, target, bits))
         return _collect(parts, sum(part.loss for part in parts))
@@ -133,18 +142,31 @@ class InPlaceDistillation(nn.Module):
         teacher: Tensor | None = None
         running = sorted(chosen or self.net.bits, reverse=True)
         weight = (len(self.net.bits) - 1) / max(len(running) - 1, 1)
-        for bits in running:
+        for bits, seen in zip(running, self._images_of(running, len(images)), strict=True):
             with self.net.at_bits(bits):
-                output = self.net(images)
-            ce = self.criterion(output, target)
+                output = self.net(images[seen])
+            ce = self.criterion(output, target[seen])
             if teacher is None:
                 yield BitWidthLoss(bits, ce, output, ce, None)
                 teacher = output.detach()
             elif self.distill:
-                kd = soft_cross_entropy(output, teacher)
+                kd = soft_cross_entropy(output, teacher[seen])
                 yield BitWidthLoss(bits, weight * self.share * (ce + kd), output, ce, kd)
             else:
                 yield BitWidthLoss(bits, weight * ce, output, ce, None)
+
+    def _images_of(self, running: Sequence[int], images: int) -> list[slice]:
+        """Which images of the batch each bit-width sees."""
+        students = len(running) - 1
+        if not self.split_batch or students < 2:
+            return [slice(None)] * len(running)
+        if images < students:
+            raise ConfigError(
+                f"split_batch: expected at least one image for each of the {students} smaller "
+                f"bit-widths, got a batch of {images}"
+            )
+        bounds = [images * index // students for index in range(students + 1)]
+        return [slice(None), *(slice(*pair) for pair in pairwise(bounds))]
 
 
 def _detached(part: BitWidthLoss) -> BitWidthLoss:

@@ -108,7 +108,11 @@ def create_task(args: argparse.Namespace, net: nn.Module) -> FloatTask | InPlace
     if not isinstance(net, MultiQuantNet):
         return FloatTask(net, criterion)
     return InPlaceDistillation(
-        net, loss=args.distill_loss, distill=not args.no_distill, criterion=criterion
+        net,
+        loss=args.distill_loss,
+        distill=not args.no_distill,
+        split_batch=args.split_batch,
+        criterion=criterion,
     )
 
 

@@ -86,6 +86,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     add("--no-distill", action="store_true", help="cross-entropy only, at every bit-width")
     add("--distill-loss", choices=["sum", "halved"], default="sum", help="CE + KD or its half")
     add("--bits-per-step", type=positive, metavar="N", help="largest and N - 1 sampled")
+    add("--split-batch", action="store_true", help="all but the largest share the batch")
 
 
 def add_execution_options(parser: argparse.ArgumentParser) -> None:
@@ -187,7 +188,8 @@ def check_together(args: argparse.Namespace) -> None:
             f"--bits-per-step: expected 2 to {len(args.bits)}, the largest bit-width and those "
             f"sampled from the others, got {sampled}"
         )
-    only_branches = {"--bits-per-step": sampled, "--recompute": args.recompute}
+    only_branches = {"--bits-per-step": sampled, "--split-batch": args.split_batch}
+    only_branches |= {"--recompute": args.recompute}
     for name, given in (only_branches | {"--compile": args.compile}).items():
         if args.float and given:
             raise OptionError(f"{name}: expected a multi-branch network, got --float")

@@ -179,3 +179,36 @@ def test_expected_gradient_of_sampled_bit_widths_is_that_of_all(net, images):
     mean = (gradients([2, 6]) + gradients([4, 6])) / 2
     # sums of a few thousand float64 products in another order
     torch.testing.assert_close(mean, gradients(None), rtol=1e-10, atol=1e-12)
+
+
+def test_a_split_batch_gives_each_smaller_bit_width_its_part(net, images):
+    net.eval()
+    out = InPlaceDistillation(net, split_batch=True)(images, TARGET)
+    assert {bits: len(output) for bits, output in out["outputs"].items()} == {6: 4, 4: 2, 2: 2}
+    for bits, seen in ((4, slice(0, 2)), (2, slice(2, 4))):
+        with net.at_bits(bits):
+            expected = net(images[seen])
+        assert torch.equal(out["outputs"][bits], expected)
+        torch.testing.assert_close(out["ce"][bits], F.cross_entropy(expected, TARGET[seen]), **FP32)
+        kd = kd_by_hand(expected, out["outputs"][6][seen])
+        torch.testing.assert_close(out["kd"][bits], kd, **FP32)
+
+
+def test_expected_gradient_of_a_split_batch_is_that_of_the_whole(net, images):
+    """The two ways to share four images in two halves that follow each other, in float64."""
+    net.double().eval()
+
+    def gradient(order, **options):
+        net.zero_grad()
+        InPlaceDistillation(net, **options).step(images[order].double(), TARGET[order])
+        return torch.cat([p.grad.flatten() for p in net.parameters()])
+
+    halves = [gradient(order, split_batch=True) for order in ([0, 1, 2, 3], [2, 3, 0, 1])]
+    whole = gradient([0, 1, 2, 3])
+    # sums of a few thousand float64 products in another order
+    torch.testing.assert_close(sum(halves) / 2, whole, rtol=1e-10, atol=1e-12)
+
+
+def test_a_batch_too_small_to_split(net, images):
+    with pytest.raises(ConfigError, match="at least one image for each of the 2 smaller"):
+        InPlaceDistillation(net, split_batch=True)(images[:1], TARGET[:1])
