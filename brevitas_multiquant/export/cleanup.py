@@ -22,6 +22,7 @@ def clean_up(proto: Any) -> Any:
         The cleaned-up ``onnx.ModelProto``.
     """
     _set_domain(proto)
+    _settle_omitted_inputs(proto.graph)
     _infer_shapes(proto)
     if _has_constant_nodes(proto.graph):
         proto = _fold_constants(proto)
@@ -39,6 +40,24 @@ def _set_domain(proto: Any) -> None:
     kept = [opset for opset in proto.opset_import if opset.domain == ""]
     del proto.opset_import[:]
     proto.opset_import.extend([*kept, make_opsetid(DOMAIN, 1)])
+
+
+def _settle_omitted_inputs(graph: Any) -> None:
+    """No input is named "": qonnx's executor looks for a tensor of that name.
+
+    The last ones can be left out; in front of others, as in a resize, an empty tensor stands.
+    """
+    from onnx import TensorProto
+    from onnx.helper import make_tensor
+
+    for node in graph.node:
+        while node.input and not node.input[-1]:
+            node.input.pop()
+        for index, name in enumerate(node.input):
+            if not name:
+                node.input[index] = f"{node.output[0]}/omitted{index}"
+                empty = make_tensor(node.input[index], TensorProto.FLOAT, [0], [])
+                graph.initializer.append(empty)
 
 
 def _infer_shapes(proto: Any) -> None:

@@ -4,6 +4,7 @@ from functools import cache
 
 import timm
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torchvision.models import mobilenet_v2
 
@@ -42,7 +43,32 @@ def plain_cnn() -> nn.Module:
     )
 
 
+class Padding(nn.Module):
+    """One row and column of zeros more."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``x``, padded."""
+        return F.pad(x, (0, 1, 0, 1))
+
+
+def resized_cnn() -> nn.Module:
+    """Operations that leave inputs out: a padding at the end, a resize in between."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        Padding(),
+        nn.Conv2d(8, 8, 2, bias=False),
+        nn.Upsample(scale_factor=2, mode="nearest"),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 10),
+    )
+
+
 _MODELS = {
+    "resized": (resized_cnn, 32),
     "plain": (plain_cnn, 16),
     "resnet": (lambda: timm.create_model("test_resnet", num_classes=10), 32),
     "mobilenet": (lambda: mobilenet_v2(width_mult=0.25, num_classes=10), 32),

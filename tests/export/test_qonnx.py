@@ -133,7 +133,8 @@ def test_linear_execution_and_clean_up_agree_with_those_of_qonnx():
 
 
 @pytest.mark.parametrize(
-    ("name", "merge", "bits"), [("resnet", "sum", (2, 8)), ("mobilenet", "mean", (2,))]
+    ("name", "merge", "bits"),
+    [("resnet", "sum", (2, 8)), ("mobilenet", "mean", (2,)), ("resized", "mean", (2,))],
 )
 def test_real_networks_and_both_merges_are_verified(name, merge, bits, tmp_path):
     net = build(name, merge, bits)

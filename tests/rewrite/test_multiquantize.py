@@ -292,8 +292,8 @@ def test_self_check_names_the_mode_and_where(tiny):
 def test_self_check_finds_a_wrong_rule(monkeypatch):
     from brevitas_multiquant.quant import layers
 
-    def doubles_the_weights(conv, active):
-        layer = layers._conv2d(conv, active)
+    def doubles_the_weights(conv, active, weight_format):
+        layer = layers._conv2d(conv, active, weight_format)
         layer.weight.data.mul_(2)
         return layer
 
