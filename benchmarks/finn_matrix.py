@@ -172,10 +172,10 @@ def load() -> list[dict[str, Any]]:
     return sorted(found, key=lambda r: (order.index(r["network"]), str(r["bits"])))
 
 
-def write_into_docs(lines: str) -> None:
-    """Replace the table of docs/finn.md."""
+def write_into_docs(marker: str, lines: str) -> None:
+    """Replace the table of docs/finn.md between two comments that name it."""
     page = ROOT / "docs" / "finn.md"
-    start, end = "<!-- finn_matrix -->", "<!-- /finn_matrix -->"
+    start, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
     text = re.sub(f"{start}.*{end}", f"{start}\n{lines}\n{end}", page.read_text(), flags=re.S)
     page.write_text(text)
 
@@ -225,7 +225,7 @@ def main() -> None:
         if not path.exists():
             path.write_text(json.dumps(run(), indent=1) + "\n")
             print(f"{file}: done", flush=True)
-    write_into_docs(table(load()))
+    write_into_docs("finn_matrix", table(load()))
     print(table(load()))
     if importlib.util.find_spec("matplotlib"):
         draw(load())

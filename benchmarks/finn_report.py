@@ -7,11 +7,10 @@ Runs nothing: resources are those of `finn_matrix.py`, accuracies those of `cifa
 beside the matrix's results. What was not measured is a dash.
 """
 
-import re
 from typing import Any
 
 from cifar10_short import accuracies, read, spread
-from finn_matrix import NETWORKS, RESULTS, ROOT, load
+from finn_matrix import NETWORKS, RESULTS, ROOT, load, write_into_docs
 
 SHORT = ROOT / "benchmarks" / "results" / "cifar10_short"
 TRAINED = "cifar_resnet8"
@@ -114,11 +113,8 @@ def _draw_accuracy(panel: Any) -> None:
 def main() -> None:
     """Write the table and the plot."""
     results = load()
-    page = ROOT / "docs" / "finn.md"
-    start, end = "<!-- finn_report -->", "<!-- /finn_report -->"
     lines = table(results)
-    text = re.sub(f"{start}.*{end}", f"{start}\n{lines}\n{end}", page.read_text(), flags=re.S)
-    page.write_text(text)
+    write_into_docs("finn_report", lines)
     print(lines)
     draw(results)
 

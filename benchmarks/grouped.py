@@ -16,6 +16,7 @@ from brevitas_multiquant.functional import activation_levels, guarded_upper
 from brevitas_multiquant.nn.switchable import SwitchableNorm, SwitchableQuantizer
 from brevitas_multiquant.quant.layers import CodeLayer
 from brevitas_multiquant.quant.proxies import activation_tensor_quant
+from brevitas_multiquant.rewrite.tracer import call_node
 
 
 def grouped_forward(net: MultiQuantNet, images: Tensor) -> Tensor:
@@ -35,13 +36,10 @@ def _run_branches(branches: Sequence[Any], features: Tensor) -> Tensor:
             value = torch.cat([features] * len(branches), 1)
         elif node.op == "call_module":
             value = _run_modules([named[str(node.target)] for named in modules], *args)
-        elif node.op == "call_method":
-            value = getattr(args[0], node.target)(*args[1:], **kwargs)
         elif node.op == "output":
             return args[0]
         else:
-            assert callable(node.target)
-            value = node.target(*args, **kwargs)
+            value = call_node(branches[0], node, args, kwargs)
         values[node] = value
     raise AssertionError("a graph has an output")
 

@@ -10,11 +10,11 @@ bit-width, each storage counted once, parameters left out.
 import argparse
 import statistics
 import tempfile
-import time
 
 import torch
 from torch import Tensor
 
+from benchmarks.measure import cpu_seconds
 from recipes.create import create_run
 from recipes.execution import running_by
 from recipes.options import parse_train
@@ -41,9 +41,7 @@ def create(options: argparse.Namespace, more: list[str], output: str) -> Run:
 def step_seconds(run: Run, batch: Batch) -> float:
     """CPU time of one step."""
     run.step.task.train()
-    started = time.process_time()
-    run.step([batch], 0, 0, 0)
-    return time.process_time() - started
+    return cpu_seconds(lambda: run.step([batch], 0, 0, 0))
 
 
 def kept_megabytes(run: Run, batch: Batch) -> float:
