@@ -60,7 +60,7 @@ def kept_megabytes(run: Run, batch: Batch) -> float:
 
     images, _ = run.step._augment(*batch, epoch=0)
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with hooks, running_by(run.net, run.step.forwards):
+    with hooks, running_by(run.step.forwards):
         run.net(images)
     return sum(kept.values()) / 1e6
 

@@ -30,7 +30,8 @@ from torch import nn
 import brevitas_multiquant.models  # noqa: F401  registers the CIFAR networks
 from benchmarks.measure import conditions, median_seconds, paired_ratio, peak_bytes
 from brevitas_multiquant import InPlaceDistillation, calibrate, multiquantize
-from recipes.execution import branch_forwards, running_by
+from recipes.execution import part_forwards, running_by
+from recipes.memory import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results" / "training_step"
 MODES = ("plain", "channels_last", "compiled", "compiled, channels_last")
@@ -99,7 +100,7 @@ class Setup:
         torch._dynamo.reset()
         self.model.forward = torch.compile(self.model.forward, dynamic=False)
         try:
-            with running_by(self.net, branch_forwards(self.net, compiled=True, recompute=False)):
+            with running_by(part_forwards(self.net, compiled=True, recompute=False)):
                 yield
         finally:
             del self.model.forward
@@ -136,15 +137,15 @@ def measure_mode(setup: Setup, plain: Setup, mode: str, options: argparse.Namesp
 def measure_memory(setup: Setup) -> dict[str, float]:
     """Peaks in MB, and over that of the float step of the largest bit-width's subnet."""
     setup.net.train()
-    recomputed = branch_forwards(setup.net, compiled=False, recompute=True)
+    recomputed = part_forwards(setup.net, compiled=False, recompute=True)
     peaks = {}
     for name, step, forwards in (
-        ("float subnet", setup.subnet_float_step, None),
-        ("full step", setup.full_step, None),
+        ("float subnet", setup.subnet_float_step, {}),
+        ("full step", setup.full_step, {}),
         ("full step, recompute", setup.full_step, recomputed),
     ):
         setup.forget_gradients()
-        with running_by(setup.net, forwards):
+        with running_by(forwards):
             peaks[name] = peak_bytes(step)
     least = peaks["float subnet"]
     megabytes = {f"{name} MB": round(peak / 1e6, 1) for name, peak in peaks.items()}
@@ -177,6 +178,7 @@ def main() -> None:
 def measure(options: argparse.Namespace) -> None:
     """Measure, and add to what was measured before of this network."""
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the recipe does
     torch._dynamo.config.recompile_limit = 64  # each bit-width is a graph of its own
     setup, plain = Setup(options), Setup(options)
     name = f"{options.model}_b{options.batch_size}_{options.img_size}px"

@@ -28,7 +28,9 @@ def activation_levels(bits: int) -> int:
     return 2**bits - 1
 
 
-def quantize_activation(x: Tensor, lower: Tensor, upper: Tensor, bits: int) -> Tensor:
+def quantize_activation(
+    x: Tensor, lower: Tensor, upper: Tensor, bits: int, overwrite: bool = False
+) -> Tensor:
     """Codes ``round((2**b - 1) * clip((x - l) / (u - l), 0, 1))`` (eqs. 1 and 2).
 
     Gradients are closed-form: straight through the rounding (half to even), and through the clip
@@ -40,6 +42,8 @@ def quantize_activation(x: Tensor, lower: Tensor, upper: Tensor, bits: int) -> T
         lower: scalar l.
         upper: scalar u; a narrower range counts as wide as `guarded_upper` makes it.
         bits: bit-width b.
+        overwrite: nobody else reads ``x``; where no gradient is recorded either, the codes take
+            its place in memory.
 
     Returns:
         Integer-valued tensor like ``x``, in ``[0, 2**b - 1]``; fp32 where the codes are too large
@@ -50,7 +54,11 @@ def quantize_activation(x: Tensor, lower: Tensor, upper: Tensor, bits: int) -> T
         >>> quantize_activation(x, torch.tensor(0.0), torch.tensor(1.0), 2)
         tensor([0., 0., 1., 3., 3.])
     """
-    return _ClipQuantize.apply(x, lower, upper, activation_levels(bits), 1, 0)
+    levels = activation_levels(bits)
+    if overwrite and not torch.is_grad_enabled():
+        lower, upper, x_wide = _widen(x, lower, upper)
+        return _narrowed(_rounded(x_wide.sub_(lower), lower, upper, levels), x, levels)
+    return _ClipQuantize.apply(x, lower, upper, levels, 1, 0)
 
 
 def quantize_weight(
@@ -93,12 +101,12 @@ class _ClipQuantize(torch.autograd.Function):
         ctx.save_for_backward(x, lower, upper)
         ctx.gain = step * levels
         lower, upper, x_wide = _widen(x, lower, upper)
-        codes = x_wide.sub(lower).mul_(levels / (upper - lower)).clamp_(0, levels).round_()
+        codes = _rounded(x_wide.sub(lower), lower, upper, levels)
         if step != 1:
             codes.mul_(step)
         if offset:
             codes.add_(offset)
-        return codes.to(x.dtype) if levels <= 255 else codes
+        return _narrowed(codes, x, levels)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -108,12 +116,22 @@ class _ClipQuantize(torch.autograd.Function):
         slope = ctx.gain / (upper - lower)
         grad_lower = grad_upper = None
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            total = passed.sum()
+            total = _total(passed)
             position = _moment(passed, x_wide, lower, upper, total) / (upper - lower)
             grad_upper = (-slope * position).to(upper_raw.dtype)
             grad_lower = (slope * (position - total)).to(lower_raw.dtype)
         grad_x = passed.mul_(slope).to(x.dtype) if ctx.needs_input_grad[0] else None
         return grad_x, grad_lower, grad_upper, None, None, None
+
+
+def _rounded(distance: Tensor, lower: Tensor, upper: Tensor, levels: int) -> Tensor:
+    """``round(levels * clip(distance / (u - l), 0, 1))``, in the memory of ``distance``."""
+    return distance.mul_(levels / (upper - lower)).clamp_(0, levels).round_()
+
+
+def _narrowed(codes: Tensor, x: Tensor, levels: int) -> Tensor:
+    """Codes in the type of ``x``, if every half precision holds them exactly."""
+    return codes.to(x.dtype) if levels <= 255 else codes
 
 
 def guarded_upper(lower: Tensor, upper: Tensor) -> Tensor:
@@ -151,11 +169,21 @@ def _reads_are_free(x: Tensor) -> bool:
 
 def _inner_product(a: Tensor, b: Tensor) -> Tensor:
     """Sum of a * b in one pass without a product in memory, where their layouts agree."""
-    if a.stride() != b.stride():
-        return (a * b).sum()
+    if torch.compiler.is_compiling() or a.stride() != b.stride():
+        return _total(a * b)
     outermost_first = sorted(range(a.dim()), key=a.stride, reverse=True)
     in_memory_order = (t.permute(outermost_first).flatten() for t in (a, b))
     return torch.dot(*in_memory_order)
+
+
+def _total(values: Tensor) -> Tensor:
+    """Sum of all values.
+
+    A compiled graph sums each channel first, as the backward of a norm does: one loop for both.
+    """
+    if torch.compiler.is_compiling() and values.dim() > 2:
+        return values.sum([dim for dim in range(values.dim()) if dim != 1]).sum()
+    return values.sum()
 
 
 def _within(grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""How branches run inside a training step: compiled, or recomputed in the backward, or as they are.
+"""How a network's parts run inside a training step: compiled, recomputed, or as they are.
 
-Only training steps see it. Evaluation, saving and export always run the branches themselves.
+Only training steps see it. Evaluation, saving and export always run the parts themselves.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -14,6 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from brevitas_multiquant import MultiQuantNet
 
 Forward = Callable[[Tensor], Tensor]
+PartForwards = Mapping[nn.Module, Forward]
+"""Part of a network -> what runs in the place of its own forward."""
 
 
 def branches_of(net: MultiQuantNet) -> dict[str, nn.Module]:
@@ -23,36 +25,30 @@ def branches_of(net: MultiQuantNet) -> dict[str, nn.Module]:
     return branches | {f"halves.{index}": half for index, half in halves.items()}
 
 
-def branch_forwards(net: MultiQuantNet, compiled: bool, recompute: bool) -> list[Forward] | None:
-    """A forward for each branch to train with; None where each has its own."""
-    if not (compiled or recompute):
-        return None
-    branches = branches_of(net).values()
-    forwards: list[Forward] = [branch.forward for branch in branches]
+def part_forwards(net: MultiQuantNet, compiled: bool, recompute: bool) -> PartForwards:
+    """What to train with: stem, branches and head compiled, branches recomputed in the backward."""
+    branches = list(branches_of(net).values())
+    forwards: dict[nn.Module, Forward] = {}
     if compiled:
         # Shapes never change while training; every bit-width is compiled once.
-        forwards = [torch.compile(forward, dynamic=False) for forward in forwards]
+        parts = (net.stem, *branches, net.head)
+        forwards = {part: torch.compile(part.forward, dynamic=False) for part in parts}
     if recompute:
-        pairs = zip(branches, forwards, strict=True)
-        forwards = [recomputed(net, branch, forward) for branch, forward in pairs]
+        own = {branch: forwards.get(branch, branch.forward) for branch in branches}
+        forwards |= {branch: recomputed(net, branch, own[branch]) for branch in branches}
     return forwards
 
 
 @contextmanager
-def running_by(net: nn.Module, forwards: Sequence[Forward] | None) -> Iterator[None]:
-    """Inside the block the branches of the network run by these forwards."""
-    if forwards is None:
-        yield
-        return
-    assert isinstance(net, MultiQuantNet)
-    branches = branches_of(net).values()
-    for branch, forward in zip(branches, forwards, strict=True):
-        branch.forward = forward
+def running_by(forwards: PartForwards) -> Iterator[None]:
+    """Inside the block the parts of a network run by these forwards."""
+    for part, forward in forwards.items():
+        part.forward = forward
     try:
         yield
     finally:
-        for branch in branches:
-            del branch.forward
+        for part in forwards:
+            del part.forward
 
 
 def recomputed(net: MultiQuantNet, branch: nn.Module, forward: Forward) -> Forward:

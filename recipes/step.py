@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from brevitas_multiquant import InPlaceDistillation, MultiQuantNet
 from recipes import processes
 from recipes.errors import NonFiniteError, OptionError
-from recipes.execution import branch_forwards, running_by
+from recipes.execution import part_forwards, running_by
 from recipes.health import first_fault
 from recipes.networks import FloatTask
 from recipes.seeds import derived_seed
@@ -49,9 +49,9 @@ class Step:
         self.net: nn.Module = task.net
         self.mixup = create_mixup(args, num_classes)
         self.forwards = (
-            branch_forwards(self.net, args.compile, args.recompute)
+            part_forwards(self.net, args.compile, args.recompute)
             if isinstance(self.net, MultiQuantNet)
-            else None
+            else {}
         )
 
     def __call__(
@@ -106,7 +106,7 @@ class Step:
         self, images: Tensor, target: Tensor, bits: Sequence[int] | None, share: float
     ) -> Tensor:
         """Gradients of ``share`` times the loss, a bit-width at a time; that loss."""
-        with running_by(self.net, self.forwards), self.accelerator.autocast():
+        with running_by(self.forwards), self.accelerator.autocast():
             result = self.task.step(images, target, scaled_backward(share), bits)
         return result["loss"].detach() * share
 

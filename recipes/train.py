@@ -17,6 +17,7 @@ from recipes.create import create_run
 from recipes.dry_run import dry_run
 from recipes.errors import exit_code
 from recipes.loop import fit
+from recipes.memory import keep_freed_memory
 from recipes.options import parse_train
 from recipes.run import Run
 from recipes.tracking import start_trackers
@@ -50,6 +51,8 @@ def finish(run: Run, accuracy: Mapping[int, float]) -> None:
 def train(args: argparse.Namespace) -> dict[int, float]:
     """Train as the options say; top-1 in percent a bit-width of the last epoch."""
     run = create_run(args)
+    if run.accelerator.device.type == "cpu":
+        keep_freed_memory()
     if args.dry_run:
         dry_run(run)
         return {}

@@ -75,16 +75,23 @@ class ScaleShiftNorm(nn.Module):
 
     The framework's own kernel may fuse the two into one rounding, or subtract the mean first;
     either would move activations over a quantizer's threshold in another executor.
+
+    Attributes:
+        overwrites: nobody else reads the input; the result may take its place in memory.
     """
 
     active: ActiveBits
+    overwrites = False
 
     def forward(self, x: Tensor) -> Tensor:
         """The batch norm of ``x`` (N, C, ...)."""
         if self.training or not self.active.quantized:
             return super().forward(x)  # type: ignore[misc]
         scale, shift = scale_and_shift(self)  # type: ignore[arg-type]
-        return x.mul(per_channel(scale, x)).add_(per_channel(shift, x))
+        factor, summand = per_channel(scale, x), per_channel(shift, x)
+        if self.overwrites and not torch.is_grad_enabled():
+            return x.mul_(factor).add_(summand)
+        return x.mul(factor).add_(summand)
 
 
 class ScaleShiftBatchNorm1d(ScaleShiftNorm, nn.BatchNorm1d):

@@ -35,11 +35,13 @@ class ActivationCodes(_Codes):
     def __init__(self, range_impl: LearnedRange, bit_width_impl: nn.Module, bit_width: int) -> None:
         super().__init__(range_impl, bit_width_impl)
         self.bits = bit_width
+        self.overwrites = False
 
     def forward(self, x: Tensor) -> QuantArgs:
         """Codes of ``x`` (any shape) in [0, 2**bits - 1]."""
         lower, upper = self.range_impl(x)
-        return self._with_metadata(quantize_activation(x, lower, upper, self.bits))
+        codes = quantize_activation(x, lower, upper, self.bits, overwrite=self.overwrites)
+        return self._with_metadata(codes)
 
 
 class WeightCodes(_Codes):

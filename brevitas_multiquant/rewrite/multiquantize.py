@@ -21,6 +21,7 @@ from brevitas_multiquant.rewrite.build import (
 from brevitas_multiquant.rewrite.check import self_check
 from brevitas_multiquant.rewrite.finn_profile import quantize_for_finn
 from brevitas_multiquant.rewrite.half import plan_half
+from brevitas_multiquant.rewrite.in_place import let_overwrite
 from brevitas_multiquant.rewrite.narrow import narrow
 from brevitas_multiquant.rewrite.plan import make_plan
 from brevitas_multiquant.rewrite.trace import trace
@@ -146,6 +147,8 @@ def _build(
     )
     if config.profile == "finn":
         quantize_for_finn(net)
+    for branch in (*net.branches, *net.halves.values()):
+        let_overwrite(branch)
     return net.train(model.training)
 
 
