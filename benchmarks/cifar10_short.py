@@ -61,7 +61,7 @@ def train(name: str, seed: int, options: argparse.Namespace) -> Path:
     summary = options.output / experiment / "summary.csv"
     if len(read(summary)) < options.epochs:
         command = [sys.executable, str(ROOT / "recipes" / "train.py"), "-c", str(CONFIG)]
-        command += ["--data-dir", str(options.data_dir), "--val-split", "val", "--channels-last"]
+        command += ["--data-dir", str(options.data_dir), "--val-split", "val"]
         command += ["--epochs", str(options.epochs), "--output", str(options.output)]
         command += ["--experiment", experiment, "--overwrite", "--seed", str(seed)]
         command += VARIANTS[name]

@@ -32,7 +32,7 @@ import brevitas_multiquant.models  # noqa: F401  registers the CIFAR networks
 from benchmarks.grouped import grouped_forward
 from benchmarks.measure import conditions
 from brevitas_multiquant import InPlaceDistillation, MultiQuantNet, calibrate, multiquantize
-from recipes.execution import part_forwards, running_by
+from recipes.execution import running_by, training_forwards
 
 RESULTS = Path(__file__).parent / "results" / "gpu"
 SETUPS = {"cifar_resnet20": (128, 32, 10), "resnet18": (64, 224, 1000)}
@@ -79,8 +79,8 @@ class Steps:
             self.full()
 
     def compiled(self) -> Callable[[], None]:
-        """The full step with compiled parts."""
-        forwards = part_forwards(self.net, compiled=True, recompute=False)
+        """The full step, compiled."""
+        forwards = training_forwards(self.net, compiled=True, recompute=False)
 
         def step() -> None:
             with running_by(forwards):

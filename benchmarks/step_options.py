@@ -17,13 +17,14 @@ from torch import Tensor
 from benchmarks.measure import cpu_seconds
 from recipes.create import create_run
 from recipes.execution import running_by
+from recipes.memory import keep_freed_memory
 from recipes.options import parse_train
 from recipes.run import Run
 from recipes.step import Batch
 
 OPTIONS = {
     "plain": [],
-    "--channels-last": ["--channels-last"],
+    "--no-channels-last": ["--no-channels-last"],
     "--recompute": ["--recompute"],
     "--bits-per-step 3": ["--bits-per-step", "3"],
     "--compile": ["--compile"],
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--options", nargs="+", choices=OPTIONS, default=list(OPTIONS)[1:4])
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the recipe does
     with tempfile.TemporaryDirectory() as output:
         plain = create(options, [], output)
         batch = next(plain.train.epoch(0))

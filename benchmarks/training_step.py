@@ -30,7 +30,7 @@ from torch import nn
 import brevitas_multiquant.models  # noqa: F401  registers the CIFAR networks
 from benchmarks.measure import conditions, median_seconds, paired_ratio, peak_bytes
 from brevitas_multiquant import InPlaceDistillation, calibrate, multiquantize
-from recipes.execution import part_forwards, running_by
+from recipes.execution import running_by, training_forwards
 from recipes.memory import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results" / "training_step"
@@ -100,7 +100,7 @@ class Setup:
         torch._dynamo.reset()
         self.model.forward = torch.compile(self.model.forward, dynamic=False)
         try:
-            with running_by(part_forwards(self.net, compiled=True, recompute=False)):
+            with running_by(training_forwards(self.net, compiled=True, recompute=False)):
                 yield
         finally:
             del self.model.forward
@@ -137,7 +137,7 @@ def measure_mode(setup: Setup, plain: Setup, mode: str, options: argparse.Namesp
 def measure_memory(setup: Setup) -> dict[str, float]:
     """Peaks in MB, and over that of the float step of the largest bit-width's subnet."""
     setup.net.train()
-    recomputed = part_forwards(setup.net, compiled=False, recompute=True)
+    recomputed = training_forwards(setup.net, compiled=False, recompute=True)
     peaks = {}
     for name, step, forwards in (
         ("float subnet", setup.subnet_float_step, {}),

@@ -1,10 +1,11 @@
-"""How a network's parts run inside a training step: compiled, recomputed, or as they are.
+"""How a network runs inside a training step: compiled, recomputed in the backward, or as it is.
 
-Only training steps see it. Evaluation, saving and export always run the parts themselves.
+Only training steps see it. Evaluation, saving and export always run the network itself.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from brevitas_multiquant import MultiQuantNet
 
 Forward = Callable[[Tensor], Tensor]
-PartForwards = Mapping[nn.Module, Forward]
-"""Part of a network -> what runs in the place of its own forward."""
+Forwards = Mapping[nn.Module, Forward]
+"""A network or a part of it -> what runs in the place of its own forward."""
 
 
 def branches_of(net: MultiQuantNet) -> dict[str, nn.Module]:
@@ -25,30 +26,34 @@ def branches_of(net: MultiQuantNet) -> dict[str, nn.Module]:
     return branches | {f"halves.{index}": half for index, half in halves.items()}
 
 
-def part_forwards(net: MultiQuantNet, compiled: bool, recompute: bool) -> PartForwards:
-    """What to train with: stem, branches and head compiled, branches recomputed in the backward."""
-    branches = list(branches_of(net).values())
-    forwards: dict[nn.Module, Forward] = {}
-    if compiled:
-        # Shapes never change while training; every bit-width is compiled once.
-        parts = (net.stem, *branches, net.head)
-        forwards = {part: torch.compile(part.forward, dynamic=False) for part in parts}
+def training_forwards(net: MultiQuantNet, compiled: bool, recompute: bool) -> Forwards:
+    """What to train with: the network compiled, or its branches recomputed in the backward, or both.
+
+    A network is compiled as one graph for each bit-width, so that no layout is converted between
+    stem and branches; what is recomputed is a graph for each branch.
+    """
+    # Shapes never change while training.
+    wrap = partial(torch.compile, dynamic=False) if compiled else _as_it_is
     if recompute:
-        own = {branch: forwards.get(branch, branch.forward) for branch in branches}
-        forwards |= {branch: recomputed(net, branch, own[branch]) for branch in branches}
-    return forwards
+        branches = branches_of(net).values()
+        return {branch: recomputed(net, branch, wrap(branch.forward)) for branch in branches}
+    return {net: wrap(net.forward)} if compiled else {}
+
+
+def _as_it_is(forward: Forward) -> Forward:
+    return forward
 
 
 @contextmanager
-def running_by(forwards: PartForwards) -> Iterator[None]:
-    """Inside the block the parts of a network run by these forwards."""
-    for part, forward in forwards.items():
-        part.forward = forward
+def running_by(forwards: Forwards) -> Iterator[None]:
+    """Inside the block these modules run by these forwards."""
+    for module, forward in forwards.items():
+        module.forward = forward
     try:
         yield
     finally:
-        for part in forwards:
-            del part.forward
+        for module in forwards:
+            del module.forward
 
 
 def recomputed(net: MultiQuantNet, branch: nn.Module, forward: Forward) -> Forward:

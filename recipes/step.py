@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from brevitas_multiquant import InPlaceDistillation, MultiQuantNet
 from recipes import processes
 from recipes.errors import NonFiniteError, OptionError
-from recipes.execution import part_forwards, running_by
+from recipes.execution import running_by, training_forwards
 from recipes.health import first_fault
 from recipes.networks import FloatTask
 from recipes.seeds import derived_seed
@@ -49,7 +49,7 @@ class Step:
         self.net: nn.Module = task.net
         self.mixup = create_mixup(args, num_classes)
         self.forwards = (
-            part_forwards(self.net, args.compile, args.recompute)
+            training_forwards(self.net, args.compile, args.recompute)
             if isinstance(self.net, MultiQuantNet)
             else {}
         )

@@ -75,7 +75,7 @@ def test_recomputing_keeps_less_for_the_backward(tmp_path):
     assert saved[("--recompute",)] < 0.3 * saved[()]
 
 
-def test_training_steps_run_the_compiled_parts_and_evaluation_does_not(tmp_path, monkeypatch):
+def test_training_steps_run_the_compiled_network_and_evaluation_does_not(tmp_path, monkeypatch):
     """What the compiler makes of them is in integration_tests/test_compiled_training.py."""
     calls = []
 
@@ -86,18 +86,19 @@ def test_training_steps_run_the_compiled_parts_and_evaluation_does_not(tmp_path,
     _, plain = state_after_a_step(tmp_path)
     monkeypatch.setattr(torch, "compile", compile_nothing)
     run, compiled = state_after_a_step(tmp_path, "--compile")
-    passes = sum(len(branches) + 2 for branches in run.net.selection.values())  # stem and head too
-    assert len(calls) == passes
+    assert len(calls) == len(run.net.bits)
     assert_equal(plain, compiled)
+    assert "forward" not in vars(run.net)
     run.net(next(iter(run.val))[0])
-    assert len(calls) == passes
+    assert len(calls) == len(run.net.bits)
 
 
 def test_channels_last_gives_the_same_step(tmp_path):
     """In float64, where another order of summation stays below every rounding threshold."""
     start = create_run(parse_train(tiny(tmp_path))).net.state_dict()
-    _, plain = state_after_a_step(tmp_path, start=start, double=True)
-    run, strided = state_after_a_step(tmp_path, "--channels-last", start=start, double=True)
+    contiguous, plain = state_after_a_step(tmp_path, "--no-channels-last", start=start, double=True)
+    assert contiguous.net.branches[0].get_parameter("layer2.0.conv1.weight").is_contiguous()
+    run, strided = state_after_a_step(tmp_path, start=start, double=True)
     weight = run.net.branches[0].get_parameter("layer2.0.conv1.weight")
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert_close(plain, strided, 1e-10)

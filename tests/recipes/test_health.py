@@ -26,7 +26,8 @@ def run(tmp_path):
 def spoil(net, name, value):
     """Set the first number of a parameter."""
     with torch.no_grad():
-        net.get_parameter(name).view(-1)[0] = value
+        parameter = net.get_parameter(name)
+        parameter[(0,) * parameter.dim()] = value
 
 
 # At 4 bits, which comes first, branches 0 and 1 run; the range is read inside of the convolution.
