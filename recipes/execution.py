@@ -27,7 +27,7 @@ def branches_of(net: MultiQuantNet) -> dict[str, nn.Module]:
 
 
 def training_forwards(net: MultiQuantNet, compiled: bool, recompute: bool) -> Forwards:
-    """What to train with: the network compiled, or its branches recomputed in the backward, or both.
+    """The network compiled, or its branches recomputed in the backward, or both.
 
     A network is compiled as one graph for each bit-width, so that no layout is converted between
     stem and branches; what is recomputed is a graph for each branch.
