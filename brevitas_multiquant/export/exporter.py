@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from brevitas_multiquant.subnet import Subnet
@@ -38,6 +39,21 @@ def readable_ir_version() -> Iterator[None]:
 
 
 @contextmanager
+def _unchecked_passes() -> Iterator[None]:
+    """Inside, torch does not check its own graph after each of its passes.
+
+    The check takes time quadratic in the number of nodes, a tenth of the export of a ResNet-50;
+    the file itself is executed and compared.
+    """
+    before = torch._C._jit_pass_lint
+    torch._C._jit_pass_lint = lambda Graph: None
+    try:
+        yield
+    finally:
+        torch._C._jit_pass_lint = before
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """Warnings, log lines and prints of the exporters are dropped inside; errors are not."""
     before = logging.root.manager.disable
@@ -63,7 +79,7 @@ def run_exporter(exporter: Callable[..., Any], subnet: Subnet, images: Tensor) -
     """
     import onnx
 
-    with quiet(), tempfile.TemporaryDirectory() as folder:
+    with quiet(), _unchecked_passes(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         exporter(
             _copy_of_modules(subnet),

@@ -24,7 +24,13 @@ from brevitas_multiquant.export.request import (
     require_packages,
 )
 from brevitas_multiquant.export.sample import impulse_images, smooth_images, stem_extent
-from brevitas_multiquant.export.verify import Comparison, Graph, quantizer_order, verify
+from brevitas_multiquant.export.verify import (
+    Comparison,
+    Graph,
+    quantizer_order,
+    verify,
+    weights_quantized_once,
+)
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.subnet import Subnet, extract_subnet
 
@@ -142,10 +148,11 @@ def export_qonnx(
         for bit in chosen:
             subnet = extract_subnet(net, bit).cpu()
             model = to_qonnx(subnet, sample)
-            comparisons = {
-                "sample": verify_qonnx(model, subnet, sample, allow_ties),
-                "smooth": verify_qonnx(model, subnet, natural, allow_ties),
-            }
+            with torch.no_grad(), weights_quantized_once(subnet):
+                comparisons = {
+                    "sample": verify_qonnx(model, subnet, sample, allow_ties),
+                    "smooth": verify_qonnx(model, subnet, natural, allow_ties),
+                }
             _check_sample(comparisons["sample"], bit)
             report["bits"][str(bit)] = _write(model, subnet, sample, staging, comparisons)
         (staging / "export.json").write_text(json.dumps(report, indent=2) + "\n")

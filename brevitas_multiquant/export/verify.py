@@ -11,11 +11,13 @@ its terms in different orders.
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from brevitas.nn import QuantIdentity
+from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer as QuantWBIOL
 from torch import Tensor, nn
 
 from brevitas_multiquant.errors import ExportError
@@ -125,6 +127,23 @@ def verify(graph: Graph, subnet: Subnet, images: Tensor, allow_ties: bool = Fals
         end_to_end_logit_difference=_largest(actual - free_logits),
         end_to_end_other_classes=_other_classes(actual, free_logits),
     )
+
+
+@contextmanager
+def weights_quantized_once(subnet: Subnet) -> Iterator[None]:
+    """Inside the block every layer keeps its quantized weights: they are constants."""
+    layers: list[Any] = [module for module in subnet.modules() if isinstance(module, QuantWBIOL)]
+    for layer in layers:
+        layer.quant_weight = partial(_constant, layer.quant_weight())
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.quant_weight
+
+
+def _constant(value: Any, _quant_input: Any = None) -> Any:
+    return value
 
 
 def quantizer_order(subnet: Subnet, images: Tensor) -> list[str]:
