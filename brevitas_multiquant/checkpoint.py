@@ -18,10 +18,8 @@ it and compared with the arrays before anything is allocated, and building it re
 downloads nothing.
 """
 
-import gc
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ import torch
 from brevitas.core.utils import StatelessBuffer
 from torch import Tensor, nn
 
+from brevitas_multiquant.collector import collector_paused
 from brevitas_multiquant.config import MultiQuantConfig
 from brevitas_multiquant.errors import PackedFileError, SourceError
 from brevitas_multiquant.functional import guarded_upper
@@ -134,7 +133,7 @@ def load_packed(path: str | os.PathLike[str], model: nn.Module | None = None) ->
         raise SourceError(f"model: expected the float nn.Module, got {type(model).__name__}")
     path = Path(path)
     header, arrays = read_packed(path, _HEADER_KEYS)
-    with _collector_paused():
+    with collector_paused():
         return _rebuild(header, arrays, model, path)
 
 
@@ -159,18 +158,6 @@ def _rebuild(
             f"built: {error}"
         ) from error
     return net.eval()
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Half a million objects are made and kept: looking for garbage among them takes seconds."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _skeleton(

@@ -8,6 +8,7 @@ import torch
 from brevitas.nn import QuantConv1d, QuantConv2d, QuantIdentity, QuantLinear
 from torch import Tensor, nn
 
+from brevitas_multiquant.collector import collector_paused
 from brevitas_multiquant.errors import BitWidthError
 from brevitas_multiquant.functional import activation_levels, guarded_upper
 from brevitas_multiquant.nn.fixed_point import plain_fixed_point_layer
@@ -90,7 +91,7 @@ def extract_subnet(net: MultiQuantNet, bits: int) -> Subnet:
     """
     if bits not in net.bits:
         raise BitWidthError(f"extract_subnet: expected one of {list(net.bits)}, got {bits!r}")
-    with net.at_bits(bits), torch.no_grad():
+    with collector_paused(), net.at_bits(bits), torch.no_grad():
         parts = [_frozen(branch, bits) for branch in net.branches_at(bits)]
         stem, head, merge = (_frozen(part, bits) for part in (net.stem, net.head, net.merge))
     subnet = Subnet(stem, parts, head, bits, merge).eval()

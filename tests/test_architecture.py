@@ -17,7 +17,7 @@ PACKAGE = "brevitas_multiquant"
 FLOORS = {
     0: [
         *("errors", "version", "versions", "config", "functional", "fixed_point", "selection"),
-        *("packing", "packed_file", "skeleton", "source", "models", "weight_format"),
+        *("packing", "packed_file", "skeleton", "source", "models", "weight_format", "collector"),
     ],
     1: ["quant"],
     2: ["nn"],

@@ -6,6 +6,7 @@ from functools import partial
 
 from torch import fx, nn
 
+from brevitas_multiquant.collector import collector_paused
 from brevitas_multiquant.config import BRANCH_INITS, MultiQuantConfig, check_choice
 from brevitas_multiquant.errors import ConfigError, UnsupportedModelError
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
@@ -99,10 +100,11 @@ def multiquantize(
     shape = _checked_shape(input_shape) or infer_input_shape(model)
     _refuse_rewritten(model)
 
-    net = _build(model, config, shape, branch_init, stem, head, seed).to(device_of(model))
-    net.source = _with_cut(source or infer_source(model), stem, head)
-    if check:
-        self_check(net, model, shape)
+    with collector_paused():
+        net = _build(model, config, shape, branch_init, stem, head, seed).to(device_of(model))
+        net.source = _with_cut(source or infer_source(model), stem, head)
+        if check:
+            self_check(net, model, shape)
     return net
 
 
