@@ -3,8 +3,8 @@
     python benchmarks/finn_report.py
 
 Runs nothing: resources are those of `finn_matrix.py`, accuracies those of `cifar10_short.py`
-(ResNet-8 alone was trained in the finn profile). Writes the table into docs/finn.md and the plot
-beside the matrix's results. What was not measured is a dash.
+and `w8a8.py` (of the networks, ResNet-8 alone was trained). Writes the table into docs/finn.md and
+the plot beside the matrix's results. What was not measured is a dash.
 """
 
 from typing import Any
@@ -27,11 +27,10 @@ COLUMNS = {  # title -> where a result of the matrix has it
 def top1() -> dict[str, list[float]]:
     """Setting -> last epoch's top-1 of each seed, of ResNet-8 in the finn profile."""
     found: dict[str, list[float]] = {}
-    for variant in ("finn", "w2a2"):
+    for variant, name in (("finn", None), ("w2a2", PLAIN_2), ("w8a8", PLAIN_8)):
         for path in sorted(SHORT.glob(f"{variant}_s*/summary.csv")):
             for bits, accuracy in accuracies(read(path)[-1]).items():
-                setting = PLAIN_2 if variant == "w2a2" else bits
-                found.setdefault(setting, []).append(accuracy)
+                found.setdefault(name or bits, []).append(accuracy)
     return found
 
 
@@ -97,13 +96,14 @@ def _draw_ratios(panel: Any, results: list[dict[str, Any]], quantity: str) -> No
 
 def _draw_accuracy(panel: Any) -> None:
     """A mark for each seed."""
+    alone = {PLAIN_2: (2, "s"), PLAIN_8: (8, "x")}
     for setting, seeds in top1().items():
-        alone = setting == PLAIN_2
-        style = {"marker": "s", "color": "0.4"} if alone else {"marker": "o", "color": "C0"}
-        bits = 2 if alone else int(setting)
-        panel.plot([bits] * len(seeds), seeds, linestyle="", fillstyle="none", **style)
+        bits, marker = alone.get(setting) or (int(setting), "o")
+        color = "0.4" if setting in alone else "C0"
+        panel.plot([bits] * len(seeds), seeds, marker, color=color, fillstyle="none")
     panel.plot([], [], "o", color="C0", fillstyle="none", label="one network, all bits")
-    panel.plot([], [], "s", color="0.4", fillstyle="none", label=PLAIN_2)
+    for setting, (_, marker) in alone.items():
+        panel.plot([], [], marker, color="0.4", fillstyle="none", label=setting)
     panel.legend(fontsize="small")
     lowest, highest = panel.get_ylim()
     middle, reach = (lowest + highest) / 2, max(5.0, (highest - lowest) / 2)

@@ -4,8 +4,9 @@
     python -m benchmarks.scale
 
 Hours = epochs * images * branch passes * overhead / (float images a second of all accelerators).
-The overhead of a full step over as many float passes is of results/training_step; the throughput of
-the float network is published by others (``FLOAT``), or your own: ``--throughput``.
+The overhead of a full step over as many float passes in the same layout is read from
+results/training_step; the throughput of the float network is published by others (``FLOAT``), or
+yours: ``--throughput``.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from benchmarks.training_step import RESULTS
 from brevitas_multiquant.selection import BRANCH_BITS
 
 IMAGES = 1_281_167
+MODE = "channels_last"
 GROWTH = 0.9
 """Of the ideal, where an accelerator count goes beyond what the source measured: an assumption."""
 
@@ -56,11 +58,11 @@ def hours(epochs: int, bits: list[int], overhead: float, images_a_second: float)
 
 
 def measured(network: str, mode: str) -> float | None:
-    """Overhead of a full step where it has been measured at 224 pixels."""
+    """A full step over float passes run in the same way, where it was measured at 224 pixels."""
     for path in sorted(RESULTS.glob(f"{network}_b*_224px.json")):
         ratios = json.loads(path.read_text())["modes"].get(mode, {})
         if "full step" in ratios:
-            return ratios["full step"]
+            return float(ratios["full step"] / ratios["float / plain float"])
     return None
 
 
@@ -70,11 +72,11 @@ def main() -> None:
     parser.add_argument("--accelerators", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--throughput", type=float, help="float images a second of one accelerator")
     options = parser.parse_args()
-    counts = " | ".join(f"{count} accelerators" for count in options.accelerators)
+    counts = " | ".join(f"on {count}" for count in options.accelerators)
     print(f"| network | bits | branch passes | overhead | accelerator | {counts} |")
     print("|---" * (5 + len(options.accelerators)) + "|")
     for source in FLOAT:
-        overhead = measured(source.network, "plain")
+        overhead = measured(source.network, MODE)
         if overhead is None:
             print(f"{source.network}: no measurement; run benchmarks.training_step at 224 pixels")
             continue
