@@ -90,7 +90,7 @@ def _draw_ratios(panel: Any, results: list[dict[str, Any]], quantity: str) -> No
     top = max(2.0, 1.1 * panel.get_ylim()[1])
     panel.axhspan(1.0, top, color="tab:red", alpha=0.08, linewidth=0)
     panel.axhline(1.0, color="0.3", linestyle="--", linewidth=1)
-    panel.text(8.4, 1.03, "dearer than W8A8", ha="right", va="bottom", fontsize="small")
+    panel.text(1.7, 0.97 * top, "dearer than W8A8", ha="left", va="top", fontsize="small")
     panel.set(title=f"{quantity.split()[0]} / that of W8A8", ylim=(0, top))
 
 

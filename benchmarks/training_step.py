@@ -244,7 +244,8 @@ def plot(results: list[dict]) -> None:
         panel.set_xticks(range(len(modes)), [mode.replace(", ", "\n") for mode in modes])
         panel.set_title(result["name"], fontsize=10)
     figure.axes[0].set_ylabel("CPU time over float")
-    figure.axes[0].legend(frameon=False, fontsize=8, loc="lower right")
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, ncols=3, frameon=False, loc="outside lower center")
     figure.savefig(RESULTS / "ratios.png", dpi=150)
 
 
