@@ -165,7 +165,7 @@ def _swap_arrays(header: dict, arrays: dict, rng: random.Random) -> None:
 
 def _copy_array(header: dict, arrays: dict, rng: random.Random) -> None:
     name = rng.choice(sorted(arrays))
-    tricks = ["../../x.codes", "/tmp/x.floats", "branches.9.codes", "stem", "", "branches.0.codes "]
+    tricks = ["../../x.codes", "/x.floats", "branches.9.codes", "stem", "", "branches.0.codes "]
     arrays[rng.choice([*tricks, *arrays])] = arrays[name].copy()
 
 

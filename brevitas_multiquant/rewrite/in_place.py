@@ -7,6 +7,7 @@ from torch import fx, nn
 from brevitas_multiquant.nn.switchable import ScaleShiftNorm, SwitchableNorm, SwitchableQuantizer
 from brevitas_multiquant.quant.layers import CodeLayer
 from brevitas_multiquant.quant.proxies import activation_tensor_quant
+from brevitas_multiquant.rewrite.normalise import alone_reads_output
 
 _MAKE_NEW_TENSORS = (CodeLayer, SwitchableNorm, ScaleShiftNorm, nn.ReLU, nn.ReLU6)
 
@@ -19,10 +20,9 @@ def let_overwrite(part: nn.Module) -> None:
     """
     if not isinstance(part, fx.GraphModule):
         return
-    modules: dict[str, Any] = dict(part.named_modules())
     for node in part.graph.nodes:
-        if node.op == "call_module" and _alone_reads_fresh_tensor(node, modules):
-            _set_overwrites(modules[str(node.target)])
+        if node.op == "call_module" and alone_reads_output(part, node, _MAKE_NEW_TENSORS):
+            _set_overwrites(part.get_submodule(str(node.target)))
 
 
 def _set_overwrites(module: Any) -> None:
@@ -32,11 +32,3 @@ def _set_overwrites(module: Any) -> None:
         is_norm = isinstance(module, SwitchableNorm)
         worker: Any = member if is_norm else activation_tensor_quant(member)
         worker.overwrites = True
-
-
-def _alone_reads_fresh_tensor(node: fx.Node, modules: dict[str, Any]) -> bool:
-    sources = node.all_input_nodes
-    if len(sources) != 1 or sources[0].op != "call_module" or len(sources[0].users) != 1:
-        return False
-    calls = sum(other.target == node.target for other in node.graph.nodes)
-    return calls == 1 and isinstance(modules.get(str(sources[0].target)), _MAKE_NEW_TENSORS)

@@ -55,7 +55,7 @@ def normalise(graph_module: fx.GraphModule, opaque: Container[str]) -> None:
     for node in graph_module.graph.nodes:
         module = _called(graph_module, node)
         if module in in_place and isinstance(module, _SAFE_IN_PLACE):
-            module.inplace = _alone_reads_fresh_tensor(graph_module, node)
+            module.inplace = alone_reads_output(graph_module, node, (*WEIGHTED, *NORMS))
 
 
 def _protect_inputs(node: fx.Node) -> None:
@@ -79,12 +79,16 @@ _SAFE_IN_PLACE = (nn.ReLU, nn.ReLU6)
 """Activations whose gradient needs their output alone; in place they save an allocation."""
 
 
-def _alone_reads_fresh_tensor(graph_module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node is the only reader of a tensor that the node before it has just made."""
-    (source,) = node.all_input_nodes
-    fresh = isinstance(_called(graph_module, source), (*WEIGHTED, *NORMS))
-    calls = sum(other.target == node.target for other in node.graph.nodes)
-    return fresh and len(source.users) == 1 and calls == 1
+def alone_reads_output(
+    graph_module: fx.GraphModule, node: fx.Node, makers: tuple[type[nn.Module], ...]
+) -> bool:
+    """Whether a module is called once, as the only reader of what a module of ``makers`` made."""
+    sources = node.all_input_nodes
+    if len(sources) != 1 or len(sources[0].users) != 1:
+        return False
+    if not isinstance(_called(graph_module, sources[0]), makers):
+        return False
+    return sum(other.target == node.target for other in node.graph.nodes) == 1
 
 
 def _out_of_place(node: fx.Node) -> None:
