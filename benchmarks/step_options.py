@@ -26,7 +26,7 @@ OPTIONS = {
     "plain": [],
     "--no-channels-last": ["--no-channels-last"],
     "--recompute": ["--recompute"],
-    "--bits-per-step 3": ["--bits-per-step", "3"],
+    "--bits-per-step 2.4": ["--bits-per-step", "2.4"],
     "--compile": ["--compile"],
 }
 

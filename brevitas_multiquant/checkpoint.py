@@ -298,8 +298,9 @@ def _codes_entry(name: str, layer: CodeLayer) -> _Entry:
                 f"{name}: expected weight codes from 0 to {form.levels} of the format "
                 f"{form.name}, got {stored.max()}"
             )
-        weights = values.numpy()[stored]
-        layer.weight.copy_(torch.from_numpy(weights).view_as(layer.weight))
+        # Nothing is clipped, as anything larger was refused; it is the fast way to look up.
+        weights = torch.from_numpy(np.take(values.numpy(), stored, mode="clip"))
+        layer.weight.data = weights.view(layer.weight.shape).to(layer.weight.dtype)
         layer.weight_function = None
         gain = getattr(layer, "gain", None)
         if gain is not None:  # it is in the weights now

@@ -1,14 +1,12 @@
 """In-place distillation: the largest bit-width teaches the others (paper, section 3.5, eq. 7)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brevitas_multiquant.config import check_choice
-from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.nn.network import MultiQuantNet
 
 LOSSES = ("sum", "halved")
@@ -50,14 +48,10 @@ class InPlaceDistillation(nn.Module):
         net: the network to train.
         loss: ``"sum"``: CE + KD as in eq. 7; ``"halved"``: (CE + KD) / 2 as in the published code.
         distill: False trains every bit-width by CE alone.
-        split_batch: the largest bit-width sees the whole batch, the others a part of it each, all
-            parts alike. The expected gradient is the same; a step of 2, 4, 6 and 8 bits takes 6
-            branch passes over the batch instead of 10.
         criterion: (logits, target) -> scalar; default cross entropy.
 
     Raises:
-        ConfigError: an unknown ``loss``; with ``split_batch``, a batch of fewer images than there
-            are bit-widths to share it.
+        ConfigError: an unknown ``loss``.
 
     Example:
         >>> import torch
@@ -75,7 +69,6 @@ class InPlaceDistillation(nn.Module):
         *,
         loss: str = "sum",
         distill: bool = True,
-        split_batch: bool = False,
         criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
@@ -83,7 +76,6 @@ class InPlaceDistillation(nn.Module):
         self.net = net
         self.share = 1.0 if loss == "sum" else 0.5
         self.distill = distill
-        self.split_batch = split_batch
         self.criterion = criterion or nn.CrossEntropyLoss()
 
     def forward(
@@ -94,14 +86,15 @@ class InPlaceDistillation(nn.Module):
         Args:
             images: (N, C, H, W).
             target: class indices (N,) or probabilities (N, classes).
-            bits: the bit-widths of this step; the largest of them teaches, and the losses of the
-                others are weighted so that they stand for all: if they are sampled evenly, the
-                expected gradient is that of a step of all bit-widths. Default: all.
+            bits: the bit-widths that run in this step, default all. The largest of them teaches,
+                and its branches stand in for smaller bit-widths that do not run
+                (`MultiQuantNet.forward_with_stand_ins`): 2 and 8 of 2, 4, 6, 8 train all four
+                for 5 branch passes instead of 10, but for what 4 and 6 have of their own, their
+                norms and ranges. So let each run now and then.
 
         Returns:
             ``loss``: the scalar to differentiate, summed over bit-widths; ``outputs``, ``ce`` and
-            ``kd``: bit-width -> logits (N, classes) of the images it saw, cross entropy,
-            distillation loss.
+            ``kd``: bit-width that ran -> logits (N, classes), cross entropy, distillation loss.
         """
         parts = list(self.losses(images, target, bits))
         return _collect(parts, sum(part.loss for part in parts))
@@ -138,35 +131,49 @@ class InPlaceDistillation(nn.Module):
     def losses(
         self, images: Tensor, target: Tensor, chosen: Sequence[int] | None = None
     ) -> Iterator[BitWidthLoss]:
-        """Each bit-width's loss, largest bit-width first."""
-        teacher: Tensor | None = None
-        running = sorted(chosen or self.net.bits, reverse=True)
-        weight = (len(self.net.bits) - 1) / max(len(running) - 1, 1)
-        for bits, seen in zip(running, self._images_of(running, len(images)), strict=True):
+        """The loss of each bit-width that runs, largest first; stand-ins are in the first."""
+        largest, *students = sorted(chosen or self.net.bits, reverse=True)
+        with self.net.at_bits(largest):
+            output, stand_ins = self._teach(images, largest, students)
+        teacher = output.detach()
+        ce = self.criterion(output, target)
+        stood_in = [self._student_loss(logits, target, teacher)[0] for logits in stand_ins]
+        yield BitWidthLoss(largest, sum(stood_in, ce), output, ce, None)
+        del output, ce, stand_ins, stood_in  # and what the backward needed of them
+        for bits in students:
             with self.net.at_bits(bits):
-                output = self.net(images[seen])
-            ce = self.criterion(output, target[seen])
-            if teacher is None:
-                yield BitWidthLoss(bits, ce, output, ce, None)
-                teacher = output.detach()
-            elif self.distill:
-                kd = soft_cross_entropy(output, teacher[seen])
-                yield BitWidthLoss(bits, weight * self.share * (ce + kd), output, ce, kd)
-            else:
-                yield BitWidthLoss(bits, weight * ce, output, ce, None)
+                output = self.net(images)
+            loss, ce, kd = self._student_loss(output, target, teacher)
+            yield BitWidthLoss(bits, loss, output, ce, kd)
 
-    def _images_of(self, running: Sequence[int], images: int) -> list[slice]:
-        """Which images of the batch each bit-width sees."""
-        students = len(running) - 1
-        if not self.split_batch or students < 2:
-            return [slice(None)] * len(running)
-        if images < students:
-            raise ConfigError(
-                f"split_batch: expected at least one image for each of the {students} smaller "
-                f"bit-widths, got a batch of {images}"
-            )
-        bounds = [images * index // students for index in range(students + 1)]
-        return [slice(None), *(slice(*pair) for pair in pairwise(bounds))]
+    def _teach(
+        self, images: Tensor, largest: int, students: Sequence[int]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Logits of the largest bit-width, and stand-ins for those that do not run."""
+        smaller = [bits for bits in self.net.bits if bits < largest and self._covers(largest, bits)]
+        if set(smaller) <= set(students):
+            return self.net(images), []
+        # The same others whoever of them runs, so that one compiled graph serves every choice.
+        others = smaller[1:] if smaller[0] in students else smaller
+        output, *logits = self.net.forward_with_stand_ins(images, others)
+        return output, [
+            one for one, bits in zip(logits, others, strict=True) if bits not in students
+        ]
+
+    def _covers(self, larger: int, bits: int) -> bool:
+        """Whether all branches of a bit-width run at a larger one."""
+        selection = self.net.config.selection
+        return set(selection[bits]) <= set(selection[larger])
+
+    def _student_loss(
+        self, output: Tensor, target: Tensor, teacher: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """A student's share of the step's loss; its cross entropy; its distillation loss."""
+        ce = self.criterion(output, target)
+        if not self.distill:
+            return ce, ce, None
+        kd = soft_cross_entropy(output, teacher)
+        return self.share * (ce + kd), ce, kd
 
 
 def _detached(part: BitWidthLoss) -> BitWidthLoss:

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NAME = "run"
 EVERYTHING = [
     *("--img-size", "8", "--subset", "48", "--batch-size", "8", "--hflip", "0.5"),
-    *("--model-kwargs", "drop_rate=0.2", "--bits", "2", "4", "6", "--bits-per-step", "2"),
+    *("--model-kwargs", "drop_rate=0.2", "--bits", "2", "4", "6", "--bits-per-step", "2.5"),
     *("--epochs", "2", "--warmup-epochs", "1", "--sched-on-updates", "--lr", "0.02"),
     *("--smoothing", "0.1", "--mixup", "0.2", "--cutmix", "1.0", "--grad-accum-steps", "2"),
     *("--model-ema", "--model-ema-warmup", "--recovery-interval", "2", "--device", "cpu"),

@@ -20,7 +20,7 @@ from tests.recipes.runs import NAME, rows_of, tensors_of, tiny
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = str(ROOT / "recipes" / "train.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-MORE = ["--batch-size", "8", "--epochs", "3", "--model-ema", "--bits-per-step", "2"]
+MORE = ["--batch-size", "8", "--epochs", "3", "--model-ema", "--bits-per-step", "2.5"]
 MORE += ["--bits", "2", "4", "6", "--hflip", "0.5", "--model-kwargs", "drop_rate=0.2"]
 
 

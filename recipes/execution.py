@@ -14,9 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from brevitas_multiquant import MultiQuantNet
 
-Forward = Callable[[Tensor], Tensor]
-Forwards = Mapping[nn.Module, Forward]
-"""A network or a part of it -> what runs in the place of its own forward."""
+Forward = Callable[..., Any]
+Forwards = Mapping[tuple[nn.Module, str], Forward]
+"""A network or a part of it, and the name of a method -> what runs in that method's place."""
 
 
 def branches_of(net: MultiQuantNet) -> dict[str, nn.Module]:
@@ -36,8 +36,12 @@ def training_forwards(net: MultiQuantNet, compiled: bool, recompute: bool) -> Fo
     wrap = partial(torch.compile, dynamic=False) if compiled else _as_it_is
     if recompute:
         branches = branches_of(net).values()
-        return {branch: recomputed(net, branch, wrap(branch.forward)) for branch in branches}
-    return {net: wrap(net.forward)} if compiled else {}
+        return {
+            (branch, "forward"): recomputed(net, branch, wrap(branch.forward))
+            for branch in branches
+        }
+    names = ("forward", "forward_with_stand_ins") if compiled else ()
+    return {(net, name): wrap(getattr(net, name)) for name in names}
 
 
 def _as_it_is(forward: Forward) -> Forward:
@@ -47,13 +51,13 @@ def _as_it_is(forward: Forward) -> Forward:
 @contextmanager
 def running_by(forwards: Forwards) -> Iterator[None]:
     """Inside the block these modules run by these forwards."""
-    for module, forward in forwards.items():
-        module.forward = forward
+    for (module, name), forward in forwards.items():
+        setattr(module, name, forward)
     try:
         yield
     finally:
-        for module in forwards:
-            del module.forward
+        for module, name in forwards:
+            delattr(module, name)
 
 
 def recomputed(net: MultiQuantNet, branch: nn.Module, forward: Forward) -> Forward:

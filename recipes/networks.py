@@ -111,7 +111,6 @@ def create_task(args: argparse.Namespace, net: nn.Module) -> FloatTask | InPlace
         net,
         loss=args.distill_loss,
         distill=not args.no_distill,
-        split_batch=args.split_batch,
         criterion=criterion,
     )
 

@@ -85,8 +85,12 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     add("--model-ema-warmup", action="store_true", help="average over fewer steps at the start")
     add("--no-distill", action="store_true", help="cross-entropy only, at every bit-width")
     add("--distill-loss", choices=["sum", "halved"], default="sum", help="CE + KD or its half")
-    add("--bits-per-step", type=positive, metavar="N", help="largest and N - 1 sampled")
-    add("--split-batch", action="store_true", help="all but the largest share the batch")
+    add(
+        "--bits-per-step",
+        type=positive_number,
+        metavar="N",
+        help="on average; stand-ins for others",
+    )
 
 
 def add_execution_options(parser: argparse.ArgumentParser) -> None:
@@ -183,13 +187,12 @@ def check_together(args: argparse.Namespace) -> None:
     if args.min_lr > args.lr:
         raise OptionError(f"--min-lr: expected at most --lr {args.lr}, got {args.min_lr}")
     sampled = args.bits_per_step
-    if sampled is not None and not min(2, len(args.bits)) <= sampled <= len(args.bits):
+    if sampled is not None and not 2 < sampled <= len(args.bits):
         raise OptionError(
-            f"--bits-per-step: expected 2 to {len(args.bits)}, the largest bit-width and those "
-            f"sampled from the others, got {sampled}"
+            "--bits-per-step: expected more than 2, as the largest and the smallest bit-width are "
+            f"in every step, and at most the {len(args.bits)} of --bits, got {sampled:g}"
         )
-    only_branches = {"--bits-per-step": sampled, "--split-batch": args.split_batch}
-    only_branches |= {"--recompute": args.recompute}
+    only_branches = {"--bits-per-step": sampled, "--recompute": args.recompute}
     for name, given in (only_branches | {"--compile": args.compile}).items():
         if args.float and given:
             raise OptionError(f"{name}: expected a multi-branch network, got --float")

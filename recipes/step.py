@@ -19,6 +19,7 @@ from recipes.errors import NonFiniteError, OptionError
 from recipes.execution import running_by, training_forwards
 from recipes.health import first_fault
 from recipes.networks import FloatTask
+from recipes.sampling import quicken_norms, sampled_bits
 from recipes.seeds import derived_seed
 
 Batch = tuple[Tensor, Tensor]
@@ -48,6 +49,8 @@ class Step:
         self.optimizers, self.ema = optimizers, ema
         self.net: nn.Module = task.net
         self.mixup = create_mixup(args, num_classes)
+        if args.bits_per_step is not None and isinstance(self.net, MultiQuantNet):
+            quicken_norms(self.net, args.bits_per_step)
         self.forwards = (
             training_forwards(self.net, args.compile, args.recompute)
             if isinstance(self.net, MultiQuantNet)
@@ -130,21 +133,6 @@ def scaled_backward(share: float) -> Callable[[Tensor], None]:
             (loss * share).backward()
 
     return backward
-
-
-def sampled_bits(bits: Sequence[int], count: int, seed: int) -> tuple[int, ...]:
-    """The largest bit-width, which teaches, and ``count - 1`` of the others, each as likely.
-
-    Example:
-        >>> sampled_bits([2, 4, 6, 8], 4, seed=0)
-        (2, 4, 6, 8)
-        >>> len(sampled_bits([2, 4, 6, 8], 2, seed=0))
-        2
-    """
-    *others, largest = sorted(bits)
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(others), generator=generator)[: count - 1].tolist()
-    return tuple(sorted([*(others[index] for index in chosen), largest]))
 
 
 def create_mixup(args: argparse.Namespace, num_classes: int) -> Mixup | None:

@@ -161,54 +161,82 @@ def test_unknown_loss(net):
         InPlaceDistillation(net, loss="mean")
 
 
-def test_expected_gradient_of_sampled_bit_widths_is_that_of_all(net, images):
-    """Each student as likely: the mean over the choices is the full step's, in float64."""
-    net.double().eval()
-    task = InPlaceDistillation(net)
-
-    def gradients(bits):
-        net.zero_grad()
-        task.step(images.double(), TARGET, bits=bits)
-        return torch.cat(
-            [
-                torch.zeros(p.numel()) if p.grad is None else p.grad.flatten()
-                for p in net.parameters()
-            ]
-        )
-
-    mean = (gradients([2, 6]) + gradients([4, 6])) / 2
-    # sums of a few thousand float64 products in another order
-    torch.testing.assert_close(mean, gradients(None), rtol=1e-10, atol=1e-12)
+def stand_in_by_hand(net, images, bits, at):
+    """Branches of a bit-width as they run at another, then its own merge and head."""
+    with net.at_bits(at):
+        features = net.stem(images)
+        outputs = [net.branches[branch](features) for branch in net.selection[bits]]
+    with net.at_bits(bits):
+        return net.head(net.merge(outputs))
 
 
-def test_a_split_batch_gives_each_smaller_bit_width_its_part(net, images):
+@pytest.mark.parametrize("profile", ["paper", "finn"])
+def test_stand_ins_by_hand(make_net, images, profile):
+    net = make_net(bits=(2, 4, 6), profile=profile)
+    calibrate(net, [images])
+    with net.eval().at_bits(6):
+        logits, for_4, for_2 = net.forward_with_stand_ins(images, [4, 2])
+        assert torch.equal(logits, net(images))
+    assert torch.equal(for_4, stand_in_by_hand(net, images, 4, at=6))
+    assert torch.equal(for_2, stand_in_by_hand(net, images, 2, at=6))
+    with net.at_bits(4):
+        assert not torch.equal(for_4, net(images))
+
+
+def test_the_loss_of_a_bit_width_that_does_not_run_is_its_stand_ins(net, images):
     net.eval()
-    out = InPlaceDistillation(net, split_batch=True)(images, TARGET)
-    assert {bits: len(output) for bits, output in out["outputs"].items()} == {6: 4, 4: 2, 2: 2}
-    for bits, seen in ((4, slice(0, 2)), (2, slice(2, 4))):
-        with net.at_bits(bits):
-            expected = net(images[seen])
-        assert torch.equal(out["outputs"][bits], expected)
-        torch.testing.assert_close(out["ce"][bits], F.cross_entropy(expected, TARGET[seen]), **FP32)
-        kd = kd_by_hand(expected, out["outputs"][6][seen])
-        torch.testing.assert_close(out["kd"][bits], kd, **FP32)
+    out = InPlaceDistillation(net)(images, TARGET, bits=[2, 6])
+    everything = InPlaceDistillation(net)(images, TARGET)
+    stand_in = stand_in_by_hand(net, images, 4, at=6)
+    of_4 = F.cross_entropy(stand_in, TARGET) + kd_by_hand(stand_in, everything["outputs"][6])
+    ran = everything["ce"][6] + everything["ce"][2] + everything["kd"][2]
+    torch.testing.assert_close(out["loss"], ran + of_4, **FP32)
+    assert list(out["outputs"]) == [6, 2] and list(out["kd"]) == [2]
 
 
-def test_expected_gradient_of_a_split_batch_is_that_of_the_whole(net, images):
-    """The two ways to share four images in two halves that follow each other, in float64."""
-    net.double().eval()
-
-    def gradient(order, **options):
-        net.zero_grad()
-        InPlaceDistillation(net, **options).step(images[order].double(), TARGET[order])
-        return torch.cat([p.grad.flatten() for p in net.parameters()])
-
-    halves = [gradient(order, split_batch=True) for order in ([0, 1, 2, 3], [2, 3, 0, 1])]
-    whole = gradient([0, 1, 2, 3])
-    # sums of a few thousand float64 products in another order
-    torch.testing.assert_close(sum(halves) / 2, whole, rtol=1e-10, atol=1e-12)
+def test_who_runs_has_no_stand_in(net, images):
+    """Whether 4 bits run among 2, 4, 6 or are all that is asked beside 6."""
+    net.eval()
+    task = InPlaceDistillation(net)
+    everything = task(images, TARGET)
+    stand_in = stand_in_by_hand(net, images, 2, at=6)
+    of_2 = F.cross_entropy(stand_in, TARGET) + kd_by_hand(stand_in, everything["outputs"][6])
+    expected = everything["ce"][6] + everything["ce"][4] + everything["kd"][4] + of_2
+    torch.testing.assert_close(task(images, TARGET, bits=[4, 6])["loss"], expected, **FP32)
 
 
-def test_a_batch_too_small_to_split(net, images):
-    with pytest.raises(ConfigError, match="at least one image for each of the 2 smaller"):
-        InPlaceDistillation(net, split_batch=True)(images[:1], TARGET[:1])
+def test_nobody_stands_in_for_branches_that_do_not_run(net, images):
+    """At 4 bits branches 1 and 2 run, of 2 bits it is 0; 6 bits are larger."""
+    assert net.selection == {2: (0,), 4: (1, 2), 6: (0, 1, 2)}
+    out = InPlaceDistillation(net.eval())(images, TARGET, bits=[4])
+    torch.testing.assert_close(out["loss"].detach(), out["ce"][4], **FP32)
+
+
+def test_without_distillation_a_stand_in_has_cross_entropy_alone(net, images):
+    net.eval()
+    task = InPlaceDistillation(net, distill=False)
+    everything = task(images, TARGET)
+    of_4 = F.cross_entropy(stand_in_by_hand(net, images, 4, at=6), TARGET)
+    expected = everything["ce"][6] + everything["ce"][2] + of_4
+    torch.testing.assert_close(task(images, TARGET, bits=[2, 6])["loss"], expected, **FP32)
+
+
+def test_a_step_with_stand_ins_has_the_gradients_of_its_joint_loss(net, images):
+    net.double().train()
+    other = copy.deepcopy(net)
+    InPlaceDistillation(net).step(images.double(), TARGET, bits=[2, 6])
+    InPlaceDistillation(other)(images.double(), TARGET, bits=[2, 6])["loss"].backward()
+    for (name, one), two in zip(net.named_parameters(), other.parameters(), strict=True):
+        assert (one.grad is None) == (two.grad is None), name
+        if one.grad is not None:
+            # sums of a few thousand float64 products in another order
+            torch.testing.assert_close(one.grad, two.grad, rtol=1e-10, atol=1e-12)
+
+
+def test_where_a_bit_width_ends_with_a_half_branch_the_whole_one_stands_in(make_net, images):
+    net = make_net(bits=(2, 3, 4))
+    calibrate(net, [images])
+    with net.eval().at_bits(4):
+        _, stand_in = net.forward_with_stand_ins(images, [3])
+    assert net.selection[3] == (0, 1)
+    assert torch.equal(stand_in, stand_in_by_hand(net, images, 3, at=4))

@@ -120,9 +120,34 @@ class MultiQuantNet(PretrainedMethods, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes) of the images (N, C, H, W) at the active bit-width (eq. 6)."""
+        return self.head(self.merge(self._run_branches(x)))
+
+    def forward_with_stand_ins(self, x: Tensor, others: Sequence[int]) -> list[Tensor]:
+        """What `forward` gives, and stand-ins for other bit-widths, at the price of one forward.
+
+        A bit-width's stand-in is what its own merge and head make of its branches as they run at
+        the *active* bit-width: what it would give if coarser activations changed nothing. Where
+        it ends with a half branch, the whole one takes its place.
+
+        Args:
+            x: images (N, C, H, W).
+            others: bit-widths whose branches all run at the active one.
+
+        Returns:
+            Logits (N, classes) at the active bit-width, then one tensor for each of ``others``.
+        """
+        outputs = self._run_branches(x)
+        output_of = dict(zip(self.config.selection[self._active.bits], outputs, strict=True))
+        logits = [self.head(self.merge(outputs))]
+        for bits in others:
+            with self.at_bits(bits):
+                own = [output_of[branch] for branch in self.config.selection[bits]]
+                logits.append(self.head(self.merge(own)))
+        return logits
+
+    def _run_branches(self, x: Tensor) -> list[Tensor]:
         features = self.stem(x)
-        outputs = [branch(features) for branch in self.branches_at(self._active.bits)]
-        return self.head(self.merge(outputs))
+        return [branch(features) for branch in self.branches_at(self._active.bits)]
 
     def range_parameters(self) -> Iterator[nn.Parameter]:
         """The trainable l and u of every quantizer, for an optimizer of their own."""

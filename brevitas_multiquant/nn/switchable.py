@@ -8,6 +8,7 @@ from brevitas.nn import QuantIdentity
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from brevitas_multiquant.computed_once import computed_once
 from brevitas_multiquant.quant.injectors import UintActPerTensorLearnedRange
 from brevitas_multiquant.quant.state import ActiveBits
 
@@ -62,7 +63,8 @@ def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     if norm.weight is not None:
         scale = scale * norm.weight
     shift = -norm.running_mean * scale
-    return scale, shift if norm.bias is None else shift + norm.bias
+    shift = shift if norm.bias is None else shift + norm.bias
+    return computed_once(scale), computed_once(shift)
 
 
 def per_channel(vector: Tensor, like: Tensor) -> Tensor:

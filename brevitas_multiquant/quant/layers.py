@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from brevitas_multiquant.functional import activation_levels
 from brevitas_multiquant.quant.injectors import WeightPerTensorLearnedRange
+from brevitas_multiquant.quant.kept_weights import codes_kept
 from brevitas_multiquant.quant.state import ActiveBits
 from brevitas_multiquant.weight_format import ODD, WeightFormat
 
@@ -84,7 +85,9 @@ class CodeLayer(nn.Module):
         if not self.active.quantized:
             return contract(x, self.effective_weight(), bias)
         if self.training:
-            return contract(x, weight_codes * self.output_scale, bias)
+            weight = weight_codes * self.output_scale
+            with codes_kept(x, weight, weight_codes, self.output_scale):
+                return contract(x, weight, bias)
         y = contract(x, weight_codes, None).mul_(self.output_scale)
         return y if bias is None else y.add_(as_output_channels(self, bias))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 
 from brevitas_multiquant.errors import TraceError, UnsupportedModelError
@@ -175,6 +175,17 @@ class _Shapes(fx.Interpreter):
             result, lambda v: _extract_tensor_metadata(v) if isinstance(v, Tensor) else v
         )
         return result
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A norm of a fake tensor gives it back: it has a shape and no values.
+
+        The framework would take the norm apart into a dozen operations.
+        """
+        module = self.fetch_attr(target)
+        own = type(module).__module__.startswith("torch.nn.")
+        if own and isinstance(module, NORMS) and isinstance(args[0], FakeTensor):
+            return args[0]
+        return super().call_module(target, args, kwargs)
 
     def _is_closed(self, node: fx.Node) -> bool:
         """Whether there is code in a node that the trace did not look into."""

@@ -1,0 +1,55 @@
+"""What a layer keeps of its rounded weights until the backward: a byte each, not a float."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+
+def codes_kept(
+    x: Tensor, weight: Tensor, codes: Tensor, scale: float
+) -> AbstractContextManager[None]:
+    """Inside the block, what keeps ``weight`` for its backward keeps the codes as bytes instead.
+
+    Gradients are the same bits. Done where it pays, and where nobody would notice: weights that
+    outweigh the input, a backward to come, no compiler that decides itself what is kept, and
+    nobody else (a checkpoint, an offload to the host) who has a say in what is kept.
+
+    Args:
+        x: input of the layer.
+        weight: ``codes * scale``.
+        codes: integers from -128 to 127 of the weight's shape, floating point.
+        scale: their factor.
+    """
+    pays = weight.numel() > x.numel() and weight.requires_grad and torch.is_grad_enabled()
+    if not pays or torch.compiler.is_compiling() or _others_decide():
+        return nullcontext()
+    return _codes_kept(weight, codes, scale)
+
+
+def _others_decide() -> bool:
+    # Hooks do not nest: inner ones would hide all of the layer's tensors from those around them.
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
+@contextmanager
+def _codes_kept(weight: Tensor, codes: Tensor, scale: float) -> Iterator[None]:
+    assert weight.stride() == codes.stride()
+    address, count, dtype = weight.data_ptr(), weight.numel(), weight.dtype
+    waiting = [codes.detach()]  # emptied below: autograd holds on to both hooks
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() != address or tensor.numel() != count:
+            return tensor
+        # A linear layer keeps its weight transposed.
+        return waiting[0].as_strided(tensor.shape, tensor.stride()).to(torch.int8)
+
+    def unpack(kept: Any) -> Tensor:
+        return kept.to(dtype).mul_(scale) if kept.dtype == torch.int8 else kept
+
+    with saved_tensors_hooks(pack, unpack):
+        yield
+    waiting.clear()
