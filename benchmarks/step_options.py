@@ -2,8 +2,8 @@
 
     python -m benchmarks.step_options cifar_resnet20 --batch-size 32 --img-size 32
 
-One thread. For each option, the median over pairs of a step's CPU time over that of the plain
-step that ran just before it, and the megabytes that autograd keeps for the backward of the largest
+One thread. For each option, the median over pairs of the CPU time of some steps over that of the
+plain steps that ran just before them, and the megabytes that autograd keeps for the backward of the largest
 bit-width, each storage counted once, parameters left out.
 """
 
@@ -30,6 +30,9 @@ OPTIONS = {
     "--compile": ["--compile"],
 }
 
+STEPS = 10
+"""Timed together, as steps that sample their bit-widths differ."""
+
 
 def create(options: argparse.Namespace, more: list[str], output: str) -> Run:
     """A run on random images that writes nothing."""
@@ -39,10 +42,10 @@ def create(options: argparse.Namespace, more: list[str], output: str) -> Run:
     return create_run(parse_train([*argv, "--subset", str(options.batch_size)]))
 
 
-def step_seconds(run: Run, batch: Batch) -> float:
-    """CPU time of one step."""
+def steps_seconds(run: Run, batch: Batch) -> float:
+    """CPU time of `STEPS` steps."""
     run.step.task.train()
-    return cpu_seconds(lambda: run.step([batch], 0, 0, 0))
+    return cpu_seconds(lambda: [run.step([batch], 0, step, 0) for step in range(STEPS)])
 
 
 def kept_megabytes(run: Run, batch: Batch) -> float:
@@ -84,7 +87,7 @@ def main() -> None:
         for name in options.options:
             run = create(options, OPTIONS[name], output)
             pairs = [
-                (step_seconds(plain, batch), step_seconds(run, batch))
+                (steps_seconds(plain, batch), steps_seconds(run, batch))
                 for _ in range(options.repeats + 1)
             ]
             ratio = statistics.median(b / a for a, b in pairs[1:])

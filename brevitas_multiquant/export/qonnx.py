@@ -54,10 +54,18 @@ def to_qonnx(subnet: Subnet, images: Tensor) -> Any:
         ExportError: a package is missing.
     """
     require_packages()
+    return _tidy(_exported(subnet, images), subnet, images)
+
+
+def _exported(subnet: Subnet, images: Tensor) -> Any:
     with quiet():
         from brevitas.export import export_qonnx as brevitas_export_qonnx
 
-    proto = run_exporter(brevitas_export_qonnx, subnet, images)
+    return run_exporter(brevitas_export_qonnx, subnet, images)
+
+
+def _tidy(proto: Any, subnet: Subnet, images: Tensor) -> Any:
+    """Nodes labelled with their module paths, shapes inferred, everything named."""
     _label(proto.graph, quantizer_order(subnet, images))
     with readable_ir_version(), quiet():
         return clean_up(proto)
@@ -147,14 +155,16 @@ def export_qonnx(
         np.save(staging / "input.npy", sample.numpy())
         for bit in chosen:
             subnet = extract_subnet(net, bit).cpu()
-            model = to_qonnx(subnet, sample)
+            exported = _exported(subnet, sample)
             with torch.no_grad(), weights_quantized_once(subnet):
+                model = _tidy(exported, subnet, sample)
+                del exported
                 comparisons = {
                     "sample": verify_qonnx(model, subnet, sample, allow_ties),
                     "smooth": verify_qonnx(model, subnet, natural, allow_ties),
                 }
-            _check_sample(comparisons["sample"], bit)
-            report["bits"][str(bit)] = _write(model, subnet, sample, staging, comparisons)
+                _check_sample(comparisons["sample"], bit)
+                report["bits"][str(bit)] = _write(model, subnet, sample, staging, comparisons)
         (staging / "export.json").write_text(json.dumps(report, indent=2) + "\n")
     return {bit: Path(folder) / _file_name(bit) for bit in chosen}
 
@@ -174,8 +184,7 @@ def _write(
     model: Any, subnet: Subnet, sample: Tensor, staging: Path, comparisons: dict[str, Comparison]
 ) -> dict[str, Any]:
     """Write the files of one bit-width; what the report says of it."""
-    with torch.no_grad():
-        np.save(staging / f"expected_output_{subnet.bits}b.npy", subnet(sample).numpy())
+    np.save(staging / f"expected_output_{subnet.bits}b.npy", subnet(sample).numpy())
     path = staging / _file_name(subnet.bits)
     path.write_bytes(model.SerializeToString())
     return {
