@@ -3,8 +3,8 @@
     python -m benchmarks.step_options cifar_resnet20 --batch-size 32 --img-size 32
 
 One thread. For each option, the median over pairs of the CPU time of some steps over that of the
-plain steps that ran just before them, and the megabytes that autograd keeps for the backward of the largest
-bit-width, each storage counted once, parameters left out.
+plain steps that ran just before them, and the megabytes that autograd keeps for the backward of
+the largest bit-width, each storage counted once, parameters left out.
 """
 
 import argparse

@@ -12,6 +12,7 @@ from brevitas_multiquant.cost import cost
 from brevitas_multiquant.distill import InPlaceDistillation
 from brevitas_multiquant.errors import MultiQuantError
 from brevitas_multiquant.nn import MultiQuantNet
+from brevitas_multiquant.norm_statistics import reestimate_norms
 from brevitas_multiquant.rewrite import multiquantize
 from brevitas_multiquant.source import ModelSource
 from brevitas_multiquant.subnet import extract_subnet
@@ -29,5 +30,6 @@ __all__ = [
     "extract_subnet",
     "load_packed",
     "multiquantize",
+    "reestimate_norms",
     "save_packed",
 ]

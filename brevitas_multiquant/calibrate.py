@@ -98,11 +98,11 @@ def calibrate(
         raise CalibrationError(
             f"calibrate: expected batches of images, such as a DataLoader, got {loader!r}"
         )
-    images = [_images(batch) for batch in islice(loader, batches)]
+    images = [images_of(batch) for batch in islice(loader, batches)]
     if not images:
         raise CalibrationError("calibrate: expected at least one batch of images, got none")
     device = device_of(net)
-    with torch.no_grad(), _unchanged_on_failure(net), _observing_modes(net):
+    with torch.no_grad(), unchanged_on_failure(net), _observing_modes(net):
         for layer in net.modules():
             if isinstance(layer, CodeLayer) and not isinstance(layer, LayerSlice):
                 weight_range(layer).set_from(layer.effective_weight())
@@ -110,7 +110,7 @@ def calibrate(
             ranges = list(activation_ranges(net, bits))
             with net.at_bits(bits), _observers(ranges, OBSERVERS[observer], bits):
                 for batch in images:
-                    _run(net, batch.to(device))
+                    run_images(net, batch.to(device))
         _check_finite(net)
 
 
@@ -129,34 +129,45 @@ def activation_ranges(net: nn.Module, bits: int) -> Iterator[ActivationRange]:
             yield module
 
 
-def _images(batch: Any) -> Tensor:
+def images_of(batch: Any, caller: str = "calibrate") -> Tensor:
+    """The images (N, C, H, W) of a batch, for a function whose name starts the errors.
+
+    Raises:
+        CalibrationError: it has none.
+    """
     images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     if not isinstance(images, Tensor) or images.dim() != 4 or not len(images):
         raise CalibrationError(
-            "calibrate: expected batches of images (N, C, H, W) or tuples that start with one, got "
+            f"{caller}: expected batches of images (N, C, H, W) or tuples that start with one, got "
             f"{type(images).__name__} {tuple(getattr(images, 'shape', ()))}"
         )
     if not images.is_floating_point():
         raise CalibrationError(
-            f"calibrate: expected floating point images, normalised as for training, got "
+            f"{caller}: expected floating point images, normalised as for training, got "
             f"{images.dtype}"
         )
     return images
 
 
-def _run(net: MultiQuantNet, images: Tensor) -> None:
+def run_images(net: MultiQuantNet, images: Tensor, caller: str = "calibrate") -> None:
+    """Run the network, for a function whose name starts the errors.
+
+    Raises:
+        CalibrationError: it does not take such images.
+    """
     try:
         net(images)
     except RuntimeError as error:
         wanted = next(net.parameters()).dtype
         raise CalibrationError(
-            f"calibrate: expected {wanted} images that the network takes, such as "
+            f"{caller}: expected {wanted} images that the network takes, such as "
             f"{net.input_shape}, got {images.dtype} {tuple(images.shape)}: {error}"
         ) from error
 
 
 @contextmanager
-def _unchanged_on_failure(net: MultiQuantNet) -> Iterator[None]:
+def unchanged_on_failure(net: MultiQuantNet) -> Iterator[None]:
+    """Whatever fails inside the block leaves the tensors of the network as they were."""
     before = {name: value.clone() for name, value in net.state_dict().items()}
     try:
         yield

@@ -14,6 +14,7 @@ from recipes.errors import Interrupted
 from recipes.evaluate import top1
 from recipes.health import collapsed_ranges, dead_branches
 from recipes.interrupt import StopRequest
+from recipes.norms import refresh_norms
 from recipes.run import Run, save_checkpoint
 from recipes.step import Batch
 
@@ -106,6 +107,7 @@ def finish_epoch(run: Run, stop: StopRequest, bar: tqdm) -> None:
     started = time.perf_counter()
     # Several processes evaluate to the end, or they would wait for each other.
     batches = stop.watch(run.val) if run.accelerator.num_processes == 1 else run.val
+    refresh_norms(run)
     accuracy = top1(run.result, batches, run.bits, run.accelerator)
     warn_of_useless_parts(run)
     loss = progress.loss_sum / run.steps

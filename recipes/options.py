@@ -85,12 +85,8 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     add("--model-ema-warmup", action="store_true", help="average over fewer steps at the start")
     add("--no-distill", action="store_true", help="cross-entropy only, at every bit-width")
     add("--distill-loss", choices=["sum", "halved"], default="sum", help="CE + KD or its half")
-    add(
-        "--bits-per-step",
-        type=positive_number,
-        metavar="N",
-        help="on average; stand-ins for others",
-    )
+    add("--bits-per-step", type=positive_number, metavar="N", help="that run, on average")
+    add("--norm-batches", type=not_negative, metavar="N", help="renew norms before evaluation")
 
 
 def add_execution_options(parser: argparse.ArgumentParser) -> None:
@@ -193,6 +189,7 @@ def check_together(args: argparse.Namespace) -> None:
             f"in every step, and at most the {len(args.bits)} of --bits, got {sampled:g}"
         )
     only_branches = {"--bits-per-step": sampled, "--recompute": args.recompute}
+    only_branches |= {"--norm-batches": args.norm_batches}
     for name, given in (only_branches | {"--compile": args.compile}).items():
         if args.float and given:
             raise OptionError(f"{name}: expected a multi-branch network, got --float")

@@ -19,7 +19,7 @@ from recipes.errors import NonFiniteError, OptionError
 from recipes.execution import running_by, training_forwards
 from recipes.health import first_fault
 from recipes.networks import FloatTask
-from recipes.sampling import quicken_norms, sampled_bits
+from recipes.sampling import sampled_bits
 from recipes.seeds import derived_seed
 
 Batch = tuple[Tensor, Tensor]
@@ -49,8 +49,6 @@ class Step:
         self.optimizers, self.ema = optimizers, ema
         self.net: nn.Module = task.net
         self.mixup = create_mixup(args, num_classes)
-        if args.bits_per_step is not None and isinstance(self.net, MultiQuantNet):
-            quicken_norms(self.net, args.bits_per_step)
         self.forwards = (
             training_forwards(self.net, args.compile, args.recompute)
             if isinstance(self.net, MultiQuantNet)

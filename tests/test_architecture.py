@@ -23,7 +23,7 @@ FLOORS = {
     1: ["quant"],
     2: ["nn"],
     3: ["rewrite", "subnet", "cost"],
-    4: ["calibrate", "distill", "checkpoint"],
+    4: ["calibrate", "norm_statistics", "distill", "checkpoint"],
     5: ["export"],
     6: ["hub", "cli", "__main__"],
 }
@@ -41,6 +41,7 @@ PUBLIC = [
     "extract_subnet",
     "load_packed",
     "multiquantize",
+    "reestimate_norms",
     "save_packed",
 ]
 

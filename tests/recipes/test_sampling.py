@@ -1,14 +1,13 @@
-"""Steps of sampled bit-widths: which run, what is trained, how fast norms forget."""
+"""Steps of sampled bit-widths: which run, and what is trained."""
 
 from collections import Counter
 
 import pytest
 import torch
 
-from brevitas_multiquant.nn.switchable import SwitchableNorm
 from recipes.create import create_run
 from recipes.options import parse_train
-from recipes.sampling import quicken_norms, sampled_bits
+from recipes.sampling import sampled_bits
 from recipes.seeds import derived_seed
 from tests.recipes.runs import tiny
 
@@ -42,30 +41,3 @@ def test_a_step_of_sampled_bit_widths_trains_them_and_no_other(tmp_path, step):
 def test_the_steps_above_run_both_ways():
     chosen = {sampled_bits((2, 4, 6), 2.5, derived_seed(42, 0, step)) for step in range(4)}
     assert chosen == {(2, 6), (2, 4, 6)}
-
-
-def test_norms_of_sampled_bit_widths_forget_as_fast_as_the_others(tmp_path):
-    """4 bits run in half of the steps: after two of the run, all keep (1 - m)**2 of the old."""
-    run = create_run(parse_train(tiny(tmp_path, *OPTIONS)))
-    norms = [module for module in run.net.modules() if isinstance(module, SwitchableNorm)]
-    assert norms
-    for norm in norms:
-        momentum = {bits: norm[bits].momentum for bits in ("2", "4", "6") if bits in norm}
-        for bits, steps in (("2", 2), ("4", 1), ("6", 2)):
-            if bits in momentum:
-                assert (1 - momentum[bits]) ** steps == pytest.approx(0.9**2)
-
-
-def test_cumulative_averages_stay_as_they_are(tmp_path):
-    """A momentum of None counts every batch alike."""
-    net = create_run(parse_train(tiny(tmp_path, *OPTIONS[:4]))).net
-    norms = [
-        norm
-        for module in net.modules()
-        if isinstance(module, SwitchableNorm)
-        for norm in module.values()
-    ]
-    for norm in norms:
-        norm.momentum = None
-    quicken_norms(net, 2.5)
-    assert {norm.momentum for norm in norms} == {None}

@@ -1,0 +1,90 @@
+"""Running statistics of norms anew, as plain means over batches."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.nn.modules.batchnorm import _NormBase
+
+from brevitas_multiquant.calibrate import images_of, run_images, unchanged_on_failure
+from brevitas_multiquant.errors import CalibrationError, ConfigError
+from brevitas_multiquant.nn.network import MultiQuantNet, device_of
+from brevitas_multiquant.nn.switchable import Switchable
+
+CALLER = "reestimate_norms"
+
+
+def reestimate_norms(
+    net: MultiQuantNet,
+    loader: Iterable[Any],
+    *,
+    batches: int = 10,
+    bits: Sequence[int] | None = None,
+) -> None:
+    """Replace the running statistics of norms that each bit-width has for itself.
+
+    Training leaves a moving average over networks of the last steps; where a bit-width does not
+    run in every step (`InPlaceDistillation`, ``bits``) those lie far back. Here the statistics
+    are means over batches that the present network sees. Nothing else changes: not the norms that
+    bit-widths share, those of the stem, which run as in evaluation; dropout is off; modes and the
+    active bit-width are restored.
+
+    Args:
+        net: a network whose ranges are set.
+        loader: batches of images (N, C, H, W), or tuples that start with one.
+        batches: how many to use.
+        bits: bit-widths; default all.
+
+    Raises:
+        ConfigError: fewer than one batch asked for.
+        BitWidthError: not candidates of the network.
+        CalibrationError: no batch, or one without images; the network is left as it was.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> from brevitas_multiquant import calibrate, multiquantize
+        >>> net = multiquantize(resnet18(num_classes=10), [2, 4], input_shape=(1, 3, 32, 32))
+        >>> calibrate(net, [torch.rand(8, 3, 32, 32)])
+        >>> reestimate_norms(net, [torch.rand(8, 3, 32, 32)], batches=1)
+    """
+    if batches < 1:
+        raise ConfigError(f"batches: expected at least 1, got {batches}")
+    images = [images_of(batch, CALLER) for batch in islice(loader, batches)]
+    if not images:
+        raise CalibrationError(f"{CALLER}: expected at least one batch of images, got none")
+    device = device_of(net)
+    with torch.no_grad(), unchanged_on_failure(net):
+        for bit in net.bits if bits is None else bits:
+            with net.at_bits(bit), _accumulating(net, list(norms_of(net, bit))):
+                for batch in images:
+                    run_images(net, batch.to(device), CALLER)
+
+
+def norms_of(net: MultiQuantNet, bits: int) -> Iterator[_NormBase]:
+    """Norms with running statistics that one bit-width has for itself."""
+    for module in net.modules():
+        if isinstance(module, Switchable) and str(bits) in module:
+            norm = module[str(bits)]
+            if isinstance(norm, _NormBase) and norm.running_mean is not None:
+                yield norm
+
+
+@contextmanager
+def _accumulating(net: MultiQuantNet, norms: Sequence[_NormBase]) -> Iterator[None]:
+    """Inside the block the network evaluates, but these norms average what they see."""
+    modes = [(module, module.training) for module in net.modules()]
+    momenta = [norm.momentum for norm in norms]
+    net.eval()
+    for norm in norms:
+        norm.train()
+        norm.reset_running_stats()
+        norm.momentum = None  # every batch counts alike
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
