@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "recipes" / "configs" / "cifar10_jpeg_resnet8.yaml"
 VARIANTS = {
     "base": [],
+    "norms": ["--norm-batches", "10"],
     "serial": ["--selection", "serial"],
     "nodistill": ["--no-distill"],
     "sum": ["--merge", "sum"],
@@ -37,12 +38,13 @@ VARIANTS = {
 DRAWN = {"8", "32"}  # a network of 2 bits alone is in the table only
 LABELS = {
     "base": "amortized, distillation, mean",
+    "norms": "the same, norms estimated anew",
     "serial": "serial selection",
     "nodistill": "without distillation",
     "sum": "sum of branches (eq. 6)",
     "halved": "(CE + KD) / 2",
     "copy": "branches start equal",
-    "stand_ins": "stand-ins for 4 and 6 bits, 6 passes of 10",
+    "stand_ins": "stand-ins, 6 passes of 10, norms anew",
     "finn": "finn profile",
     "finn_int2": "finn profile, int2 weights",
     "finn_ternary": "finn profile, ternary weights",
