@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from brevitas_multiquant.computed_once import computed_once
 from brevitas_multiquant.weight_format import ODD, WeightFormat
 
 MIN_WIDTH = 1e-5
@@ -127,8 +126,7 @@ class _ClipQuantize(torch.autograd.Function):
 
 def _rounded(distance: Tensor, lower: Tensor, upper: Tensor, levels: int) -> Tensor:
     """``round(levels * clip(distance / (u - l), 0, 1))``, in the memory of ``distance``."""
-    factor = computed_once(levels / (upper - lower))
-    return distance.mul_(factor).clamp_(0, levels).round_()
+    return distance.mul_(levels / (upper - lower)).clamp_(0, levels).round_()
 
 
 def _narrowed(codes: Tensor, x: Tensor, levels: int) -> Tensor:
