@@ -183,7 +183,7 @@ class _Shapes(fx.Interpreter):
         """
         module = self.fetch_attr(target)
         own = type(module).__module__.startswith("torch.nn.")
-        if own and isinstance(module, NORMS) and isinstance(args[0], FakeTensor):
+        if own and isinstance(module, NORMS) and args and isinstance(args[0], FakeTensor):
             return args[0]
         return super().call_module(target, args, kwargs)
 
