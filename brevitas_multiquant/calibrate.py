@@ -92,17 +92,10 @@ def calibrate(
         >>> calibrate(net, [torch.rand(8, 3, 32, 32)])
     """
     check_choice("observer", observer, tuple(OBSERVERS))
-    if batches < 1:
-        raise ConfigError(f"batches: expected at least 1, got {batches}")
-    if not isinstance(loader, Iterable):
-        raise CalibrationError(
-            f"calibrate: expected batches of images, such as a DataLoader, got {loader!r}"
-        )
-    images = [images_of(batch) for batch in islice(loader, batches)]
-    if not images:
-        raise CalibrationError("calibrate: expected at least one batch of images, got none")
+    images = first_images(loader, batches, "calibrate")
     device = device_of(net)
-    with torch.no_grad(), unchanged_on_failure(net), _observing_modes(net):
+    norms = [module for module in net.modules() if is_norm(module)]
+    with torch.no_grad(), unchanged_on_failure(net), only_training(net, norms):
         for layer in net.modules():
             if isinstance(layer, CodeLayer) and not isinstance(layer, LayerSlice):
                 weight_range(layer).set_from(layer.effective_weight())
@@ -110,7 +103,7 @@ def calibrate(
             ranges = list(activation_ranges(net, bits))
             with net.at_bits(bits), _observers(ranges, OBSERVERS[observer], bits):
                 for batch in images:
-                    run_images(net, batch.to(device))
+                    run_images(net, batch.to(device), "calibrate")
         _check_finite(net)
 
 
@@ -129,12 +122,26 @@ def activation_ranges(net: nn.Module, bits: int) -> Iterator[ActivationRange]:
             yield module
 
 
-def images_of(batch: Any, caller: str = "calibrate") -> Tensor:
-    """The images (N, C, H, W) of a batch, for a function whose name starts the errors.
+def first_images(loader: Iterable[Any], batches: int, caller: str) -> list[Tensor]:
+    """The images (N, C, H, W) of the first batches, for a function whose name starts the errors.
 
     Raises:
-        CalibrationError: it has none.
+        ConfigError: fewer than one batch asked for.
+        CalibrationError: no batch, or one without images.
     """
+    if batches < 1:
+        raise ConfigError(f"batches: expected at least 1, got {batches}")
+    if not isinstance(loader, Iterable):
+        raise CalibrationError(
+            f"{caller}: expected batches of images, such as a DataLoader, got {loader!r}"
+        )
+    images = [_images(batch, caller) for batch in islice(loader, batches)]
+    if not images:
+        raise CalibrationError(f"{caller}: expected at least one batch of images, got none")
+    return images
+
+
+def _images(batch: Any, caller: str) -> Tensor:
     images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     if not isinstance(images, Tensor) or images.dim() != 4 or not len(images):
         raise CalibrationError(
@@ -149,7 +156,7 @@ def images_of(batch: Any, caller: str = "calibrate") -> Tensor:
     return images
 
 
-def run_images(net: MultiQuantNet, images: Tensor, caller: str = "calibrate") -> None:
+def run_images(net: MultiQuantNet, images: Tensor, caller: str) -> None:
     """Run the network, for a function whose name starts the errors.
 
     Raises:
@@ -177,12 +184,12 @@ def unchanged_on_failure(net: MultiQuantNet) -> Iterator[None]:
 
 
 @contextmanager
-def _observing_modes(net: MultiQuantNet) -> Iterator[None]:
+def only_training(net: MultiQuantNet, modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside the block these modules are in training mode and the rest evaluates."""
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
-    for module in net.modules():
-        if is_norm(module):
-            module.train()
+    for module in modules:
+        module.train()
     try:
         yield
     finally:

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 import torch
 from torch.nn.modules.batchnorm import _NormBase
 
-from brevitas_multiquant.calibrate import images_of, run_images, unchanged_on_failure
-from brevitas_multiquant.errors import CalibrationError, ConfigError
+from brevitas_multiquant.calibrate import (
+    first_images,
+    only_training,
+    run_images,
+    unchanged_on_failure,
+)
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.nn.switchable import Switchable
 
@@ -49,15 +52,12 @@ def reestimate_norms(
         >>> calibrate(net, [torch.rand(8, 3, 32, 32)])
         >>> reestimate_norms(net, [torch.rand(8, 3, 32, 32)], batches=1)
     """
-    if batches < 1:
-        raise ConfigError(f"batches: expected at least 1, got {batches}")
-    images = [images_of(batch, CALLER) for batch in islice(loader, batches)]
-    if not images:
-        raise CalibrationError(f"{CALLER}: expected at least one batch of images, got none")
+    images = first_images(loader, batches, CALLER)
     device = device_of(net)
     with torch.no_grad(), unchanged_on_failure(net):
         for bit in net.bits if bits is None else bits:
-            with net.at_bits(bit), _accumulating(net, list(norms_of(net, bit))):
+            norms = list(norms_of(net, bit))
+            with net.at_bits(bit), only_training(net, norms), _accumulating(norms):
                 for batch in images:
                     run_images(net, batch.to(device), CALLER)
 
@@ -72,19 +72,14 @@ def norms_of(net: MultiQuantNet, bits: int) -> Iterator[_NormBase]:
 
 
 @contextmanager
-def _accumulating(net: MultiQuantNet, norms: Sequence[_NormBase]) -> Iterator[None]:
-    """Inside the block the network evaluates, but these norms average what they see."""
-    modes = [(module, module.training) for module in net.modules()]
+def _accumulating(norms: Sequence[_NormBase]) -> Iterator[None]:
+    """Inside the block these norms average what they see, forgetting what was before."""
     momenta = [norm.momentum for norm in norms]
-    net.eval()
     for norm in norms:
-        norm.train()
         norm.reset_running_stats()
         norm.momentum = None  # every batch counts alike
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -27,5 +27,6 @@ def refresh_norms(run: Run) -> None:
     with run.accelerator.autocast():
         reestimate_norms(net, images, batches=batches)
     norms = [norm for bits in net.bits for norm in norms_of(net, bits)]
-    statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var)]
-    processes.average([value for value in statistics if value is not None], [])
+    statistics = [value for norm in norms for value in processes.running_statistics(norm)]
+    if statistics:
+        processes.average(statistics, [])

@@ -54,12 +54,16 @@ def average(tensors: Iterable[Tensor], scalars: Sequence[float]) -> list[float]:
 def exchanged(net: nn.Module) -> list[Tensor]:
     """What processes average after a backward: gradients, and running statistics of norms."""
     gradients = [p.grad for p in net.parameters() if p.grad is not None]
-    statistics = [
+    return gradients + running_statistics(net)
+
+
+def running_statistics(module: nn.Module) -> list[Tensor]:
+    """Running means and variances of a norm, or of all norms of a network."""
+    return [
         value
-        for name, value in net.named_buffers()
+        for name, value in module.named_buffers()
         if name.endswith(("running_mean", "running_var"))
     ]
-    return gradients + statistics
 
 
 def share_from_main(net: nn.Module) -> None:

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 
 from brevitas_multiquant import calibrate, reestimate_norms
 from brevitas_multiquant.errors import BitWidthError, CalibrationError, ConfigError
@@ -42,11 +41,9 @@ def test_first_norm_by_hand(net, images):
 def test_the_present_network_counts_and_not_what_was_before(net, images):
     reestimate_norms(net, [images], batches=1)
     expected = [statistics(net, bits) for bits in net.bits]
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d) and module is not getattr(net.stem, "norm", None):
-            module.momentum = 0.3
     for bits in net.bits:
         for norm in norms_of(net, bits):
+            norm.momentum = 0.3
             norm.running_mean.fill_(7.0)
     reestimate_norms(net, [images], batches=1)
     for bits, values in zip(net.bits, expected, strict=True):
@@ -83,6 +80,7 @@ def test_half_branches_have_norms_of_their_own(make_net, images):
         ({"batches": 0}, ConfigError, "batches: expected at least 1, got 0"),
         ({"bits": [5]}, BitWidthError, "got 5"),
         ({"loader": []}, CalibrationError, "reestimate_norms: expected at least one batch"),
+        ({"loader": 7}, CalibrationError, "reestimate_norms: expected batches of images, such as"),
         ({"loader": ["cat"]}, CalibrationError, "reestimate_norms: expected batches of images"),
         (
             {"loader": [torch.rand(2, 7, 8, 8)]},

@@ -85,8 +85,9 @@ class CodeLayer(nn.Module):
         if not self.active.quantized:
             return contract(x, self.effective_weight(), bias)
         if self.training:
-            weight = weight_codes * self.output_scale
-            with codes_kept(x, weight, weight_codes, self.output_scale):
+            scale = self.output_scale
+            weight = weight_codes * scale
+            with codes_kept(x, weight, weight_codes, scale):
                 return contract(x, weight, bias)
         y = contract(x, weight_codes, None).mul_(self.output_scale)
         return y if bias is None else y.add_(as_output_channels(self, bias))
