@@ -1,0 +1,97 @@
+"""Windows on images: sizes, and the taps of a kernel that only ever see padding."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+Pair = tuple[int, int]
+Shape = tuple[int, int, int]
+"""(C, H, W)."""
+
+
+def pair(value: Any) -> Pair:
+    """Torch's short form of two equal numbers.
+
+    Example:
+        >>> pair(3), pair([1, 2])
+        ((3, 3), (1, 2))
+    """
+    if isinstance(value, int):
+        return value, value
+    height, width = value
+    return height, width
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a kernel moves over an image.
+
+    Args:
+        kernel, stride, padding, dilation: (vertical, horizontal); padding on both sides.
+    """
+
+    kernel: Pair
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+
+    @classmethod
+    def of(cls, layer: Any) -> "Window":
+        """The window of a convolution or a max pool; of a padding named by a word it is 0."""
+        padding = (0, 0) if isinstance(layer.padding, str) else pair(layer.padding)
+        return cls(pair(layer.kernel_size), pair(layer.stride), padding, pair(layer.dilation))
+
+    def positions(self, shape: Shape) -> Pair:
+        """Positions, vertical and horizontal, on an image (C, H, W).
+
+        Example:
+            >>> Window((3, 3), stride=(2, 2), padding=(1, 1)).positions((8, 32, 31))
+            (16, 16)
+        """
+        axes = zip(shape[1:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        height, width = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes)
+        return height, width
+
+
+def without_taps_on_padding(weight: Tensor, shape: Shape, window: Window) -> tuple[Tensor, Window]:
+    """The kernel of one tap where an image is one position high or wide: the others see zeros only.
+
+    Exact, cheaper, and what lowering to matrix products asks for.
+
+    Args:
+        weight: (O, I / groups, kH, kW).
+        shape: of the image.
+        window: how the kernel moves.
+    """
+    kernel, stride, padding = list(window.kernel), list(window.stride), list(window.padding)
+    for axis in (0, 1):
+        tap, beside = divmod(padding[axis], window.dilation[axis])
+        size = kernel[axis]
+        if shape[1 + axis] == 1 and size > 1 and size == 2 * tap + 1 and not beside:
+            weight = weight.narrow(2 + axis, tap, 1)
+            kernel[axis], stride[axis], padding[axis] = 1, 1, 0
+    moved = replace(window, kernel=pair(kernel), stride=pair(stride), padding=pair(padding))
+    return weight, moved
+
+
+def is_global(sizes: Any) -> bool:
+    """Whether an adaptive pool's output sizes ask for one position."""
+    return pair(sizes) == (1, 1) if not isinstance(sizes, Sequence) else tuple(sizes) == (1, 1)
+
+
+def unsupported_convolution(conv: nn.Conv2d) -> str | None:
+    """What keeps a convolution from hardware, and what to do; None if nothing does."""
+    if getattr(conv, "is_same_padded_strided", False) or isinstance(conv.padding, str):
+        return "padding that depends on the image's size: use a fixed padding"
+    if conv.padding_mode != "zeros" and any(conv.padding):
+        return f"padding_mode={conv.padding_mode!r}: use zeros"
+    if conv.groups not in (1, conv.in_channels) or (
+        conv.groups > 1 and conv.in_channels != conv.out_channels
+    ):
+        return (
+            f"{conv.groups} groups of {conv.in_channels} channels: FINN has dense and depthwise "
+            "convolutions only"
+        )
+    return None

@@ -1,0 +1,98 @@
+"""The walk over the network of one bit-width, in order of execution."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from brevitas_multiquant.errors import FinnMappingError
+from brevitas_multiquant.export.finn.integer_graph import HostSide, IntegerGraph
+from brevitas_multiquant.export.finn.lower.builder import NOT_FINN, Builder
+from brevitas_multiquant.export.finn.lower.calls import as_module, name_of
+from brevitas_multiquant.export.finn.lower.rules import add_up, apply_rule, unknown
+from brevitas_multiquant.export.finn.lower.values import Value
+from brevitas_multiquant.nn.fixed_point import PlainMerge
+from brevitas_multiquant.subnet import Subnet
+
+
+def lower(subnet: Subnet, branch_names: Sequence[str], input_shape: Sequence[int]) -> IntegerGraph:
+    """The integer network that computes what ``subnet`` computes, to the bit.
+
+    Args:
+        subnet: of `brevitas_multiquant.extract_subnet`, of a network of the profile ``"finn"``.
+        branch_names: what to call its branches in messages.
+        input_shape: (N, C, H, W).
+
+    Raises:
+        FinnMappingError: with every reason found.
+    """
+    builder = Builder()
+    with torch.no_grad():
+        logits = _network(builder, subnet, branch_names, input_shape)
+        if builder.problems:
+            raise FinnMappingError(subnet.bits, builder.problems)
+        image = builder.image
+        assert image is not None and logits.stream is not None
+        host = HostSide(image.scale, image.code_range, *logits.affine())
+    return IntegerGraph(subnet.bits, image.stream, logits.stream, host, builder.layers)
+
+
+def problems_of(
+    subnet: Subnet, branch_names: Sequence[str], input_shape: Sequence[int]
+) -> list[tuple[str, str]]:
+    """Every (module path, what is wrong and what to do) that keeps a subnet from hardware."""
+    try:
+        lower(subnet, branch_names, input_shape)
+    except FinnMappingError as error:
+        return error.problems
+    return []
+
+
+def _network(
+    builder: Builder, subnet: Subnet, branch_names: Sequence[str], input_shape: Sequence[int]
+) -> Value:
+    """The value of the logits."""
+    channels, height, width = input_shape[1:]
+    features = _part(builder, "stem", subnet.stem, Value(None, (channels, height, width)))
+    outputs = [
+        _part(builder, name, branch, features)
+        for name, branch in zip(branch_names, subnet.branches, strict=True)
+    ]
+    merged = _merge(builder, subnet.merge, branch_names, outputs)
+    return _part(builder, "head", subnet.head, merged)
+
+
+def _merge(
+    builder: Builder, merge: nn.Module, names: Sequence[str], outputs: Sequence[Value]
+) -> Value:
+    """Branch outputs as one value."""
+    if isinstance(merge, PlainMerge):
+        return add_up(builder, "merge", merge.sum, outputs, names)
+    return builder.problem("merge", NOT_FINN, outputs[0])
+
+
+def _part(builder: Builder, prefix: str, part: Any, source: Value) -> Value:
+    """Walk the graph of stem, branch or head."""
+    values: dict[fx.Node, Any] = {}
+    for node in part.graph.nodes:
+        read = [values.get(argument) for argument in node.all_input_nodes]
+        if node.op == "placeholder":
+            values[node] = source
+        elif node.op == "output":
+            return values[node.args[0]]
+        elif node.op == "call_module":
+            module = part.get_submodule(str(node.target))
+            values[node] = apply_rule(builder, f"{prefix}.{node.target}", module, read)  # type: ignore[arg-type]
+        elif node.op in ("call_function", "call_method"):
+            values[node] = _call(builder, f"{prefix}.{node.name}", node, read)
+    raise AssertionError("a graph without an output")
+
+
+def _call(builder: Builder, where: str, node: fx.Node, read: Sequence[Any]) -> Value:
+    """What a function or method makes of its inputs."""
+    known = [value for value in read if isinstance(value, Value)]
+    module = as_module(node) if len(read) == len(known) == 1 else None
+    if module is not None:
+        return apply_rule(builder, where, module, known)
+    return unknown(builder, where, name_of(node), known[0] if known else Value(None, (1, 1, 1)))
