@@ -4,6 +4,7 @@ Streams of integers, and the six things that happen to them. It can be executed 
 which is the oracle of every later form.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -164,12 +165,14 @@ class HostSide:
         input_range: smallest and largest code of the image.
         output_scale: ``logit = integer * output_scale + output_bias``.
         output_bias: (classes,).
+        finish: what the network does with its logits, such as a softmax.
     """
 
     input_scale: float
     input_range: tuple[int, int]
     output_scale: float
     output_bias: Tensor
+    finish: tuple[Callable[[Tensor], Tensor], ...] = ()
 
     def codes(self, images: Tensor) -> Tensor:
         """Integers of images (N, C, H, W), fp32."""
@@ -178,7 +181,10 @@ class HostSide:
 
     def logits(self, integers: Tensor) -> Tensor:
         """Logits (N, classes) of the hardware's output (N, classes, 1, 1)."""
-        return integers.flatten(1).float() * self.output_scale + self.output_bias
+        logits = integers.flatten(1).float() * self.output_scale + self.output_bias
+        for function in self.finish:
+            logits = function(logits)
+        return logits
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm.layers import Conv2dSame
 from torch import nn
 
 from brevitas_multiquant import calibrate, extract_subnet, multiquantize
@@ -200,20 +201,34 @@ def net_of(*layers, size=8):
 CONV = nn.Conv2d(8, 8, 3, padding=1)
 
 
+def negative_norm():
+    norm = nn.BatchNorm2d(8)
+    nn.init.constant_(norm.weight[1:2], -1.0)
+    return norm
+
+
+def falling_prelu():
+    prelu = nn.PReLU(8)
+    nn.init.constant_(prelu.weight[1:2], -0.1)
+    return prelu
+
+
 @pytest.mark.parametrize(
     ("layers", "where", "advice"),
     [
-        ([CONV, nn.Hardswish()], "branches.0.4", "Hardswish has no dataflow layer"),
+        ([CONV, nn.Hardswish()], "branches.0.4", "Hardswish falls before it rises"),
+        ([CONV, nn.Softshrink()], "branches.0.4", "Softshrink has no dataflow layer"),
+        ([CONV, falling_prelu()], "branches.0.4", "PReLU with a negative slope"),
         ([nn.Conv2d(8, 8, 3, padding=1, groups=2)], "branches.0.3", "2 groups of 8 channels"),
-        ([nn.Conv2d(8, 8, 3, padding="same")], "branches.0.3", "padding that depends"),
+        ([Conv2dSame(8, 8, 3, stride=2)], "branches.0.3", "padding that depends"),
         (
             [nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")],
             "branches.0.3",
             "padding_mode='reflect'",
         ),
-        ([CONV, nn.MaxPool2d(2, ceil_mode=True)], "branches.0.4", "ceil_mode"),
-        ([CONV, nn.MaxPool2d(2), nn.BatchNorm2d(8)], "branches.0.5", "behind a max pool"),
-        ([CONV, nn.AvgPool2d(2), CONV], "branches.0.4", "AvgPool2d has no dataflow layer"),
+        ([CONV, nn.MaxPool2d(3, ceil_mode=True)], "branches.0.4", "ceil_mode on a map of 8 x 8"),
+        ([CONV, nn.MaxPool2d(2), negative_norm()], "branches.0.5", "behind a max pool"),
+        ([CONV, nn.AvgPool2d(2), CONV], "branches.0.4", "average pool of 2 on a map of 8 x 8"),
         ([CONV, nn.AdaptiveAvgPool2d(2), CONV], "branches.0.4", "more than one position"),
     ],
 )

@@ -9,9 +9,31 @@ from torch import fx, nn
 
 from brevitas_multiquant.export.finn.lower.rules import FirstChannels
 
+Make = Callable[[fx.Node], nn.Module | None]
 
-def _relu(node: fx.Node) -> nn.Module:
-    return nn.ReLU()
+
+def _argument(node: fx.Node, place: int, name: str, default: Any = None) -> Any:
+    return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
+
+
+def _always(module: type[nn.Module], *names: str) -> Make:
+    """A module whose arguments are those of the function, behind its input, under these names."""
+
+    def make(node: fx.Node) -> nn.Module:
+        given = {name: _argument(node, 1 + place, name) for place, name in enumerate(names)}
+        return module(**{name: value for name, value in given.items() if value is not None})
+
+    return make
+
+
+def _clamp(node: fx.Node) -> nn.Module | None:
+    lowest, highest = _argument(node, 1, "min"), _argument(node, 2, "max")
+    if any(isinstance(bound, fx.Node) for bound in (lowest, highest)):
+        return None
+    infinity = float("inf")
+    return nn.Hardtanh(
+        -infinity if lowest is None else lowest, infinity if highest is None else highest
+    )
 
 
 def _max_pool(node: fx.Node) -> nn.Module:
@@ -20,18 +42,16 @@ def _max_pool(node: fx.Node) -> nn.Module:
     return nn.MaxPool2d(*arguments, **options)
 
 
-def _flatten(node: fx.Node) -> nn.Module:
-    return nn.Flatten()
-
-
-def _adaptive_average(node: fx.Node) -> nn.Module:
-    sizes: Any = node.args[1] if len(node.args) > 1 else node.kwargs["output_size"]
-    return nn.AdaptiveAvgPool2d(sizes)
+def _average_pool(node: fx.Node) -> nn.Module | None:
+    arguments: Any = node.args[1:]
+    options: Any = {name: value for name, value in node.kwargs.items() if name != "input"}
+    if any(isinstance(value, fx.Node) for value in (*arguments, *options.values())):
+        return None
+    return nn.AvgPool2d(*arguments, **options)
 
 
 def _mean(node: fx.Node) -> nn.Module | None:
-    dims: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    keeps = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
+    dims, keeps = _argument(node, 1, "dim"), _argument(node, 2, "keepdim", False)
     if not isinstance(dims, (tuple, list)) or {dim % 4 for dim in dims} != {2, 3}:
         return None
     pool = nn.AdaptiveAvgPool2d(1)
@@ -45,11 +65,29 @@ def _narrow(node: fx.Node) -> nn.Module | None:
     return FirstChannels(int(channels))
 
 
-_MODULE_OF: dict[Any, Callable[[fx.Node], nn.Module | None]] = {
-    **dict.fromkeys((torch.relu, F.relu, "relu"), _relu),
+_MODULE_OF: dict[Any, Make] = {
+    **dict.fromkeys((torch.relu, F.relu, "relu"), _always(nn.ReLU)),
+    F.relu6: _always(nn.ReLU6),
+    F.leaky_relu: _always(nn.LeakyReLU, "negative_slope"),
+    F.elu: _always(nn.ELU, "alpha"),
+    F.hardtanh: _always(nn.Hardtanh, "min_val", "max_val"),
+    F.hardsigmoid: _always(nn.Hardsigmoid),
+    F.softplus: _always(nn.Softplus, "beta", "threshold"),
+    **dict.fromkeys((torch.sigmoid, F.sigmoid, "sigmoid"), _always(nn.Sigmoid)),
+    **dict.fromkeys((torch.tanh, F.tanh, "tanh"), _always(nn.Tanh)),
+    **dict.fromkeys((torch.clamp, torch.clip, "clamp", "clip"), _clamp),
+    **dict.fromkeys((torch.softmax, F.softmax, "softmax"), _always(nn.Softmax, "dim")),
+    **dict.fromkeys(
+        (torch.log_softmax, F.log_softmax, "log_softmax"), _always(nn.LogSoftmax, "dim")
+    ),
+    F.silu: _always(nn.SiLU),
+    F.hardswish: _always(nn.Hardswish),
+    F.gelu: _always(nn.GELU),
     F.max_pool2d: _max_pool,
-    **dict.fromkeys((torch.flatten, "flatten", "view", "reshape", "squeeze"), _flatten),
-    F.adaptive_avg_pool2d: _adaptive_average,
+    F.avg_pool2d: _average_pool,
+    F.adaptive_avg_pool2d: _always(nn.AdaptiveAvgPool2d, "output_size"),
+    F.adaptive_max_pool2d: _always(nn.AdaptiveMaxPool2d, "output_size"),
+    **dict.fromkeys((torch.flatten, "flatten", "view", "reshape", "squeeze"), _always(nn.Flatten)),
     **dict.fromkeys((torch.mean, "mean"), _mean),
     "narrow": _narrow,
 }

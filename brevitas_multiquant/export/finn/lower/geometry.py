@@ -39,9 +39,38 @@ class Window:
 
     @classmethod
     def of(cls, layer: Any) -> "Window":
-        """The window of a convolution or a max pool; of a padding named by a word it is 0."""
-        padding = (0, 0) if isinstance(layer.padding, str) else pair(layer.padding)
-        return cls(pair(layer.kernel_size), pair(layer.stride), padding, pair(layer.dilation))
+        """The window of a convolution or a pool; "same" where it is as wide on both sides."""
+        kernel, stride, dilation = layer.kernel_size, layer.stride, getattr(layer, "dilation", 1)
+        window = cls(pair(kernel), pair(stride), dilation=pair(dilation))
+        return replace(
+            window,
+            padding=window.same_padding
+            if layer.padding == "same"
+            else ((0, 0) if layer.padding == "valid" else pair(layer.padding)),
+        )
+
+    @property
+    def same_padding(self) -> Pair:
+        """What keeps the size of an image at stride 1, rounded down on both sides."""
+        reach = (d * (k - 1) // 2 for k, d in zip(self.kernel, self.dilation, strict=True))
+        height, width = reach
+        return height, width
+
+    @property
+    def has_middle(self) -> bool:
+        """Whether "same" is as much padding on either side."""
+        axes = zip(self.kernel, self.dilation, strict=True)
+        return all(d * (k - 1) % 2 == 0 for k, d in axes)
+
+    def covers(self, shape: Shape) -> bool:
+        """Whether there is one position, which sees all of an image (C, H, W) and no padding."""
+        whole = (shape[1], shape[2])
+        return self.kernel == whole and self.padding == (0, 0) and self.dilation == (1, 1)
+
+    def rounds_alike(self, shape: Shape) -> bool:
+        """Whether torch's ``ceil_mode`` makes no difference on an image (C, H, W)."""
+        axes = zip(shape[1:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        return all((n + 2 * p - d * (k - 1) - 1) % s == 0 for n, k, s, p, d in axes)
 
     def positions(self, shape: Shape) -> Pair:
         """Positions, vertical and horizontal, on an image (C, H, W).
@@ -83,8 +112,10 @@ def is_global(sizes: Any) -> bool:
 
 def unsupported_convolution(conv: nn.Conv2d) -> str | None:
     """What keeps a convolution from hardware, and what to do; None if nothing does."""
-    if getattr(conv, "is_same_padded_strided", False) or isinstance(conv.padding, str):
+    if getattr(conv, "is_same_padded_strided", False):
         return "padding that depends on the image's size: use a fixed padding"
+    if conv.padding == "same" and not Window.of(conv).has_middle:
+        return "padding='same' of an even kernel, more on one side: use an odd kernel"
     if conv.padding_mode != "zeros" and any(conv.padding):
         return f"padding_mode={conv.padding_mode!r}: use zeros"
     if conv.groups not in (1, conv.in_channels) or (

@@ -30,7 +30,7 @@ from brevitas_multiquant.export.finn.lower.geometry import (
     without_taps_on_padding,
 )
 from brevitas_multiquant.export.finn.lower.tables import quantize
-from brevitas_multiquant.export.finn.lower.values import Value
+from brevitas_multiquant.export.finn.lower.values import Finish, Value
 from brevitas_multiquant.nn.fixed_point import Divide, PlainSum
 from brevitas_multiquant.nn.plain import OutputScale, RangeToCodes, ScaleShift
 
@@ -39,7 +39,6 @@ Rule = Callable[[Builder, str, Any, Value], Value]
 
 _RULES: dict[type[nn.Module], Rule] = {}
 _NOTHING_BY_NAME = ("DropPath", "DropBlock2d", "StochasticDepth")
-_RISING = (RangeToCodes, Divide, nn.ReLU, nn.ReLU6, nn.Hardtanh)
 
 
 class FirstChannels(nn.Module):
@@ -197,13 +196,35 @@ def _first_channels(builder: Builder, where: str, cut: FirstChannels, value: Val
 def _max_pool(builder: Builder, where: str, pool: Any, value: Value) -> Value:
     """Deferred: the largest code is the code of the largest value."""
     window = Window.of(pool)
-    if window.dilation != (1, 1) or pool.ceil_mode:
-        advice = "max pool with dilation or ceil_mode: use neither"
+    if window.dilation != (1, 1) or (pool.ceil_mode and not window.rounds_alike(value.shape)):
+        advice = (
+            f"max pool with dilation, or with ceil_mode on a map of {value.shape[1]} x "
+            f"{value.shape[2]}: use neither"
+        )
         return builder.problem(where, advice, value)
     if value.flat:
         return builder.problem(where, "max pool of a vector", value)
     shape = (value.shape[0], *window.positions(value.shape))
     return replace(value, shape=shape, pools=(*value.pools, (len(value.functions), pool)))
+
+
+@register_rule(nn.AdaptiveMaxPool2d)
+def _global_max_pool(builder: Builder, where: str, pool: Any, value: Value) -> Value:
+    if not is_global(pool.output_size):
+        advice = "adaptive max pool to more than one position: use nn.MaxPool2d"
+        return builder.problem(where, advice, value)
+    return _max_pool(builder, where, nn.MaxPool2d(value.shape[1:]), value)
+
+
+@register_rule(nn.AvgPool2d)
+def _average_of_the_map(builder: Builder, where: str, pool: Any, value: Value) -> Value:
+    if not Window.of(pool).covers(value.shape) or pool.divisor_override:
+        advice = (
+            f"average pool of {pool.kernel_size} on a map of {value.shape[1]} x {value.shape[2]}: "
+            "one over the whole map has a dataflow layer, or a convolution with stride"
+        )
+        return builder.problem(where, advice, value)
+    return _average(builder, where, nn.AdaptiveAvgPool2d(1), value)
 
 
 @register_rule(nn.AdaptiveAvgPool2d)
@@ -242,13 +263,50 @@ def _nothing_in_evaluation(builder: Builder, where: str, module: Any, value: Val
     return value
 
 
-@register_rule(OutputScale, ScaleShift, RangeToCodes, Divide, nn.ReLU, nn.ReLU6, nn.Hardtanh)
+@register_rule(nn.Softmax, nn.LogSoftmax)
+def _softmax(builder: Builder, where: str, softmax: Any, value: Value) -> Value:
+    """The processor's work, which needs all logits of an image."""
+    if softmax.dim not in (1, -1) or not value.flat:
+        advice = "softmax of something else than logits (N, classes): leave it out"
+        return builder.problem(where, advice, value)
+    return value.then(Finish(softmax))
+
+
+@register_rule(nn.SiLU, nn.Hardswish, nn.GELU, nn.Mish)
+def _falls_and_rises(builder: Builder, where: str, function: Any, value: Value) -> Value:
+    advice = (
+        f"{type(function).__name__} falls before it rises, which one table of thresholds cannot "
+        "hold: use ReLU, LeakyReLU or another activation that only rises"
+    )
+    return builder.problem(where, advice, value)
+
+
+@register_rule(nn.PReLU)
+def _prelu(builder: Builder, where: str, prelu: Any, value: Value) -> Value:
+    if bool((prelu.weight < 0).any()):
+        advice = "PReLU with a negative slope, which falls and rises: clamp its slopes at 0"
+        return builder.problem(where, advice, value)
+    return _monotone(builder, where, prelu, value)
+
+
+@register_rule(
+    *(OutputScale, ScaleShift, RangeToCodes, Divide),
+    *(nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.Hardsigmoid, nn.ELU, nn.SELU, nn.CELU),
+    *(nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.LogSigmoid),
+)
 def _monotone(builder: Builder, where: str, function: Any, value: Value) -> Value:
     """A function that the next table takes in."""
     positions = value.shape[1] * value.shape[2]
     if value.flat and positions > 1 and isinstance(function, ScaleShift):
         return builder.problem(where, "a norm of a flattened map: put it before flatten", value)
-    if value.pools and not isinstance(function, _RISING):
-        advice = "a norm or factor behind a max pool: put the norm in front of it"
+    scaled = isinstance(function, (OutputScale, ScaleShift))
+    if value.pools and scaled and bool((function.scale < 0).any()):
+        advice = (
+            "a norm or factor with a negative scale behind a max pool: put the norm in front of "
+            "the pool, or train with positive norm scales"
+        )
         return builder.problem(where, advice, value)
+    falls = isinstance(function, nn.LeakyReLU) and function.negative_slope < 0
+    if falls:
+        return builder.problem(where, "LeakyReLU with a negative slope: use one from 0 on", value)
     return value.then(function)

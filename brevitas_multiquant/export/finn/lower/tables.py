@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import torch
+from torch import nn
+
 from brevitas_multiquant.export.finn.integer_graph import MaxPool, Thresholds
 from brevitas_multiquant.export.finn.lower.builder import NO_QUANTIZER, Builder, HostQuantizer
 from brevitas_multiquant.export.finn.lower.geometry import Window
@@ -12,6 +15,12 @@ from brevitas_multiquant.nn.plain import RangeToCodes
 
 LARGEST_BITS = 8
 """Of the codes that a threshold unit gives."""
+
+CURVED = (nn.Sigmoid, nn.Tanh, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Softsign, nn.LogSigmoid)
+"""Rise as functions of real numbers; torch's fp32 may fall by a rounding error between two."""
+
+ROWS = 4096
+"""Integers that are evaluated at once."""
 
 CodeRange = tuple[int, int]
 
@@ -71,7 +80,13 @@ def _table(builder: Builder, where: str, value: Value, code_range: CodeRange, bi
     channels = source.shape[0]
     table = threshold_table(value.evaluate, source.lowest, source.highest, channels, code_range)
     output = builder.stream(source.shape, *code_range)
-    builder.add(Thresholds(where, (source,), output, table, code_range[0], bits))
+    thresholds = Thresholds(where, (source,), output, table, code_range[0], bits)
+    if any(isinstance(function, CURVED) for function in value.functions):
+        wrong = _first_difference(thresholds, value)
+        if wrong is not None:
+            advice = f"an activation that falls by a rounding error at {wrong}: use ReLU"
+            return builder.problem(where, advice, value)
+    builder.add(thresholds)
     for _, pool in value.pools:
         window = Window.of(pool)
         shape = (channels, *window.positions(output.shape))
@@ -79,3 +94,17 @@ def _table(builder: Builder, where: str, value: Value, code_range: CodeRange, bi
         moves = (window.kernel, window.stride, window.padding)
         output = builder.add(MaxPool(where, (output,), pooled, *moves))
     return Value(output, value.shape, vector=value.flat, flat=value.flat)
+
+
+def _first_difference(thresholds: Thresholds, value: Value) -> int | None:
+    """The smallest integer for which the table gives another code than torch; None for none."""
+    (source,) = thresholds.inputs
+    for first in range(source.lowest, source.highest + 1, ROWS):
+        last = min(first + ROWS, source.highest + 1)
+        integers = torch.arange(first, last, dtype=torch.float32)
+        rows = integers.unsqueeze(1).expand(-1, source.shape[0]).contiguous()
+        codes = thresholds.run(rows.double()[:, :, None, None])[:, :, 0, 0]
+        differs = (codes != value.evaluate(rows)).any(1)
+        if bool(differs.any()):
+            return int(integers[differs][0])
+    return None

@@ -16,6 +16,17 @@ Function = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
+class Finish:
+    """What the processor does with all logits of an image, behind the last integers."""
+
+    function: Function
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The same shape."""
+        return self.function(x)
+
+
+@dataclass(frozen=True)
 class Value:
     """A tensor of the network.
 
@@ -64,15 +75,17 @@ class Value:
         """The functions that are more than another way to hold the tensor."""
         return tuple(function for function in self.functions if function is not flatten)
 
-    def affine(self) -> tuple[float, Tensor]:
-        """The one factor and the bias (C,) that make logits of the last integers."""
+    def host_side(self) -> tuple[float, Tensor, tuple[Finish, ...]]:
+        """What makes logits of the last integers: one factor, the bias (C,), a softmax."""
         scale, bias = 1.0, torch.zeros(self.shape[0])
-        for function in self.factors():
+        factors = self.factors()
+        finish = tuple(function for function in factors if isinstance(function, Finish))
+        for function in factors[: len(factors) - len(finish)]:
             assert isinstance(function, OutputScale)
             scale *= float(function.scale)
             if function.bias is not None:
                 bias = function.bias.flatten()
-        return scale, bias
+        return scale, bias, finish
 
 
 def flatten(x: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from brevitas_multiquant.export.finn.integer_graph import HostSide, IntegerGraph
 from brevitas_multiquant.export.finn.lower.builder import NOT_FINN, Builder
 from brevitas_multiquant.export.finn.lower.calls import as_module, name_of
 from brevitas_multiquant.export.finn.lower.rules import add_up, apply_rule, unknown
-from brevitas_multiquant.export.finn.lower.values import Value
+from brevitas_multiquant.export.finn.lower.values import Finish, Value
 from brevitas_multiquant.nn.fixed_point import PlainMerge
+from brevitas_multiquant.nn.plain import OutputScale
 from brevitas_multiquant.subnet import Subnet
 
 
@@ -30,11 +31,12 @@ def lower(subnet: Subnet, branch_names: Sequence[str], input_shape: Sequence[int
     builder = Builder()
     with torch.no_grad():
         logits = _network(builder, subnet, branch_names, input_shape)
+        _check_logits(builder, logits)
         if builder.problems:
             raise FinnMappingError(subnet.bits, builder.problems)
         image = builder.image
         assert image is not None and logits.stream is not None
-        host = HostSide(image.scale, image.code_range, *logits.affine())
+        host = HostSide(image.scale, image.code_range, *logits.host_side())
     return IntegerGraph(subnet.bits, image.stream, logits.stream, host, builder.layers)
 
 
@@ -47,6 +49,15 @@ def problems_of(
     except FinnMappingError as error:
         return error.problems
     return []
+
+
+def _check_logits(builder: Builder, logits: Value) -> None:
+    """What is left to the processor is a factor, a bias and a softmax."""
+    factors = [f for f in logits.factors() if not isinstance(f, (OutputScale, Finish))]
+    if logits.known and (factors or logits.pools):
+        name = type(factors[0]).__name__ if factors else "max pool"
+        advice = f"{name} behind the last layer: leave it to those who read the logits"
+        builder.problem("head", advice, logits)
 
 
 def _network(
