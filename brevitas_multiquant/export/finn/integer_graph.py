@@ -6,6 +6,7 @@ which is the oracle of every later form.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -156,6 +157,13 @@ class PositionSum(Layer):
         return values[0].sum((2, 3), keepdim=True)
 
 
+FINISHES: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": partial(F.softmax, dim=1),
+    "log_softmax": partial(F.log_softmax, dim=1),
+}
+"""What a network may do with its logits (N, classes), which needs all of an image's at once."""
+
+
 @dataclass(frozen=True)
 class HostSide:
     """What is left to the processor: images to integers, integers to logits.
@@ -165,14 +173,14 @@ class HostSide:
         input_range: smallest and largest code of the image.
         output_scale: ``logit = integer * output_scale + output_bias``.
         output_bias: (classes,).
-        finish: what the network does with its logits, such as a softmax.
+        finish: what the network does with its logits: keys of `FINISHES`, in order.
     """
 
     input_scale: float
     input_range: tuple[int, int]
     output_scale: float
     output_bias: Tensor
-    finish: tuple[Callable[[Tensor], Tensor], ...] = ()
+    finish: tuple[str, ...] = ()
 
     def codes(self, images: Tensor) -> Tensor:
         """Integers of images (N, C, H, W), fp32."""
@@ -182,8 +190,8 @@ class HostSide:
     def logits(self, integers: Tensor) -> Tensor:
         """Logits (N, classes) of the hardware's output (N, classes, 1, 1)."""
         logits = integers.flatten(1).float() * self.output_scale + self.output_bias
-        for function in self.finish:
-            logits = function(logits)
+        for name in self.finish:
+            logits = FINISHES[name](logits)
         return logits
 
 

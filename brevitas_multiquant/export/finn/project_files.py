@@ -75,6 +75,7 @@ def host_constants(host: HostSide) -> dict[str, Any]:
         "input_range": list(host.input_range),
         "output_scale": host.output_scale,
         "output_bias": host.output_bias.tolist(),
+        "finish": list(host.finish),
     }
 
 

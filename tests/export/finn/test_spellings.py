@@ -1,13 +1,16 @@
 """Operations that hardware computes under another name, to the bit."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from brevitas_multiquant import calibrate, extract_subnet, multiquantize
+from brevitas_multiquant.export import export_finn
 from brevitas_multiquant.export.finn.check import branch_names
 from brevitas_multiquant.export.finn.lower import lower
+from brevitas_multiquant.export.finn.project.host import Host
 
 SHAPE = (1, 3, 8, 8)
 
@@ -125,3 +128,13 @@ def test_a_norm_of_positive_scales_behind_a_max_pool():
 
 def test_a_negative_norm_scale_with_two_readers():
     assert_exact(TwoReaders())
+
+
+def test_the_exported_processors_side_has_the_softmax(tmp_path):
+    net = multiquantize(Body(nn.ReLU(), nn.LogSoftmax(1)), [2], profile="finn", input_shape=SHAPE)
+    calibrate(net, [torch.randn(8, *SHAPE[1:])])
+    project = export_finn(net.eval(), tmp_path)[2]
+    host = Host.load(project / "host.json")
+    integers = np.random.default_rng(0).integers(-99, 99, (4, 1, 1, 5))
+    # torch and numpy sum exponentials in another order
+    assert np.allclose(np.exp(host.logits(integers)).sum(1), 1, atol=1e-6)

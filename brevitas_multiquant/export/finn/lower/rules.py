@@ -263,13 +263,16 @@ def _nothing_in_evaluation(builder: Builder, where: str, module: Any, value: Val
     return value
 
 
-@register_rule(nn.Softmax, nn.LogSoftmax)
+_FINISHES = {nn.Softmax: "softmax", nn.LogSoftmax: "log_softmax"}
+
+
+@register_rule(*_FINISHES)
 def _softmax(builder: Builder, where: str, softmax: Any, value: Value) -> Value:
     """The processor's work, which needs all logits of an image."""
     if softmax.dim not in (1, -1) or not value.flat:
         advice = "softmax of something else than logits (N, classes): leave it out"
         return builder.problem(where, advice, value)
-    return value.then(Finish(softmax))
+    return value.then(Finish(_FINISHES[type(softmax)]))
 
 
 @register_rule(nn.SiLU, nn.Hardswish, nn.GELU, nn.Mish)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from brevitas_multiquant.export.finn.integer_graph import Stream
+from brevitas_multiquant.export.finn.integer_graph import FINISHES, Stream
 from brevitas_multiquant.nn.plain import OutputScale
 
 Function = Callable[[Tensor], Tensor]
@@ -17,13 +17,13 @@ Function = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Finish:
-    """What the processor does with all logits of an image, behind the last integers."""
+    """What the processor does with all logits of an image: a key of `integer_graph.FINISHES`."""
 
-    function: Function
+    name: str
 
     def __call__(self, x: Tensor) -> Tensor:
         """The same shape."""
-        return self.function(x)
+        return FINISHES[self.name](x)
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ class Value:
         """The functions that are more than another way to hold the tensor."""
         return tuple(function for function in self.functions if function is not flatten)
 
-    def host_side(self) -> tuple[float, Tensor, tuple[Finish, ...]]:
+    def host_side(self) -> tuple[float, Tensor, tuple[str, ...]]:
         """What makes logits of the last integers: one factor, the bias (C,), a softmax."""
         scale, bias = 1.0, torch.zeros(self.shape[0])
         factors = self.factors()
-        finish = tuple(function for function in factors if isinstance(function, Finish))
+        finish = tuple(function.name for function in factors if isinstance(function, Finish))
         for function in factors[: len(factors) - len(finish)]:
             assert isinstance(function, OutputScale)
             scale *= float(function.scale)

@@ -10,6 +10,21 @@ from typing import Any
 import numpy as np
 
 
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Logarithms of probabilities (N, classes)."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities (N, classes)."""
+    return np.exp(log_softmax(logits))
+
+
+FINISHES = {"softmax": softmax, "log_softmax": log_softmax}
+"""What a network may do with its logits."""
+
+
 class Host:
     """The processor's side of one bit-width.
 
@@ -22,6 +37,7 @@ class Host:
         self.input_range = constants["input_range"]
         self.output_scale = np.float32(constants["output_scale"])
         self.output_bias = np.array(constants["output_bias"], dtype=np.float32)
+        self.finish = [FINISHES[name] for name in constants["finish"]]
 
     @classmethod
     def load(cls, path: str | Path = "host.json") -> "Host":
@@ -37,4 +53,7 @@ class Host:
     def logits(self, integers: np.ndarray) -> np.ndarray:
         """Logits (N, classes) of the accelerator's output, of any shape with N in front."""
         flat = integers.reshape(len(integers), -1).astype(np.float32)
-        return flat * self.output_scale + self.output_bias
+        logits = flat * self.output_scale + self.output_bias
+        for function in self.finish:
+            logits = function(logits)
+        return logits
