@@ -30,6 +30,14 @@ class UnsupportedModelError(MultiQuantError):
         super().__init__(f"{model} cannot become a multi-branch network:{listed}")
 
 
+class UntracedWarning(UserWarning):
+    """A part of the model's forward could not be traced: what that costs is said at once."""
+
+
+class InputSizeError(MultiQuantError):
+    """Images of another size than the network was converted for, where the model depends on it."""
+
+
 class SelfCheckError(MultiQuantError):
     """With quantizers off, a branch does not reproduce the original model."""
 

@@ -22,6 +22,7 @@ from brevitas_multiquant.rewrite.refusals import (
     not_convolutional,
     unknown_layers,
 )
+from brevitas_multiquant.rewrite.sizes import CannotSettleError, settle_sizes
 from brevitas_multiquant.rewrite.trace import Trace
 
 
@@ -96,7 +97,7 @@ def make_plan(traced: Trace, name: str, stem: str | None = None, head: str | Non
     """Decide the cut and every layer's treatment.
 
     Args:
-        traced: the model's graph.
+        traced: the model's graph; sizes that cross the cut are settled in it.
         name: what to call the model in messages.
         stem: name of the module that ends the stem, instead of the first convolution.
         head: name of the module that starts the head, instead of the classifier.
@@ -111,6 +112,7 @@ def make_plan(traced: Trace, name: str, stem: str | None = None, head: str | Non
     stem_end, head_start = joints.stem_end(stem), joints.head_start(head)
     if reasons or stem_end is None or head_start is None:
         raise UnsupportedModelError(name, reasons)
+    notes = _settle_sizes(traced, stem_end, head_start, reasons)
     body = body_between(stem_end, head_start)
     layers = [*_layers(traced, body), *_inner_layers(traced, body)]
     reasons += unknown_layers(layers) + hidden_layers(traced, body)
@@ -121,7 +123,21 @@ def make_plan(traced: Trace, name: str, stem: str | None = None, head: str | Non
         )
     if reasons:
         raise UnsupportedModelError(name, reasons)
-    return _describe(traced, Plan(name, stem_end.name, head_start.name), body, stem_end)
+    plan = Plan(name, stem_end.name, head_start.name, notes=notes)
+    return _describe(traced, plan, body, stem_end)
+
+
+def _settle_sizes(
+    traced: Trace, stem_end: fx.Node, head_start: fx.Node, reasons: list[str]
+) -> list[str]:
+    image = next(node for node in traced.graph.nodes if node.op == "placeholder")
+    output = traced.graph.output_node().args[0]
+    assert isinstance(output, fx.Node)
+    try:
+        return settle_sizes(traced, (image, stem_end, head_start, output))
+    except CannotSettleError as error:
+        reasons.append(f"{error}; read it from the tensor that it is used with")
+        return []
 
 
 def _layers(traced: Trace, nodes: Iterable[fx.Node]) -> list[tuple[str, nn.Module]]:
@@ -175,7 +191,7 @@ def _describe(traced: Trace, plan: Plan, body: list[fx.Node], stem_end: fx.Node)
     plan.opaque = list(traced.opaque)
     plan.in_place = [name for name, _ in _inner_layers(traced, body)]
     plan.norms = _norms(traced, body)
-    plan.notes = _notes(traced, body)
+    plan.notes += _notes(traced, body)
     return plan
 
 

@@ -23,7 +23,7 @@ from brevitas_multiquant.rewrite.kinds import (
     is_norm,
 )
 from brevitas_multiquant.rewrite.trace import gives_tensors, is_tensor, shape_of
-from brevitas_multiquant.rewrite.tracer import call_node
+from brevitas_multiquant.rewrite.decide import call_node
 
 WIDER = 7
 """A prime, so that a dimension that became wider is not mistaken for another one."""

@@ -18,10 +18,12 @@ from torch.fx.passes.shape_prop import _extract_tensor_metadata
 
 from brevitas_multiquant.errors import TraceError, UnsupportedModelError
 from brevitas_multiquant.quant.layers import WEIGHTED
+from brevitas_multiquant.rewrite.cause import cause_of, first_line
+from brevitas_multiquant.rewrite.decide import empty_image
 from brevitas_multiquant.rewrite.kinds import LAYERS, NORMS
 from brevitas_multiquant.rewrite.normalise import normalise
 from brevitas_multiquant.rewrite.opaque import CannotCutError, Watch, graph_by_execution
-from brevitas_multiquant.rewrite.tracer import Tracer, empty_image, first_line
+from brevitas_multiquant.rewrite.tracer import OUT_OF_MEMORY, Tracer, image_arguments
 
 
 @dataclass
@@ -79,24 +81,38 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Trace:
     """Trace a copy of ``model`` in evaluation mode; the model itself is not touched.
 
     Args:
-        model: any module whose forward takes one image batch.
+        model: any module whose forward takes one image batch; other arguments have defaults.
         input_shape: (1, C, H, W).
 
     Raises:
-        TraceError: the forward does not run on images of that shape, or has control flow that
-            depends on data outside of what `opaque` can set apart.
+        TraceError: the forward does not run on images of that shape, needs more than images, or
+            has control flow that depends on data outside of what `opaque` can set apart.
         UnsupportedModelError: the same, and it multiplies matrices of activations.
     """
+    _check_arguments(model)
     try:
         return _trace_graph(model, input_shape)
+    except OUT_OF_MEMORY:
+        raise
     except Exception as error:  # whatever a model's code raises when it meets a proxy
-        why = first_line(error)
+        why = cause_of(error)
     findings = _run(model, input_shape)
     if findings:
         reasons = [f"it {finding}; expected a convolutional network" for finding in findings]
         untraced = f"its forward cannot be traced: {why}"
         raise UnsupportedModelError(type(model).__name__, [*reasons, untraced])
     return _trace_execution(model, input_shape, why)
+
+
+def _check_arguments(model: nn.Module) -> None:
+    needed = image_arguments(model)
+    if len(needed) != 1:
+        got = ", ".join(needed) or "none"
+        raise TraceError(
+            f"{type(model).__name__}.forward: expected one argument without a default (a batch of "
+            f"images), got {got}; give the others defaults, or wrap the model in a module whose "
+            "forward takes images alone"
+        )
 
 
 def _trace_graph(model: nn.Module, input_shape: tuple[int, ...]) -> Trace:
@@ -197,12 +213,42 @@ class _Shapes(fx.Interpreter):
 
 
 def _propagate_shapes(traced: Trace) -> None:
+    _interpret(traced, _Shapes(traced), traced.input_shape)
+
+
+def _interpret(traced: Trace, interpreter: fx.Interpreter, shape: tuple[int, ...]) -> None:
     """On fake tensors, unless control flow needs real ones."""
     with torch.no_grad():
         if traced.opaque:
             with torch.random.fork_rng(devices=[]):
-                _Shapes(traced).run(_random_image(traced.model, traced.input_shape))
+                interpreter.run(_random_image(traced.model, shape))
         else:
             with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-                image = fake.from_tensor(empty_image(traced.model, traced.input_shape))
-                _Shapes(traced).run(image)
+                interpreter.run(fake.from_tensor(empty_image(traced.model, shape)))
+
+
+class _Values(fx.Interpreter):
+    """Runs a graph to collect shapes of tensors, and values that are no tensors."""
+
+    def __init__(self, traced: Trace) -> None:
+        super().__init__(traced.model)
+        self.extra_traceback = False
+        self.values: dict[fx.Node, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node, and keep what it gives."""
+        result = super().run_node(n)
+        self.values[n] = tuple(result.shape) if isinstance(result, Tensor) else result
+        return result
+
+
+def values_at(traced: Trace, shape: tuple[int, ...]) -> dict[fx.Node, Any]:
+    """What every node gives on images of a shape: its tensor's shape, or its value.
+
+    Args:
+        traced: a traced model.
+        shape: (N, C, H, W).
+    """
+    interpreter = _Values(traced)
+    _interpret(traced, interpreter, shape)
+    return interpreter.values

@@ -1,23 +1,29 @@
 """A tracer for convolutional networks: layers are leaves, shapes may decide, data may not."""
 
-import operator
+import inspect
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import fx, nn
 
 from brevitas_multiquant.quant.layers import WEIGHTED
+from brevitas_multiquant.rewrite.cause import cause_of
+from brevitas_multiquant.rewrite.decide import DecidedProxy, Decider, length
 from brevitas_multiquant.rewrite.kinds import contains_layer, is_frozen_norm, is_norm
+
+OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
+"""Says nothing about a forward; it is raised as it is."""
 
 
 class Tracer(fx.Tracer):
     """Layers and norms are leaves, whatever their subclass.
 
     So is what timm marks as one, and what asks for its mode (a user's own kind of dropout), unless
-    it holds layers, which would stay float unseen. Control flow on shapes is decided by running
-    the graph so far on fake tensors of the input's shape; on data it makes a module `opaque`.
+    it holds layers, which would stay float unseen. The image is the only input: other arguments
+    of the forward have their defaults. Control flow on shapes is decided, see `decide`; on data it
+    makes a module `opaque`.
     """
 
     def __init__(self, input_shape: tuple[int, ...]) -> None:
@@ -33,49 +39,67 @@ class Tracer(fx.Tracer):
         self._opaque = {leaf for leaf in leaves if not issubclass(leaf, WEIGHTED)}
         self._leaf_names = ("DropPath", "DropBlock2d", "StochasticDepth")
         self._input_shape = input_shape
-        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
-        self._values: dict[fx.Node, Any] = {}
-        self._evaluating = False
         self._parameter_proxies: dict[str, fx.Proxy] = {}
+        self.decider: Decider
         self.opaque: dict[str, str] = {}
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """The image alone: Python fills in the defaults of every other argument."""
+        self.decider = Decider(self.root, self._input_shape)
+        name, *_ = image_arguments(self.root)
+        image = self.create_proxy("placeholder", name, (), {})
+        if "forward" in vars(self.root):  # set on this model alone
+            return self.root.forward, [image]
+        return root_fn, [self.root, image]
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """A proxy of which Python may ask what shapes give."""
+        return DecidedProxy(node, self)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """The truth of a condition, where shapes alone decide it."""
-        self._evaluating = True
-        try:
-            value = self._value(obj.node)
-        finally:
-            self._evaluating = False
-        return value if isinstance(value, bool) else super().to_bool(obj)
+        return bool(self.decider.decide(obj.node))
 
-    def _value(self, node: fx.Node) -> Any:
-        if node not in self._values:
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._value)
-            with self._fake, torch.no_grad():
-                self._values[node] = self._execute(node, args, kwargs)
-        return self._values[node]
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """The items of a sequence, as nodes; their number is that of the trace."""
+        return (obj[index] for index in range(length(obj)))
 
-    def _execute(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        if node.op == "placeholder":
-            return empty_image(self.root, self._input_shape)
-        return call_node(self.root, node, args, kwargs)
+    def create_proxy(
+        self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any
+    ) -> fx.Proxy:
+        """A node; a squeeze of every dimension of size one leaves that of the batch."""
+        if _is_squeeze_of_all(kind, target, args, kwargs):
+            return self._squeeze(args[0])
+        return super().create_proxy(kind, target, args, kwargs, *more, **options)
+
+    def _squeeze(self, proxy: fx.Proxy) -> fx.Proxy:
+        """By the dimensions that have one entry at every batch size, the last first."""
+        shapes = [value.shape for value in self.decider.values(proxy.node)]
+        ones = [dim for dim, sizes in enumerate(zip(*shapes, strict=True)) if set(sizes) == {1}]
+        for dim in reversed(ones):
+            proxy = super().create_proxy("call_method", "squeeze", (proxy, dim), {})
+        return proxy
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """A node, what is in the module, or its value while a condition is evaluated.
 
         The innermost module whose forward meets an error becomes one opaque node.
         """
-        if self._evaluating:
+        if self.decider.running:
             return forward(*args, **kwargs)
         before, stack = next(iter(reversed(self.graph.nodes))), dict(self.module_stack)
         try:
             return super().call_module(m, forward, args, kwargs)
-        except Exception as error:
+        except OUT_OF_MEMORY:
+            raise
+        except Exception as error:  # whatever a model's code raises when it meets a proxy
             self._forget_after(before)
             self.module_stack.clear()
             self.module_stack.update(stack)
             name = self.path_of_module(m)
-            self.opaque[name] = first_line(error)
+            self.opaque[name] = cause_of(error)
             return self.create_proxy("call_module", name, args, kwargs)
 
     def _forget_after(self, last: fx.Node) -> None:
@@ -90,7 +114,7 @@ class Tracer(fx.Tracer):
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
         """An attribute of a module, not as a node while a condition is evaluated."""
-        if self._evaluating:
+        if self.decider.running:
             return attr_val
         self._parameter_proxies = parameter_proxy_cache
         return super().getattr(attr, attr_val, parameter_proxy_cache)
@@ -108,30 +132,29 @@ class Tracer(fx.Tracer):
         return super().is_leaf_module(module, name)
 
 
+def image_arguments(model: nn.Module) -> list[str]:
+    """The arguments that a forward cannot do without; the first is the image's.
+
+    Example:
+        >>> image_arguments(nn.ReLU())
+        ['input']
+    """
+    forward = inspect.unwrap(vars(model).get("forward", type(model).forward))
+    parameters = list(inspect.signature(forward).parameters.values())
+    if not inspect.ismethod(forward) and "forward" not in vars(model):
+        parameters = parameters[1:]  # self
+    varied = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in varied]
+    return needed or [p.name for p in parameters[:1]]
+
+
+def _is_squeeze_of_all(kind: str, target: Any, args: Any, kwargs: Any) -> bool:
+    called = kind in ("call_method", "call_function")
+    known = target in ("squeeze", "squeeze_", torch.squeeze)
+    return called and known and len(args) == 1 and not kwargs
+
+
 def _asks_for_its_mode(module: nn.Module) -> bool:
     """Whether the forward reads ``self.training``, which a trace would freeze."""
     code = getattr(type(module).forward, "__code__", None)
     return code is not None and "training" in code.co_names
-
-
-def call_node(root: nn.Module, node: fx.Node, args: Any, kwargs: Any) -> Any:
-    """What a node gives for these arguments; its modules and attributes are those of ``root``."""
-    if node.op == "get_attr":
-        return operator.attrgetter(str(node.target))(root)
-    if node.op == "call_module":
-        return root.get_submodule(str(node.target))(*args, **kwargs)
-    if node.op == "call_method":
-        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    assert callable(node.target)
-    return node.target(*args, **kwargs)
-
-
-def first_line(error: BaseException) -> str:
-    """Type and first line of an error's message."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-
-
-def empty_image(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
-    """A tensor of the type and on the device of a model's parameters."""
-    parameter = next(model.parameters(), torch.empty(()))
-    return torch.empty(shape, dtype=parameter.dtype, device=parameter.device)
