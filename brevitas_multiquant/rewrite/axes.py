@@ -1,7 +1,9 @@
 """What each axis of each tensor stands for: image, channels, positions.
 
 Followed from the image through the graph, as far as shapes tell. A layer of a convolutional network
-adds up channels; one that adds up positions is a mixer, however it is spelt.
+adds up channels; one that adds up positions is a mixer, however it is spelt. An axis that holds one
+entry alone, such as the maximum over channels, has no meaning: several of them side by side are
+maps, not positions.
 """
 
 import math
@@ -29,21 +31,47 @@ def axes_of(traced: Trace) -> dict[fx.Node, Axes]:
     axes: dict[fx.Node, Axes] = {}
     for node in traced.graph.nodes:
         sources = [source for source in node.all_input_nodes if source in axes]
-        if not is_tensor(node):
-            if gives_tensors(node) and sources:  # pieces of a tensor
-                axes[node] = axes[sources[0]]
-            continue
-        rank = len(shape_of(node))
-        if node.op == "placeholder":
-            axes[node] = _IMAGE[:rank]
-        elif sources and not all(is_tensor(source) for source in sources):
-            pieces = axes[sources[0]]
-            axes[node] = pieces if len(pieces) == rank else (_UNKNOWN,) * rank
-        elif sources:
-            axes[node] = _follow(traced, node, sources, axes)
-        else:
-            axes[node] = (_UNKNOWN,) * rank
+        if is_tensor(node):
+            shape = shape_of(node)
+            found = _axes_of_tensor(traced, node, sources, axes)
+            axes[node] = tuple(map(_without_meaning_if_one, found, shape))
+        elif gives_tensors(node) and sources:
+            axes[node] = _axes_of_pieces(node, axes[sources[0]])
     return axes
+
+
+def _axes_of_tensor(
+    traced: Trace, node: fx.Node, sources: list[fx.Node], axes: dict[fx.Node, Axes]
+) -> Axes:
+    rank = len(shape_of(node))
+    if node.op == "placeholder":
+        return _IMAGE[:rank]
+    if not sources:
+        return (_UNKNOWN,) * rank
+    if all(is_tensor(source) for source in sources):
+        return _follow(traced, node, sources, axes)
+    pieces = axes[sources[0]]
+    return pieces if len(pieces) == rank else (_UNKNOWN,) * rank
+
+
+def _without_meaning_if_one(axis: frozenset[str], size: int) -> frozenset[str]:
+    return _UNKNOWN if size == 1 and BATCH not in axis else axis
+
+
+def _axes_of_pieces(node: fx.Node, known: Axes) -> Axes:
+    """Pieces of a tensor; or its maxima along an axis, with their places."""
+    reduced = _reduced_axes(node, known)
+    if reduced is None:
+        return known
+    shape = next(item.shape for item in node.meta["tensor_meta"] if hasattr(item, "shape"))
+    return _after_reduction(known, reduced, len(shape))
+
+
+def _after_reduction(known: Axes, reduced: set[int], rank: int) -> Axes:
+    """The axes that are left; those that are kept with one entry have lost their meaning."""
+    if rank == len(known):
+        return tuple(_UNKNOWN if place in reduced else axis for place, axis in enumerate(known))
+    return tuple(axis for place, axis in enumerate(known) if place not in reduced)
 
 
 def _follow(
@@ -53,18 +81,25 @@ def _follow(
     shape = shape_of(node)
     source = max(sources, key=lambda s: sum(map(bool, axes[s])))  # not a parameter beside it
     before, known = shape_of(source), axes[source]
-    if isinstance(traced.module(node), (nn.Conv1d, nn.Conv2d)) and len(before) == len(shape):
-        return (known[0], frozenset({CHANNEL}), *known[2:])
+    layer = traced.module(node)
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d)) and len(before) == len(shape):
+        made = frozenset({CHANNEL}) if _adds_up(layer) else known[1]
+        return (known[0], made, *known[2:])
     if isinstance(traced.module(node), nn.Linear):
         return (*known[:-1], frozenset({CHANNEL}))
     if _name(node) in _PERMUTATIONS or node.target in _PERMUTATIONS:
         return tuple(known[place] for place in _order(node, len(before)))
     reduced = _reduced_axes(node, before)
-    if reduced is not None and len(shape) == len(before) - len(reduced):
-        return tuple(axis for place, axis in enumerate(known) if place not in reduced)
+    if reduced is not None and len(shape) in (len(before), len(before) - len(reduced)):
+        return _after_reduction(known, reduced, len(shape))
     if len(before) == len(shape):
         return _same_rank(before, shape, known)
     return _reshaped(before, shape, known)
+
+
+def _adds_up(layer: nn.Conv1d | nn.Conv2d) -> bool:
+    """Whether a convolution adds up its channels; a depthwise one has a filter for each."""
+    return layer.in_channels > layer.groups
 
 
 def _name(node: fx.Node) -> str:
@@ -79,7 +114,7 @@ def _order(node: fx.Node, rank: int) -> list[int]:
     return [size - 1 for size in moved.shape]
 
 
-def _reduced_axes(node: fx.Node, before: Sequence[int]) -> set[int] | None:
+def _reduced_axes(node: fx.Node, before: Sequence[Any]) -> set[int] | None:
     if _name(node) not in _REDUCTIONS:
         return None
     dims: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
@@ -128,7 +163,9 @@ def mixes_positions(traced: Trace, node: fx.Node, axes: dict[fx.Node, Axes]) -> 
     if isinstance(module, nn.Linear):
         place = -1
     elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
-        place = 1 if len(shape) > 2 else 0
+        if not _adds_up(module):
+            return False
+        place = 1 if len(shape) > len(module.kernel_size) + 1 else 0  # an image without a batch
     elif isinstance(module, nn.Softmax) and isinstance(module.dim, int):
         place = module.dim
     elif node.target in _SOFTMAXES:

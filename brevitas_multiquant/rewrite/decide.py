@@ -4,6 +4,7 @@ The graph so far runs on fake images: tensors with shapes and no values. Two bat
 neither of them one, since a network must give the same whatever the batch size.
 """
 
+import logging
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,7 +80,7 @@ class Decider:
     def _value(self, index: int, wanted: fx.Node) -> Any:
         """In the order of the graph: a recursion would be as deep as the network."""
         values, fake = self._values[index], self._fakes[index]
-        with fake, torch.no_grad():
+        with fake, torch.no_grad(), quiet_fakes():
             for node in _not_known(wanted, values):
                 if node.op == "placeholder":
                     values[node] = empty_image(self._root, self._images[index])
@@ -87,6 +88,17 @@ class Decider:
                     args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
                     values[node] = call_node(self._root, node, args, kwargs)
         return values[wanted]
+
+
+@contextmanager
+def quiet_fakes() -> Iterator[None]:
+    """Operations that do not run on fake tensors raise; the framework would log it as well."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _not_known(wanted: fx.Node, values: dict[fx.Node, Any]) -> list[fx.Node]:

@@ -19,7 +19,7 @@ from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from brevitas_multiquant.errors import TraceError, UnsupportedModelError
 from brevitas_multiquant.quant.layers import WEIGHTED
 from brevitas_multiquant.rewrite.cause import cause_of, first_line
-from brevitas_multiquant.rewrite.decide import empty_image
+from brevitas_multiquant.rewrite.decide import empty_image, quiet_fakes
 from brevitas_multiquant.rewrite.kinds import LAYERS, NORMS
 from brevitas_multiquant.rewrite.normalise import normalise
 from brevitas_multiquant.rewrite.opaque import CannotCutError, Watch, graph_by_execution
@@ -218,7 +218,7 @@ def _propagate_shapes(traced: Trace) -> None:
 
 def _interpret(traced: Trace, interpreter: fx.Interpreter, shape: tuple[int, ...]) -> None:
     """On fake tensors, unless control flow needs real ones."""
-    with torch.no_grad():
+    with torch.no_grad(), quiet_fakes():
         if traced.opaque:
             with torch.random.fork_rng(devices=[]):
                 interpreter.run(_random_image(traced.model, shape))
