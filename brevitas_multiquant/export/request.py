@@ -35,7 +35,7 @@ def require_graph(net: MultiQuantNet) -> None:
     if opaque:
         raise ExportError(
             f"export: expected a network without control flow on data, got {opaque[0]}, which "
-            "could not be traced (see net.plan.notes); a file holds one path alone"
+            f"could not be traced; a file holds one path alone: {'; '.join(net.plan.untraced)}"
         )
 
 

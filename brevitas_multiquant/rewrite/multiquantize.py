@@ -1,5 +1,6 @@
 """`multiquantize`: a float CNN in, one network for every bit-width out."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -8,7 +9,7 @@ from torch import fx, nn
 
 from brevitas_multiquant.collector import collector_paused
 from brevitas_multiquant.config import BRANCH_INITS, MultiQuantConfig, check_choice
-from brevitas_multiquant.errors import ConfigError, UnsupportedModelError
+from brevitas_multiquant.errors import ConfigError, UnsupportedModelError, UntracedWarning
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.quant.state import ActiveBits
 from brevitas_multiquant.rewrite.build import (
@@ -105,6 +106,8 @@ def multiquantize(
         net.source = _with_cut(source or infer_source(model), stem, head)
         if check:
             self_check(net, model, shape)
+    for untraced in net.plan.untraced:
+        warnings.warn(f"{type(model).__name__}: {untraced}", UntracedWarning, stacklevel=2)
     return net
 
 

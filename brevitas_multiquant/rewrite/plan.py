@@ -12,7 +12,7 @@ from torch import fx, nn
 from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.quant.layers import WEIGHTED
 from brevitas_multiquant.rewrite.joints import Joints, body_between
-from brevitas_multiquant.rewrite.kinds import LAYERS, is_frozen_norm, is_norm
+from brevitas_multiquant.rewrite.kinds import LAYERS, contains_layer, is_frozen_norm, is_norm
 from brevitas_multiquant.rewrite.paths import ancestors
 from brevitas_multiquant.rewrite.refusals import (
     fixed_filter,
@@ -61,6 +61,8 @@ class Plan:
         in_place: quantized layers in modules that cannot be traced, each with a quantizer of
             its own.
         opaque: modules that cannot be traced.
+        untraced: why, with the place in the author's code, and what that costs; one an entry of
+            ``opaque``.
         notes: what else a user should know.
     """
 
@@ -72,6 +74,7 @@ class Plan:
     norms: list[str] = field(default_factory=list)
     in_place: list[str] = field(default_factory=list)
     opaque: list[str] = field(default_factory=list)
+    untraced: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -191,7 +194,8 @@ def _describe(traced: Trace, plan: Plan, body: list[fx.Node], stem_end: fx.Node)
     plan.opaque = list(traced.opaque)
     plan.in_place = [name for name, _ in _inner_layers(traced, body)]
     plan.norms = _norms(traced, body)
-    plan.notes += _notes(traced, body)
+    plan.untraced = _untraced(traced)
+    plan.notes = [*plan.untraced, *plan.notes, *_notes(traced, body)]
     return plan
 
 
@@ -237,13 +241,24 @@ def _norms(traced: Trace, body: list[fx.Node]) -> list[str]:
     return list(dict.fromkeys(n for n, m in (*called, *_inside(traced, body)) if is_norm(m)))
 
 
+def _untraced(traced: Trace) -> list[str]:
+    """What cannot be traced, why, and what that costs."""
+    notes = []
+    for name, why in traced.opaque.items():
+        layers = contains_layer(traced.model.get_submodule(name))
+        kept = (
+            "it stays as it is, its layers are replaced in place, each with a quantizer of its own;"
+            " odd bit-widths and exports are refused"
+            if layers
+            else "it stays as it is; exports are refused"
+        )
+        notes.append(f"{name} cannot be traced ({why}): {kept}")
+    return notes
+
+
 def _notes(traced: Trace, body: list[fx.Node]) -> list[str]:
-    notes = [
-        f"{name} cannot be traced ({why}): it stays as it is, its layers are replaced in place"
-        for name, why in traced.opaque.items()
-    ]
     called = {str(node.target): traced.module(node) for node in body if node.op == "call_module"}
-    notes += [
+    notes = [
         f"{name} ({type(module).__name__}) holds constants alone: all bit-widths share it"
         for name, module in called.items()
         if is_frozen_norm(module)

@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Iterable
 
+import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
@@ -24,8 +25,9 @@ def not_convolutional(traced: Trace) -> list[str]:
     products = [n for n in traced.graph.nodes if _multiplies_activations(n, on_path)]
     if products:
         reasons.append(
-            f"{_count(products, 'multiplies', 'multiply')} matrices of activations (attention); "
-            "expected a convolutional network"
+            f"{_count(products, 'multiplies', 'multiply')} matrices of activations (attention, "
+            "or covariance pooling); expected a convolutional network that pools by averages or "
+            "maxima"
         )
     axes = axes_of(traced)
     mixers = [node for node in traced.graph.nodes if mixes_positions(traced, node, axes)]
@@ -135,19 +137,36 @@ def is_functional_convolution(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target in FUNCTIONAL_LAYERS
 
 
+_READS_NO_VALUES = {
+    *(torch.zeros_like, torch.ones_like, torch.full_like),
+    *("new_tensor", "new_zeros", "new_ones", "new_full"),
+}
+_READS_ONE_VALUE = {"to", "type_as", "expand_as", "view_as", "reshape_as"}
+
+
 def fixed_filter(traced: Trace, node: fx.Node) -> str | None:
-    """Name of the constant that a functional layer works with, if its weight is no parameter."""
+    """Name of the constant that a functional layer works with, if its weight is no parameter.
+
+    A filter may be computed in the forward, from the shape, type and device of the image too.
+    """
     weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
     if not isinstance(weight, fx.Node):
         return None
-    sources = {weight}
-    waiting = [weight]
+    sources, waiting = set(), [weight]
     while waiting:
         current = waiting.pop()
         sources.add(current)
-        waiting += [source for source in current.all_input_nodes if source not in sources]
+        waiting += [source for source in _values_read(current) if source not in sources]
     names = [str(source.target) for source in sources if source.op == "get_attr"]
     reads_image = any(source.op in ("placeholder", "call_module") for source in sources)
     tensors = [operator.attrgetter(name)(traced.model) for name in names]
     trained = any(isinstance(tensor, nn.Parameter) for tensor in tensors)
-    return None if reads_image or trained or not names else names[0]
+    return None if reads_image or trained else min(names, default=weight.name)
+
+
+def _values_read(node: fx.Node) -> list[fx.Node]:
+    """The tensors whose values, not only whose shape, type and device, a node's value depends on."""
+    if node.target in _READS_NO_VALUES:
+        return []
+    tensors = [source for source in node.all_input_nodes if is_tensor(source)]
+    return tensors[:1] if node.target in _READS_ONE_VALUE else tensors

@@ -144,6 +144,8 @@ def _trace_execution(model: nn.Module, input_shape: tuple[int, ...], why: str) -
 
 def _finish(traced: Trace, modes: Mapping[str, bool]) -> Trace:
     normalise(traced.model, traced.opaque)
+    called = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"}
+    traced.opaque = {name: why for name, why in traced.opaque.items() if name in called}
     _propagate_shapes(traced)
     for name, module in traced.model.named_modules():
         module.training = modes.get(name, modes[""])

@@ -24,6 +24,8 @@ from brevitas_multiquant.quant.layers import CodeLayer
 from brevitas_multiquant.rewrite.trace import copy_sharing_parameters
 from tests.tiny import IMAGE, BranchingOnData, TinyNet
 
+untraced_is_known = pytest.mark.filterwarnings("ignore::brevitas_multiquant.errors.UntracedWarning")
+
 
 def names_of(part, kind):
     return [name for name, module in part.named_modules() if isinstance(module, kind)]
@@ -155,6 +157,7 @@ class ParallelStem(nn.Module):
         return (self.one(x) + self.two(x)) / 2
 
 
+@untraced_is_known
 def test_control_flow_in_the_models_own_forward(make_net, images):
     """Cut by the order of execution; the branch decides as the model does, image by image."""
     model = BranchingOnData().eval()
@@ -171,6 +174,7 @@ def test_control_flow_in_the_models_own_forward(make_net, images):
     assert taken == {True, False}
 
 
+@untraced_is_known
 def test_control_flow_in_a_block(make_net, images):
     model = Net(SkipsOnData())
     net = make_net(model)
@@ -186,6 +190,7 @@ def test_control_flow_in_a_block(make_net, images):
     assert layer.weight.grad.abs().sum() > 0
 
 
+@untraced_is_known
 def test_an_opaque_block_does_not_disturb_the_other_branches(make_net, images):
     net = make_net(Net(SkipsOnData())).eval()
     calibrate(net, [images.abs()])
@@ -198,6 +203,7 @@ def test_an_opaque_block_does_not_disturb_the_other_branches(make_net, images):
             assert torch.equal(extract_subnet(net, 4)(images), net(images))
 
 
+@untraced_is_known
 @pytest.mark.parametrize("export", [export_qonnx, export_onnx])
 def test_control_flow_is_not_exported(make_net, images, tmp_path, export):
     """A file would silently hold one of the paths."""
@@ -207,6 +213,7 @@ def test_control_flow_is_not_exported(make_net, images, tmp_path, export):
         export(net, tmp_path)
 
 
+@untraced_is_known
 def test_an_opaque_module_without_layers_stays(make_net):
     net = make_net(Net(nn.Conv2d(4, 4, 1), NoiseOnData()))
     assert names_of(net.branches[0], NoiseOnData) == ["middle.1"]
@@ -330,6 +337,7 @@ def test_norms_called_as_functions_are_told(make_net):
     assert note.startswith("group_norm (group_norm) is a norm called as a function")
 
 
+@untraced_is_known
 def test_a_norm_with_activation_in_an_opaque_block(make_net):
     """It stays whole there; the self-check would find a lost activation."""
 
