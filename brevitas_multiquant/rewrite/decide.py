@@ -130,15 +130,25 @@ class DecidedProxy(fx.Proxy):
     def __round__(self, digits: int | None = None) -> Any:
         return round(self._decided(), digits)
 
+    def __divmod__(self, other: Any) -> tuple[Any, Any]:
+        return self // other, self % other
+
+    def __format__(self, spec: str) -> str:
+        return format(self._decided(), spec) if spec else str(self)
+
     def __len__(self) -> int:
         return length(self)
 
     def _decided(self) -> Any:
-        return self.tracer.decider.decide(self.node)
+        return _decider_of(self).decide(self.node)
 
 
 class DecidedAttribute(DecidedProxy, Attribute):
     """An attribute of one, such as ``x.shape``."""
+
+
+def _decider_of(proxy: fx.Proxy) -> Decider:
+    return proxy.tracer.decider  # type: ignore[attr-defined]
 
 
 def length(proxy: fx.Proxy) -> int:
@@ -147,7 +157,7 @@ def length(proxy: fx.Proxy) -> int:
     Raises:
         TraceError: it depends on the batch size, or on the values of the image.
     """
-    lengths = [len(value) for value in proxy.tracer.decider.values(proxy.node)]  # type: ignore[attr-defined]
+    lengths = [len(value) for value in _decider_of(proxy).values(proxy.node)]
     if len(set(lengths)) > 1:
         raise TraceError(
             f"the length of {proxy.node.name} is the batch size, which may change: write "

@@ -165,7 +165,7 @@ def fixed_filter(traced: Trace, node: fx.Node) -> str | None:
 
 
 def _values_read(node: fx.Node) -> list[fx.Node]:
-    """The tensors whose values, not only whose shape, type and device, a node's value depends on."""
+    """The tensors whose values a node depends on, not only their shape, type and device."""
     if node.target in _READS_NO_VALUES:
         return []
     tensors = [source for source in node.all_input_nodes if is_tensor(source)]

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from brevitas_multiquant.quant.layers import WEIGHTED
 from brevitas_multiquant.rewrite.channels import ChannelSets, channel_dim, is_dense, module_of
+from brevitas_multiquant.rewrite.decide import call_node
 from brevitas_multiquant.rewrite.kinds import (
     contains_layer,
     has_parameters,
@@ -23,7 +24,6 @@ from brevitas_multiquant.rewrite.kinds import (
     is_norm,
 )
 from brevitas_multiquant.rewrite.trace import gives_tensors, is_tensor, shape_of
-from brevitas_multiquant.rewrite.decide import call_node
 
 WIDER = 7
 """A prime, so that a dimension that became wider is not mistaken for another one."""

@@ -1,6 +1,7 @@
 """A tracer for convolutional networks: layers are leaves, shapes may decide, data may not."""
 
 import inspect
+import operator
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -64,7 +65,7 @@ class Tracer(fx.Tracer):
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """The items of a sequence, as nodes; their number is that of the trace."""
-        return (obj[index] for index in range(length(obj)))
+        return (operator.getitem(obj, index) for index in range(length(obj)))  # type: ignore[call-overload]
 
     def create_proxy(
         self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any

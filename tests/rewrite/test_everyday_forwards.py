@@ -42,13 +42,13 @@ class SizeOfImage(Base):
 
 class UnpackedShape(Base):
     def forward(self, x):
-        b, c, h, w = x.shape
+        b, _c, _h, _w = x.shape
         return self.fc(self.pool(self.features(x)).reshape(b, -1))
 
 
 class StarredShape(Base):
     def forward(self, x):
-        b, *rest = x.size()
+        b, *_rest = x.size()
         return self.fc(self.pool(self.features(x)).reshape(b, -1))
 
 
@@ -96,7 +96,21 @@ class SkipInStem(Base):
         return self.fc(self.pool(torch.relu(self.body(x))).flatten(1))
 
 
+class Computed(Base):
+    """Numbers computed from sizes of the stem's output, one of them no integer."""
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        b, c, h, w = x.shape
+        scale = h / 2
+        rows = x.permute(0, 2, 1, 3).reshape(b * h, c, w)
+        x = (rows * scale).reshape(b, h, c, w).permute(0, 2, 1, 3)
+        x = torch.relu(self.body(torch.relu(self.down(x))))
+        return self.fc(self.pool(x).flatten(1))
+
+
 SIZES = [
+    Computed,
     SizeOfImage,
     UnpackedShape,
     StarredShape,
@@ -130,13 +144,8 @@ def test_sizes_read_in_another_part(make_net, images, kind, tmp_path):
         export_qonnx(net, tmp_path, bits=[2])
 
 
-def test_sizes_found_again_hold_for_other_images(make_net):
-    model = SkipInStem()
-    assert equals_the_model(make_net(model), model, torch.randn(2, 3, 16, 24))
-
-
 class HalfOfImage(Base):
-    """A size that no size of the body's input equals: the image's, halved."""
+    """Computed from the image's size, which is the stem output's."""
 
     def forward(self, x):
         h, w = x.shape[2] // 2, x.shape[3] // 2
@@ -144,15 +153,38 @@ class HalfOfImage(Base):
         return self.fc(self.pool(F.interpolate(self.body(x), size=(h, w))).flatten(1))
 
 
+@pytest.mark.parametrize("kind", [SkipInStem, HalfOfImage])
+def test_sizes_found_again_hold_for_other_images(make_net, kind):
+    model = kind()
+    net = make_net(model)
+    assert net.plan.notes == []
+    for size in ((8, 8), (16, 24), (9, 15)):
+        assert equals_the_model(net, model, torch.randn(2, 3, *size))
+
+
+class SizeOfImageAlone(Base):
+    """No size of the body's input equals the image's."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1, stride=2)
+
+    def forward(self, x):
+        size = x.shape[-2:]
+        x = torch.relu(self.down(torch.relu(self.stem(x))))
+        return self.fc(self.pool(F.interpolate(self.body(x), size=size)).flatten(1))
+
+
 def test_a_size_of_the_image_alone_is_guarded(make_net, images):
     """It holds for the size that the network was converted for; another is refused by name."""
-    model = HalfOfImage()
+    model = SizeOfImageAlone()
     net = make_net(model)
     assert equals_the_model(net, model, images)
     assert any("holds for images of the size of input_shape" in note for note in net.plan.notes)
     calibrate(net, [images])
-    with pytest.raises(InputSizeError, match=r"features are \(8, 8\), got features of \(16, 16\)"):
-        net(torch.randn(2, 3, 16, 16))
+    for part in (net, extract_subnet(net, 4)):
+        with pytest.raises(InputSizeError, match=r"are \(4, 4\), got features of \(8, 8\)"):
+            part(torch.randn(2, 3, 16, 16))
 
 
 def test_a_size_that_cannot_be_guarded_is_refused(make_net):
@@ -209,9 +241,7 @@ class TensorDefault(Base):
         return self.fc(self.features(x).mean((2, 3)) + shift)
 
 
-@pytest.mark.parametrize(
-    "kind", [Flag, Target, Number, Mode, KeywordOnly, Anything, TensorDefault]
-)
+@pytest.mark.parametrize("kind", [Flag, Target, Number, Mode, KeywordOnly, Anything, TensorDefault])
 def test_arguments_have_their_defaults(images, kind, tmp_path):
     """Traced as a whole: odd bit-widths, shared quantizers, files."""
     model = kind()
@@ -342,10 +372,38 @@ class Grid(Base):
         return self.fc((x * ramp).mean((2, 3)))
 
 
+class NumberOfFeatures(Base):
+    """As in the first tutorial that many people read."""
+
+    def forward(self, x):
+        x = self.pool(self.features(x))
+        number = 1
+        for size in x.size()[1:]:
+            number *= size
+        return self.fc(x.view(-1, number))
+
+
+class Remainder(Base):
+    def forward(self, x):
+        x = self.features(x)
+        whole, rest = divmod(x.shape[2], 3)
+        assert f"{x.shape[2]:d} {whole} {rest}".startswith("4 ")
+        return self.fc(x[:, :, whole:].mean((2, 3)))
+
+
 @pytest.mark.parametrize(
     "kind",
     [
-        *(LoopOverHeight, LoopOverChunks, LoopOverShape, Halving, SquareRoot, Rounded),
+        *(
+            NumberOfFeatures,
+            Remainder,
+            LoopOverHeight,
+            LoopOverChunks,
+            LoopOverShape,
+            Halving,
+            SquareRoot,
+            Rounded,
+        ),
         *(NumberOfDimensions, Largest, Grid),
     ],
 )
