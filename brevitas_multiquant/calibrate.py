@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from brevitas_multiquant.config import check_choice
 from brevitas_multiquant.errors import CalibrationError, ConfigError
 from brevitas_multiquant.functional import activation_levels
+from brevitas_multiquant.nn.given import given_network
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.nn.switchable import Switchable
 from brevitas_multiquant.quant.layers import CodeLayer, weight_range
@@ -81,6 +82,7 @@ def calibrate(
             ``torch.ao.quantization``.
 
     Raises:
+        NetworkError: not a `MultiQuantNet`.
         ConfigError: an unknown observer, or fewer than one batch asked for.
         CalibrationError: no batch, a batch without images, or values that are not finite; the
             network is left as it was.
@@ -91,6 +93,7 @@ def calibrate(
         >>> net = multiquantize(resnet18(num_classes=10), [2, 4], input_shape=(1, 3, 32, 32))
         >>> calibrate(net, [torch.rand(8, 3, 32, 32)])
     """
+    net = given_network(net, "calibrate")
     check_choice("observer", observer, tuple(OBSERVERS))
     images = first_images(loader, batches, "calibrate")
     device = device_of(net)

@@ -33,6 +33,7 @@ from brevitas_multiquant.collector import collector_paused
 from brevitas_multiquant.config import MultiQuantConfig
 from brevitas_multiquant.errors import PackedFileError, SourceError
 from brevitas_multiquant.functional import guarded_upper
+from brevitas_multiquant.nn.given import given_network
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.nn.switchable import ScaleShiftNorm, scale_and_shift
 from brevitas_multiquant.packed_file import Array, read_packed, write_packed
@@ -80,6 +81,7 @@ def save_packed(net: MultiQuantNet, path: str | os.PathLike[str]) -> Path:
         The path written.
 
     Raises:
+        NetworkError: not a `MultiQuantNet`.
         SourceError: the network does not know how its float model is built.
         CalibrationError: a range that has seen no data.
         PackedFileError: a parameter that is not fp32, or a path that cannot be written.
@@ -97,6 +99,7 @@ def save_packed(net: MultiQuantNet, path: str | os.PathLike[str]) -> Path:
         True
     """
     path = Path(path)
+    net = given_network(net, "save_packed")
     source = net.source
     if source is None:
         raise SourceError(

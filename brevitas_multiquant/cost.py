@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from brevitas_multiquant.errors import ConfigError
+from brevitas_multiquant.nn.given import given_network
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.nn.shared import SharedParameter
 from brevitas_multiquant.nn.switchable import Switchable, SwitchableNorm
@@ -74,10 +75,11 @@ def cost(net: MultiQuantNet, input_shape: tuple[int, ...] | None = None) -> Cost
     channel for each norm, bit-width and branch; two floats for each range.
 
     Args:
-        net: the network.
+        net: the network; not changed, not even for a moment.
         input_shape: (N, C, H, W); default: the shape it was built with. Counts are per image.
 
     Raises:
+        NetworkError: not a `MultiQuantNet`.
         ConfigError: images of that shape do not pass the network.
 
     Example:
@@ -87,6 +89,7 @@ def cost(net: MultiQuantNet, input_shape: tuple[int, ...] | None = None) -> Cost
         >>> costs[4].macs == 2 * costs[2].macs, costs[4].bitops == 4 * costs[2].bitops
         (True, True)
     """
+    net = given_network(net, "cost")
     shape = input_shape or net.input_shape or (1, 3, 224, 224)
     try:
         branch_macs, float_macs = _macs(net, shape)
@@ -110,26 +113,21 @@ def _narrow(net: MultiQuantNet, bits: int) -> list[bool]:
 
 def _macs(net: MultiQuantNet, shape: tuple[int, ...]) -> tuple[dict[bool, int], int]:
     """MACs per image of a whole and of a half branch (by ``is half``), and of stem and head."""
+    net = net.view().eval()  # modes, hooks and bit-width are its own
     runs = {
         is_half: (bits, branch)
         for bits in net.bits
         for is_half, branch in zip(_narrow(net, bits), net.branches_at(bits), strict=True)
     }
-    modes = [(module, module.training) for module in net.modules()]
     parameter = next(net.parameters())
     image = torch.zeros((1, *shape[1:]), device=device_of(net), dtype=parameter.dtype)
-    try:
-        with torch.no_grad(), net.floating():
-            net.eval()
-            features, stem = _counted(net.stem, image)
-            branches = {}
-            for is_half, (bits, branch) in runs.items():
-                with net.at_bits(bits):
-                    merged, branches[is_half] = _counted(branch, features)
-            _, head = _counted(net.head, merged)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with torch.no_grad(), net.floating():
+        features, stem = _counted(net.stem, image)
+        branches = {}
+        for is_half, (bits, branch) in runs.items():
+            with net.at_bits(bits):
+                merged, branches[is_half] = _counted(branch, features)
+        _, head = _counted(net.head, merged)
     return branches, stem + head
 
 

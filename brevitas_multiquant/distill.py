@@ -7,9 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brevitas_multiquant.config import check_choice
+from brevitas_multiquant.nn.given import bare_network
 from brevitas_multiquant.nn.network import MultiQuantNet
 
 LOSSES = ("sum", "halved")
+
+_WRAP_THE_TASK = (
+    "wrap the task instead, as DistributedDataParallel(InPlaceDistillation(net)), and compile with "
+    "net.compile()"
+)
 
 
 class BitWidthLoss(NamedTuple):
@@ -51,6 +57,7 @@ class InPlaceDistillation(nn.Module):
         criterion: (logits, target) -> scalar; default cross entropy.
 
     Raises:
+        NetworkError: a wrapped network, or none.
         ConfigError: an unknown ``loss``.
 
     Example:
@@ -73,7 +80,7 @@ class InPlaceDistillation(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("loss", loss, LOSSES)
-        self.net = net
+        self.net = bare_network(net, "InPlaceDistillation", _WRAP_THE_TASK)
         self.share = 1.0 if loss == "sum" else 0.5
         self.distill = distill
         self.criterion = criterion or nn.CrossEntropyLoss()

@@ -9,6 +9,18 @@ class BitWidthError(MultiQuantError):
     """A candidate list or an active bit-width that the network cannot have."""
 
 
+class ConcurrentUseError(MultiQuantError):
+    """A bit-width switched by one thread while another runs the same network."""
+
+
+class NetworkError(MultiQuantError):
+    """Something else than a `MultiQuantNet`, given to a function that takes one."""
+
+
+class PrecisionError(MultiQuantError):
+    """A network whose parameters are not fp32, where the result has to be exact."""
+
+
 class SelectionError(MultiQuantError):
     """A branch selection that does not fit the candidate bit-widths."""
 

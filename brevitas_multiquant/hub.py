@@ -17,6 +17,7 @@ from brevitas_multiquant.checkpoint import load_packed, save_packed
 from brevitas_multiquant.cost import Cost, cost
 from brevitas_multiquant.errors import HubError, MultiQuantError
 from brevitas_multiquant.export.folder import staged
+from brevitas_multiquant.nn.given import given_network
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.version import __version__
 
@@ -46,6 +47,7 @@ class _Details:
 
 def save_pretrained(net: MultiQuantNet, folder: str | os.PathLike[str], **details: Any) -> None:
     """See `MultiQuantNet.save_pretrained`."""
+    net = given_network(net, "save_pretrained")
     known = _Details(**details)
     known.check(net)
     with staged(folder) as staging:
@@ -56,6 +58,7 @@ def save_pretrained(net: MultiQuantNet, folder: str | os.PathLike[str], **detail
 
 def push_to_hub(net: MultiQuantNet, repo_id: str, **options: Any) -> str:
     """See `MultiQuantNet.push_to_hub`."""
+    net = given_network(net, "push_to_hub")
     known = _Details(*(options.pop(key) for key in ("accuracy", "dataset", "license")))
     known.check(net)
     hub = _huggingface_hub()

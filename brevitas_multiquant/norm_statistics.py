@@ -13,6 +13,7 @@ from brevitas_multiquant.calibrate import (
     run_images,
     unchanged_on_failure,
 )
+from brevitas_multiquant.nn.given import given_network
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.nn.switchable import Switchable
 
@@ -41,6 +42,7 @@ def reestimate_norms(
         bits: bit-widths; default all.
 
     Raises:
+        NetworkError: not a `MultiQuantNet`.
         ConfigError: fewer than one batch asked for.
         BitWidthError: not candidates of the network.
         CalibrationError: no batch, or one without images; the network is left as it was.
@@ -52,6 +54,7 @@ def reestimate_norms(
         >>> calibrate(net, [torch.rand(8, 3, 32, 32)])
         >>> reestimate_norms(net, [torch.rand(8, 3, 32, 32)], batches=1)
     """
+    net = given_network(net, CALLER)
     images = first_images(loader, batches, CALLER)
     device = device_of(net)
     with torch.no_grad(), unchanged_on_failure(net):

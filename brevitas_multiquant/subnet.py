@@ -12,6 +12,7 @@ from brevitas_multiquant.collector import collector_paused
 from brevitas_multiquant.errors import BitWidthError
 from brevitas_multiquant.functional import activation_levels, guarded_upper
 from brevitas_multiquant.nn.fixed_point import plain_fixed_point_layer
+from brevitas_multiquant.nn.given import float32_network
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.nn.plain import (
     Constant,
@@ -72,10 +73,12 @@ def extract_subnet(net: MultiQuantNet, bits: int) -> Subnet:
     constants in front and behind: nothing of this package's quantizers is left in it.
 
     Args:
-        net: the network; not changed.
+        net: the network; not changed, not even for a moment.
         bits: one of ``net.bits``.
 
     Raises:
+        NetworkError: not a `MultiQuantNet`.
+        PrecisionError: a network that is not in fp32.
         BitWidthError: not a candidate of the network.
         CalibrationError: ranges that have seen no data yet.
 
@@ -89,9 +92,10 @@ def extract_subnet(net: MultiQuantNet, bits: int) -> Subnet:
         ...     torch.equal(extract_subnet(net, 2)(images), net(images))
         True
     """
+    net = float32_network(net, "extract_subnet")
     if bits not in net.bits:
         raise BitWidthError(f"extract_subnet: expected one of {list(net.bits)}, got {bits!r}")
-    with collector_paused(), net.at_bits(bits), torch.no_grad():
+    with collector_paused(), torch.no_grad():
         parts = [_frozen(branch, bits) for branch in net.branches_at(bits)]
         stem, head, merge = (_frozen(part, bits) for part in (net.stem, net.head, net.merge))
     subnet = Subnet(stem, parts, head, bits, merge).eval()
@@ -119,7 +123,7 @@ def _plain(name: str, module: Any, bits: int) -> nn.Module | None:
         member = module[str(bits)]
         return _plain_norm(member) if isinstance(member, ScaleShiftNorm) else copy.deepcopy(member)
     if isinstance(module, CodeLayer):
-        return _plain_layer(module)
+        return _plain_layer(module, bits)
     if isinstance(module, ScaleShiftNorm):
         return _plain_norm(module)
     if isinstance(module, SharedParameter):
@@ -142,7 +146,7 @@ def _plain_quantizer(name: str, quantizer: Any, bits: int) -> nn.Sequential:
     return nn.Sequential(RangeToCodes(lower, levels / (upper - lower)), plain.to(device))
 
 
-def _plain_layer(layer: Any) -> nn.Sequential:
+def _plain_layer(layer: Any, bits: int) -> nn.Sequential:
     plain_type: Any = next(plain for kind, plain in _PLAIN if isinstance(layer, kind))
     plain = plain_type(
         **geometry(layer),
@@ -157,7 +161,7 @@ def _plain_layer(layer: Any) -> nn.Sequential:
     codes = layer.quant_weight()
     plain.weight = nn.Parameter(codes.detach().clone(), requires_grad=False)
     bias = None if layer.bias is None else as_output_channels(layer, layer.bias).detach().clone()
-    scale = OutputScale(layer.output_scale, bias)
+    scale = OutputScale(layer.output_scale_at(bits), bias)
     return nn.Sequential(plain, scale).to(layer.weight.device)
 
 

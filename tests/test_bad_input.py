@@ -210,7 +210,7 @@ WRONG: dict[str, tuple[Call, type[MultiQuantError], str]] = {
     "at_bits: no candidate": (
         lambda c: c.net.at_bits(3).__enter__(),
         BitWidthError,
-        "set_active_bits",
+        "at_bits",
     ),
     "extract_subnet: no candidate": (
         lambda c: extract_subnet(c.net, 8),

@@ -20,6 +20,7 @@ from brevitas_multiquant.export.request import (
 )
 from brevitas_multiquant.export.sample import smooth_images
 from brevitas_multiquant.export.verify import check_classes
+from brevitas_multiquant.nn.given import float32_network
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.subnet import Subnet, extract_subnet
 
@@ -81,7 +82,7 @@ def export_onnx(
     a failure leaves the folder as it was.
 
     Args:
-        net: the network; not changed.
+        net: the network; not changed, not even for a moment.
         folder: made if it does not exist.
         input_shape: (N, C, H, W) of the files; default: ``net.input_shape``.
         bits: which bit-widths, at most 8; default: all of ``net.bits``.
@@ -90,6 +91,7 @@ def export_onnx(
         Bit-width -> file.
 
     Raises:
+        NetworkError, PrecisionError: not a `MultiQuantNet`, or one that is not in fp32.
         BitWidthError: not candidates of the network.
         CalibrationError: ranges that have seen no data.
         ExportError: more than 8 bits, a missing package, a wrong shape, a folder that cannot be
@@ -106,6 +108,7 @@ def export_onnx(
         ['model_2b_qcdq.onnx']
     """
     require_packages()
+    net = float32_network(net, "export_onnx")
     require_graph(net)
     chosen, shape = requested_bits(net, bits), requested_shape(net, input_shape)
     if chosen[-1] > LARGEST_BITS:

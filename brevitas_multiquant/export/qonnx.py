@@ -31,6 +31,7 @@ from brevitas_multiquant.export.verify import (
     verify,
     weights_quantized_once,
 )
+from brevitas_multiquant.nn.given import float32_network
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.subnet import Subnet, extract_subnet
 
@@ -118,7 +119,7 @@ def export_qonnx(
     isolated impulses: there a stem of one convolution is exact, and so is the whole network.
 
     Args:
-        net: the network; not changed.
+        net: the network; not changed, not even for a moment.
         folder: made if it does not exist.
         input_shape: (N, C, H, W) of the files; default: ``net.input_shape``.
         bits: which bit-widths; default: all of ``net.bits``.
@@ -131,6 +132,7 @@ def export_qonnx(
         Bit-width -> file.
 
     Raises:
+        NetworkError, PrecisionError: not a `MultiQuantNet`, or one that is not in fp32.
         BitWidthError: not candidates of the network.
         CalibrationError: ranges that have seen no data.
         ExportError: a missing package, a wrong shape, a folder that cannot be written, or a file
@@ -147,6 +149,7 @@ def export_qonnx(
         ['model_2b.onnx']
     """
     require_packages()
+    net = float32_network(net, "export_qonnx")
     require_graph(net)
     chosen, shape = requested_bits(net, bits), requested_shape(net, input_shape)
     sample, natural = impulse_images(shape, stem_extent(net.stem)), smooth_images(shape)

@@ -1,8 +1,9 @@
 """The multi-branch network: shared stem, 2-bit branches, shared head."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from brevitas_multiquant.config import MultiQuantConfig
 from brevitas_multiquant.errors import BitWidthError
 from brevitas_multiquant.nn.merge import Merge
 from brevitas_multiquant.nn.pretrained import PretrainedMethods
+from brevitas_multiquant.nn.twin import twin_of
 from brevitas_multiquant.quant.ranges import LearnedRange
 from brevitas_multiquant.quant.state import ActiveBits
 from brevitas_multiquant.selection import Selection, half_branch
@@ -72,37 +74,73 @@ class MultiQuantNet(PretrainedMethods, nn.Module):
         return self._active.bits
 
     def set_active_bits(self, bits: int) -> None:
-        """Choose the bit-width of the forwards that follow.
+        """Choose the bit-width of the forwards that follow, in every thread that runs this network.
 
         Raises:
             BitWidthError: not a candidate of this network.
+            ConcurrentUseError: another thread runs it inside `at_bits`; see `view`.
         """
-        if isinstance(bits, bool) or bits not in self.bits:
-            raise BitWidthError(
-                f"set_active_bits: expected one of the bit-widths {list(self.bits)} this network "
-                f"was built for, got {bits!r}"
-            )
-        self._active.bits = int(bits)
+        self._active.switch(self._candidate("set_active_bits", bits))
 
     @contextmanager
-    def at_bits(self, bits: int) -> Iterator["MultiQuantNet"]:
+    def at_bits(self, bits: int) -> Iterator[Self]:
         """Run at another bit-width inside the block.
 
         Raises:
             BitWidthError: not a candidate of this network.
+            ConcurrentUseError: another thread, or another task of the event loop, has such a
+                block open; see `view`.
         """
-        before = self.active_bits
-        self.set_active_bits(bits)
-        try:
+        with self._active.at(self._candidate("at_bits", bits)):
             yield self
-        finally:
-            self._active.bits = before
 
     @contextmanager
-    def floating(self) -> Iterator["MultiQuantNet"]:
+    def floating(self) -> Iterator[Self]:
         """Run with all quantizers off inside the block."""
         with self._active.floating():
             yield self
+
+    def view(self, bits: int | None = None) -> Self:
+        """This network once more, with an active bit-width of its own: for threads and servers.
+
+        A view shares every parameter and buffer with the network, so it costs no memory for
+        tensors, and what one of them learns, loads or calibrates the other has. Bit-width, modes
+        (`train`, `eval`) and hooks are its own; they start as the network's. It is a network like
+        any other: it can be saved, exported, viewed again, or copied to be independent.
+
+        Several threads may evaluate views at once. To train, or to move to a device or type, is
+        to change the tensors that all of them run on, so none may run meanwhile; afterwards all of
+        them have moved. A state dict of a view is the network's, and loading one into a view loads
+        it into the network. What `compile` or a wrapper made of the network stays with it.
+
+        Args:
+            bits: of the view; default: the network's.
+
+        Raises:
+            BitWidthError: not a candidate of this network.
+
+        Example:
+            >>> from torchvision.models import resnet18
+            >>> from brevitas_multiquant import multiquantize
+            >>> net = multiquantize(resnet18(num_classes=10), [2, 4], input_shape=(1, 3, 32, 32))
+            >>> low = net.view(2)
+            >>> low.active_bits, net.active_bits
+            (2, 4)
+            >>> all(a is b for a, b in zip(low.parameters(), net.parameters()))
+            True
+        """
+        bits = self.active_bits if bits is None else self._candidate("view", bits)
+        view: Self = twin_of(self, {id(self._active): replace(self._active, bits=bits)})
+        return view
+
+    def _candidate(self, caller: str, bits: Any) -> int:
+        """The bit-width, if this network has it."""
+        if isinstance(bits, bool) or bits not in self.bits:
+            raise BitWidthError(
+                f"{caller}: expected one of the bit-widths {list(self.bits)} this network "
+                f"was built for, got {bits!r}"
+            )
+        return int(bits)
 
     def branches_at(self, bits: int) -> list[nn.Module]:
         """The modules that run at a bit-width, in order: whole branches, then a half one if odd.
@@ -119,8 +157,17 @@ class MultiQuantNet(PretrainedMethods, nn.Module):
         ]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, classes) of the images (N, C, H, W) at the active bit-width (eq. 6)."""
-        return self.head(self.merge(self._run_branches(x)))
+        """Logits (N, classes) of the images (N, C, H, W) at the active bit-width (eq. 6).
+
+        Raises:
+            ConcurrentUseError: another thread switched the bit-width midway; see `view`.
+        """
+        with self._at_one_bit_width():
+            return self.head(self.merge(self._run_branches(x)))
+
+    def _at_one_bit_width(self) -> AbstractContextManager[None]:
+        compiled = torch.compiler.is_compiling()  # a graph is of one bit-width
+        return nullcontext() if compiled else self._active.unswitched()
 
     def forward_with_stand_ins(self, x: Tensor, others: Sequence[int]) -> list[Tensor]:
         """What `forward` gives, and stand-ins for other bit-widths, at the price of one forward.
@@ -135,15 +182,19 @@ class MultiQuantNet(PretrainedMethods, nn.Module):
 
         Returns:
             Logits (N, classes) at the active bit-width, then one tensor for each of ``others``.
+
+        Raises:
+            ConcurrentUseError: as of `forward`.
         """
-        outputs = self._run_branches(x)
-        output_of = dict(zip(self.config.selection[self._active.bits], outputs, strict=True))
-        logits = [self.head(self.merge(outputs))]
-        for bits in others:
-            with self.at_bits(bits):
-                own = [output_of[branch] for branch in self.config.selection[bits]]
-                logits.append(self.head(self.merge(own)))
-        return logits
+        with self._at_one_bit_width():
+            outputs = self._run_branches(x)
+            output_of = dict(zip(self.config.selection[self._active.bits], outputs, strict=True))
+            logits = [self.head(self.merge(outputs))]
+            for bits in others:
+                with self._active.part_at(bits):
+                    own = [output_of[branch] for branch in self.config.selection[bits]]
+                    logits.append(self.head(self.merge(own)))
+            return logits
 
     def _run_branches(self, x: Tensor) -> list[Tensor]:
         features = self.stem(x)

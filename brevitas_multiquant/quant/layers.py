@@ -76,8 +76,12 @@ class CodeLayer(nn.Module):
 
     @property
     def output_scale(self) -> float:
+        """`output_scale_at` the active bit-width."""
+        return self.output_scale_at(self.active.bits)
+
+    def output_scale_at(self, bits: int) -> float:
         """1 / (divisor (2**b - 1)): turns a product of codes into the paper's product of values."""
-        return 1.0 / (self.weight_format.divisor * activation_levels(self.active.bits))
+        return 1.0 / (self.weight_format.divisor * activation_levels(bits))
 
     def inner_forward_impl(self, x: Tensor, weight_codes: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's own operation on codes, or on floats while quantizers are off."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from brevitas_multiquant.calibrate import calibrate
 from brevitas_multiquant.export.finn.lower import problems_of
 from brevitas_multiquant.export.sample import smooth_images
+from brevitas_multiquant.nn.given import float32_network
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.quant.ranges import LearnedRange
 from brevitas_multiquant.subnet import extract_subnet
@@ -33,11 +34,14 @@ def check_finn(net: MultiQuantNet) -> list[Violation]:
     """Every violation of the mapping rules, all at once; none means that `export_finn` will work.
 
     Args:
-        net: a network, trained or not; not changed. Ranges that have seen no data are initialised
+        net: a network, trained or not; not changed, not even for a moment. Ranges that have seen no data are initialised
             from noise on a copy, since what maps hardly depends on them.
 
     Returns:
         Violations in execution order, the same one at several bit-widths once.
+
+    Raises:
+        NetworkError, PrecisionError: not a `MultiQuantNet`, or one that is not in fp32.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -47,9 +51,10 @@ def check_finn(net: MultiQuantNet) -> list[Violation]:
         stem.conv1: Conv2d with float weights: build the network with profile='finn', or use a \
 plain nn.Conv2d or nn.Linear here
     """
+    net = float32_network(net, "check_finn")
     shape = net.input_shape or (1, 3, 224, 224)
-    net = copy.deepcopy(net)
     if not all(m.ready for m in net.modules() if isinstance(m, LearnedRange)):
+        net = copy.deepcopy(net)
         calibrate(net, [smooth_images((2, *shape[1:])).to(device_of(net))])  # type: ignore[arg-type]
     found: dict[tuple[str, str], list[int]] = {}
     for bits in net.bits:

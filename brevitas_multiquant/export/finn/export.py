@@ -36,6 +36,7 @@ from brevitas_multiquant.export.finn.switchable import table_set, with_gates
 from brevitas_multiquant.export.folder import staged
 from brevitas_multiquant.export.request import requested_bits, requested_shape, require_packages
 from brevitas_multiquant.export.sample import smooth_images
+from brevitas_multiquant.nn.given import float32_network
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.subnet import Subnet, extract_subnet
 
@@ -80,6 +81,7 @@ def export_finn(
         Bit-width -> its folder, or the file of its tables.
 
     Raises:
+        NetworkError, PrecisionError: not a `MultiQuantNet`, or one that is not in fp32.
         BitWidthError: not candidates of the network.
         CalibrationError: ranges that have seen no data.
         FinnMappingError: the network does not map; lists every reason.
@@ -99,6 +101,7 @@ def export_finn(
         True
     """
     require_packages()
+    net = float32_network(net, "export_finn")
     chosen, shape = requested_bits(net, bits), requested_shape(net, None)
     check_board(board)
     config = build_config(board, _positive("target_fps", target_fps), clock_ns)
