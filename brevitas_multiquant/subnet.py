@@ -29,6 +29,7 @@ from brevitas_multiquant.nn.switchable import (
     SwitchableQuantizer,
     scale_and_shift,
 )
+from brevitas_multiquant.quant.exact import exact_arithmetic
 from brevitas_multiquant.quant.fixed_point import FixedPointLayer
 from brevitas_multiquant.quant.layers import CodeLayer, as_output_channels, geometry, plain_conv2d
 from brevitas_multiquant.quant.proxies import activation_tensor_quant
@@ -61,9 +62,10 @@ class Subnet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes) of the images (N, C, H, W)."""
-        features = self.stem(x)
-        outputs = [branch(features) for branch in self.branches]
-        return self.head(self.merge(outputs))
+        with exact_arithmetic(x.device):
+            features = self.stem(x)
+            outputs = [branch(features) for branch in self.branches]
+            return self.head(self.merge(outputs))
 
 
 def extract_subnet(net: MultiQuantNet, bits: int) -> Subnet:

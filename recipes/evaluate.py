@@ -16,6 +16,7 @@ from brevitas_multiquant import MultiQuantNet, cost, load_packed
 from recipes.data import eval_batches
 from recipes.data_options import DataOptions
 from recipes.errors import MissingFileError, OptionError, exit_code
+from recipes.health import evaluating
 from recipes.options import add_config_option, add_data_options, parse
 from recipes.report import result_table
 from recipes.shard import Shard
@@ -36,17 +37,15 @@ def top1(
         bits: bit-widths to evaluate.
         accelerator: sums the counts and chooses the arithmetic.
     """
-    training = net.training
-    net.eval()
     counts = torch.zeros(len(bits) + 1, dtype=torch.int64, device=accelerator.device)
-    for images, labels in batches:
-        counts[-1] += len(labels)
-        for index, bit in enumerate(bits):
-            at_bits = net.at_bits(bit) if isinstance(net, MultiQuantNet) else nullcontext()
-            with at_bits, accelerator.autocast():
-                predicted = net(images).argmax(1)
-            counts[index] += (predicted == labels).sum()
-    net.train(training)
+    with evaluating(net):
+        for images, labels in batches:
+            counts[-1] += len(labels)
+            for index, bit in enumerate(bits):
+                at_bits = net.at_bits(bit) if isinstance(net, MultiQuantNet) else nullcontext()
+                with at_bits, accelerator.autocast():
+                    predicted = net(images).argmax(1)
+                counts[index] += (predicted == labels).sum()
     *correct, seen = accelerator.reduce(counts, "sum").tolist()
     return {bit: 100 * hits / seen for bit, hits in zip(bits, correct, strict=True)}
 

@@ -5,14 +5,13 @@ Only training steps see it. Evaluation, saving and export always run the network
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from brevitas_multiquant import MultiQuantNet
+from brevitas_multiquant.nn.compiled import compiled_by_bits
 
 Forward = Callable[..., Any]
 Forwards = Mapping[tuple[nn.Module, str], Forward]
@@ -30,10 +29,13 @@ def training_forwards(net: MultiQuantNet, compiled: bool, recompute: bool) -> Fo
     """The network compiled, or its branches recomputed in the backward, or both.
 
     A network is compiled as one graph for each bit-width, so that no layout is converted between
-    stem and branches; what is recomputed is a graph for each branch.
+    stem and branches; what is recomputed is a graph for each branch and bit-width.
     """
-    # Shapes never change while training.
-    wrap = partial(torch.compile, dynamic=False) if compiled else _as_it_is
+
+    def wrap(forward: Forward) -> Forward:
+        # Shapes never change while training.
+        return compiled_by_bits(net, forward, dynamic=False) if compiled else forward
+
     if recompute:
         branches = branches_of(net).values()
         return {
@@ -42,10 +44,6 @@ def training_forwards(net: MultiQuantNet, compiled: bool, recompute: bool) -> Fo
         }
     names = ("forward", "forward_with_stand_ins") if compiled else ()
     return {(net, name): wrap(getattr(net, name)) for name in names}
-
-
-def _as_it_is(forward: Forward) -> Forward:
-    return forward
 
 
 @contextmanager

@@ -84,11 +84,13 @@ def dead_branches(net: MultiQuantNet, images: Tensor) -> list[str]:
         branch.register_forward_hook(lambda _module, _inputs, output, name=name: look(name, output))
         for name, branch in branches_of(net).items()
     ]
-    with _evaluating(net):
-        for _ in _each_bit_width(net):
-            net(images)
-    for handle in handles:
-        handle.remove()
+    try:
+        with evaluating(net):
+            for _ in _each_bit_width(net):
+                net(images)
+    finally:
+        for handle in handles:
+            handle.remove()
     return dead
 
 
@@ -113,10 +115,12 @@ def _each_bit_width(net: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    training = net.training
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Inside the block the network evaluates; each module's own mode is restored."""
+    modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:
         yield
     finally:
-        net.train(training)
+        for module, training in modes:
+            module.training = training

@@ -68,9 +68,7 @@ def bare_network(net: Any, caller: str, advice: str) -> MultiQuantNet:
     if isinstance(net, MultiQuantNet):
         return net
     given_network(net, caller)
-    raise NetworkError(
-        f"{caller}: expected the MultiQuantNet itself, got {_called(net)}; {advice}"
-    )
+    raise NetworkError(f"{caller}: expected the MultiQuantNet itself, got {_called(net)}; {advice}")
 
 
 def _wrapped_as(module: Any) -> str | None:

@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from brevitas_multiquant.config import MultiQuantConfig
 from brevitas_multiquant.errors import BitWidthError
+from brevitas_multiquant.nn.compiled import compiled_by_bits, warn_of_graphs
 from brevitas_multiquant.nn.merge import Merge
 from brevitas_multiquant.nn.pretrained import PretrainedMethods
 from brevitas_multiquant.nn.twin import twin_of
+from brevitas_multiquant.quant.exact import exact_arithmetic
+from brevitas_multiquant.quant.pickling import reconnect
 from brevitas_multiquant.quant.ranges import LearnedRange
 from brevitas_multiquant.quant.state import ActiveBits
 from brevitas_multiquant.selection import Selection, half_branch
@@ -57,6 +60,11 @@ class MultiQuantNet(PretrainedMethods, nn.Module):
         self.source = source
         self.input_shape = input_shape
         self._active = active
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """From a pickle, or a copy."""
+        super().__setstate__(state)
+        reconnect(self)
 
     @property
     def bits(self) -> tuple[int, ...]:
@@ -162,12 +170,43 @@ class MultiQuantNet(PretrainedMethods, nn.Module):
         Raises:
             ConcurrentUseError: another thread switched the bit-width midway; see `view`.
         """
-        with self._at_one_bit_width():
+        if torch.compiler.is_compiling():
+            warn_of_graphs(len(self.bits))
+        with self._at_one_bit_width(), self._exactly(x.device):
             return self.head(self.merge(self._run_branches(x)))
+
+    def compile(self, **options: Any) -> None:  # type: ignore[override]
+        """Compile the forward in place, once for each bit-width that runs, in either mode.
+
+        For any number of bit-widths, where ``torch.compile(net)`` stops to compile after as many
+        graphs as torch keeps of one function. Copies, pickles and views are not compiled.
+
+        Args:
+            **options: of ``torch.compile``.
+
+        Example:
+            >>> from torchvision.models import resnet18
+            >>> from brevitas_multiquant import multiquantize
+            >>> net = multiquantize(resnet18(num_classes=10), [2, 4], input_shape=(1, 3, 32, 32))
+            >>> net.compile(backend="eager", dynamic=False)
+            >>> net(torch.rand(2, 3, 32, 32)).shape
+            torch.Size([2, 10])
+        """
+        run = compiled_by_bits(self, self._call_impl, **options)
+
+        def call(x: Tensor) -> Tensor:
+            with self._exactly(x.device):
+                logits: Tensor = run(x)
+            return logits
+
+        self._compiled_call_impl = call
 
     def _at_one_bit_width(self) -> AbstractContextManager[None]:
         compiled = torch.compiler.is_compiling()  # a graph is of one bit-width
         return nullcontext() if compiled else self._active.unswitched()
+
+    def _exactly(self, device: torch.device) -> AbstractContextManager[None]:
+        return nullcontext() if self.training else exact_arithmetic(device)
 
     def forward_with_stand_ins(self, x: Tensor, others: Sequence[int]) -> list[Tensor]:
         """What `forward` gives, and stand-ins for other bit-widths, at the price of one forward.

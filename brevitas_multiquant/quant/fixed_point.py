@@ -14,6 +14,7 @@ from brevitas.quant.solver.act import ActQuantSolver
 from torch import Tensor, nn
 
 from brevitas_multiquant.fixed_point import power_of_two_scale, quantize_fixed_point
+from brevitas_multiquant.quant.exact import contract_exactly, refuse_mixed_types
 from brevitas_multiquant.quant.layers import as_output_channels, geometry
 from brevitas_multiquant.quant.proxies import LearnedRangeActQuantProxy, activation_tensor_quant
 from brevitas_multiquant.quant.ranges import ActivationRange, LearnedRange
@@ -99,7 +100,11 @@ class FixedPointLayer(nn.Module):
         contract = super().inner_forward_impl  # type: ignore[misc]
         if not self.active.quantized:
             return contract(x, self.weight, bias)
-        y = contract(x, weight, None)
+        if self.training:
+            refuse_mixed_types(x, weight)
+            y = contract(x, weight, None)
+        else:
+            y = contract_exactly(contract, x, weight).to(weight.dtype)
         return y if bias is None else y.add(as_output_channels(self, bias))
 
     def integer_weights(self) -> tuple[Tensor, Tensor]:

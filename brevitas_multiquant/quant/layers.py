@@ -15,6 +15,7 @@ from brevitas.nn import QuantConv1d, QuantConv2d, QuantLinear
 from torch import Tensor, nn
 
 from brevitas_multiquant.functional import activation_levels
+from brevitas_multiquant.quant.exact import contract_exactly, refuse_mixed_types
 from brevitas_multiquant.quant.injectors import WeightPerTensorLearnedRange
 from brevitas_multiquant.quant.kept_weights import codes_kept
 from brevitas_multiquant.quant.state import ActiveBits
@@ -49,7 +50,8 @@ class CodeLayer(nn.Module):
 
     While training, the scale is folded into the weights, which costs no pass over the output. In
     evaluation the codes are multiplied as they are: integers below 2**24 add up exactly in fp32,
-    in any order, so that every executor of the exported graph gets the same bits.
+    in any order, so that every executor of the exported graph gets the same bits. Autocast does
+    not change that (`quant.exact`).
     """
 
     active: ActiveBits
@@ -89,12 +91,14 @@ class CodeLayer(nn.Module):
         if not self.active.quantized:
             return contract(x, self.effective_weight(), bias)
         if self.training:
+            refuse_mixed_types(x, weight_codes)
             scale = self.output_scale
             weight = weight_codes * scale
             with codes_kept(x, weight, weight_codes, scale):
                 return contract(x, weight, bias)
-        y = contract(x, weight_codes, None).mul_(self.output_scale)
-        return y if bias is None else y.add_(as_output_channels(self, bias))
+        y = contract_exactly(contract, x, weight_codes).mul_(self.output_scale)
+        y = y if bias is None else y.add_(as_output_channels(self, bias))
+        return y.to(weight_codes.dtype)
 
 
 class CodeConv2d(CodeLayer, QuantConv2d):

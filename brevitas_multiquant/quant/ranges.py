@@ -72,10 +72,11 @@ def activation_bounds(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class LearnedRange(nn.Module):
-    """One trainable pair (l, u), taken from the first data it sees unless it was set before.
+    """One trainable pair (l, u), taken from the first batch it trains on unless it was set before.
 
-    `brevitas_multiquant.calibrate` is the deliberate way to set it; a network that is used
-    without takes each range from the first batch. The counter of observed batches is in the
+    `brevitas_multiquant.calibrate` is the deliberate way to set it; a network that is trained
+    without takes each range from the first batch. One that evaluates without is refused: what is
+    to be measured must not depend on the first image. The counter of observed batches is in the
     state dict, so that a resumed run neither repeats nor skips the initialisation.
 
     Subclasses name the rule, data -> (l, u), used when no other observer is given.
@@ -99,10 +100,15 @@ class LearnedRange(nn.Module):
         return self._ready
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(l, u), after taking ``x`` into account where that is due."""
+        """(l, u), after taking ``x`` into account where that is due.
+
+        Raises:
+            CalibrationError: in evaluation mode, and it has seen no data.
+        """
         if self.observer is not None:
             self._observe(self.observer, x)
         elif not self.ready:
+            self._refuse_unless_training()
             self._refuse_when_distributed()
             self._observe(MeanObserver(self.rule), x)
         return self.lower, self.upper
@@ -138,6 +144,10 @@ class LearnedRange(nn.Module):
         self.observed += 1
         self._ready = True
 
+    def _refuse_unless_training(self) -> None:
+        if not self.training:
+            self.require_ready("evaluation")
+
     def _refuse_when_distributed(self) -> None:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if distributed and torch.distributed.get_world_size() > 1:
@@ -163,6 +173,9 @@ class WeightRange(LearnedRange):
     def rule(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(l, u) for the weights ``x``."""
         return weight_bounds(x, self.weight_format, self.spread)
+
+    def _refuse_unless_training(self) -> None:
+        """Weights are all the data there is, whatever the mode."""
 
 
 class ActivationRange(LearnedRange):

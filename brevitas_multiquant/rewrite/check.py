@@ -108,9 +108,11 @@ def _outputs_of_layers(
         for name, layer in module.named_modules()
         if isinstance(layer, WEIGHTED)
     ]
-    _run(module, images, "it")
-    for hook in hooks:
-        hook.remove()
+    try:
+        _run(module, images, "it")
+    finally:
+        for hook in hooks:
+            hook.remove()
     return layers
 
 

@@ -34,8 +34,8 @@ def check_finn(net: MultiQuantNet) -> list[Violation]:
     """Every violation of the mapping rules, all at once; none means that `export_finn` will work.
 
     Args:
-        net: a network, trained or not; not changed, not even for a moment. Ranges that have seen no data are initialised
-            from noise on a copy, since what maps hardly depends on them.
+        net: a network, trained or not; not changed, not even for a moment. Ranges that have seen
+            no data are initialised from noise on a copy, since what maps hardly depends on them.
 
     Returns:
         Violations in execution order, the same one at several bit-widths once.
