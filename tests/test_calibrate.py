@@ -1,5 +1,6 @@
 """Calibration: the paper's rule by hand, other observers, what is restored, bad data."""
 
+import copy
 import math
 
 import pytest
@@ -230,8 +231,8 @@ def test_unknown_observer(net, images):
 
 
 def test_first_batch_initialisation_without_calibration(make_net, images):
-    """A network that is used without calibration takes each range from the first batch."""
-    net = make_net(TinyNet()).eval()
+    """A network that is trained without calibration takes each range from the first batch."""
+    net = make_net(TinyNet()).train()
     with torch.no_grad():
         net(images)
         x = net.stem(images)
@@ -239,3 +240,30 @@ def test_first_batch_initialisation_without_calibration(make_net, images):
     assert bounds(first_range(net, 4)) == pytest.approx((0.0, upper), rel=1e-6)  # fp32
     assert not first_range(net, 2).ready  # 2 bits did not run
     assert len([m for m in net.modules() if isinstance(m, SwitchableQuantizer)]) == 4
+
+
+@pytest.mark.parametrize("profile", ["paper", "finn"])
+def test_evaluation_without_calibration_is_refused(make_net, images, profile):
+    """It would be set by the first image, and every result would depend on which that was."""
+    net = make_net(TinyNet(), profile=profile).eval()
+    before = copy.deepcopy(net.state_dict())
+    for run in (net, net.view(2), copy.deepcopy(net)):
+        with torch.no_grad(), pytest.raises(CalibrationError, match="call calibrate"):
+            run(images)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    with torch.no_grad(), net.floating():
+        assert net(images).isfinite().all()  # without quantizers there is nothing to set
+    calibrate(net, [images])
+    with torch.no_grad():
+        assert net(images).isfinite().all()
+
+
+def test_a_range_of_one_bit_width_alone_is_refused_at_another(make_net, images):
+    """Training has set those of 4 bits; evaluation at 2 bits has none yet."""
+    net = make_net(TinyNet()).train()
+    net(images)
+    net.eval()
+    with torch.no_grad():
+        assert net(images).isfinite().all()
+        with net.at_bits(2), pytest.raises(CalibrationError, match="seen none"):
+            net(images)

@@ -146,7 +146,7 @@ class LearnedRange(nn.Module):
 
     def _refuse_unless_training(self) -> None:
         if not self.training:
-            self.require_ready("evaluation")
+            self.require_ready("forward in evaluation mode")
 
     def _refuse_when_distributed(self) -> None:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -1,0 +1,154 @@
+"""torch.compile: every bit-width once in training and once in evaluation, counted."""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from brevitas_multiquant import MultiQuantNet, calibrate
+from brevitas_multiquant.nn.compiled import compiled_by_bits
+
+ALL = tuple(range(2, 17))
+
+
+class Counting:
+    """A backend that runs graphs as they are and counts them."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, _example: list[Tensor]) -> Callable[..., Tensor]:
+        self.graphs += 1
+        return graph.forward
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def small(make_net: Callable[..., MultiQuantNet], images: Tensor) -> Callable[..., MultiQuantNet]:
+    """A calibrated network of one quantized layer."""
+
+    def make(bits: tuple[int, ...]) -> MultiQuantNet:
+        model = nn.Sequential(
+            *(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 1), nn.ReLU()),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2)),
+        )
+        net = make_net(model, bits)
+        calibrate(net, [images])
+        return net
+
+    return make
+
+
+def run_everywhere(net: MultiQuantNet, run: Callable[[Tensor], Tensor], images: Tensor) -> dict:
+    """Training and evaluation of every bit-width: logits, and gradients where there are."""
+    found = {}
+    for training in (True, False):
+        net.train(training)
+        for bits in net.bits:
+            net.zero_grad()
+            with net.at_bits(bits), torch.set_grad_enabled(training):
+                logits = run(images)
+                found[training, bits, "logits"] = logits.detach()
+                if training:
+                    logits.square().sum().backward()
+                    gradient = net.branches[0].get_parameter("2.weight").grad
+                    found[training, bits, "gradient"] = gradient.clone()
+    return found
+
+
+def test_all_fifteen_bit_widths_are_compiled_once_in_either_mode(
+    small: Callable[..., MultiQuantNet], images: Tensor
+) -> None:
+    net = small(ALL)
+    expected = run_everywhere(net, net, images)
+    limit, counting = torch._dynamo.config.recompile_limit, Counting()
+    net.compile(backend=counting, fullgraph=True, dynamic=False)
+    for _ in range(2):
+        got = run_everywhere(net, net, images)
+        assert counting.graphs == 2 * len(ALL)
+    assert torch._dynamo.config.recompile_limit == limit
+    assert got.keys() == expected.keys()
+    for key, value in expected.items():
+        # a graph sums gradients in another order
+        torch.testing.assert_close(got[key], value, rtol=1e-5, atol=1e-6)
+
+
+def test_parts_and_methods_are_counted_apart(
+    small: Callable[..., MultiQuantNet], images: Tensor
+) -> None:
+    """What the recipes compile: a branch, and the forward with stand-ins."""
+    bits = (2, 4, 6, 8, 10, 12)
+    net, counting = small(bits).train(), Counting()
+    options = {"backend": counting, "fullgraph": True, "dynamic": False}
+    branch = compiled_by_bits(net, net.branches[0].forward, **options)
+    stand_ins = compiled_by_bits(net, net.forward_with_stand_ins, **options)
+    features = net.stem(images).detach()
+    for _ in range(2):
+        for bit in bits:
+            with net.at_bits(bit):
+                assert torch.equal(branch(features), net.branches[0](features))
+                others = [2] if bit > 2 else []
+                for got, expected in zip(
+                    stand_ins(images, others), net.forward_with_stand_ins(images, others), strict=True
+                ):
+                    assert torch.equal(got, expected)
+        assert counting.graphs == 2 * len(bits)
+
+
+def test_too_many_bit_widths_for_one_function_are_told(
+    small: Callable[..., MultiQuantNet], images: Tensor
+) -> None:
+    few, many = small((2, 4, 6, 8)), small((2, 4, 6, 8, 10))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.compile(few, backend="eager", fullgraph=True)(images)
+        many.compile(backend="eager", fullgraph=True)
+        many(images)
+    torch._dynamo.reset()
+    with pytest.warns(UserWarning, match=r"needs 10, .* of 5 bit-widths.*Call net\.compile\(\)"):
+        torch.compile(small((2, 4, 6, 8, 10)), backend="eager", fullgraph=True)(images)
+
+
+def test_a_block_inside_of_a_compiled_step(
+    small: Callable[..., MultiQuantNet], images: Tensor
+) -> None:
+    """One graph of both bit-widths, made once, whoever else looked at the network."""
+    net, counting = small((2, 4)).eval(), Counting()
+
+    def step(x: Tensor) -> Tensor:
+        with net.at_bits(2):
+            low = net(x)
+        with net.at_bits(4):
+            return low + net(x)
+
+    compiled = torch.compile(step, backend=counting, fullgraph=True)
+    with torch.no_grad():
+        expected = step(images)
+        for _ in range(3):
+            assert torch.equal(compiled(images), expected)
+            step(images)  # switches outside of a graph
+    assert (counting.graphs, net.active_bits) == (1, 4)
+
+
+def test_copies_and_views_are_not_compiled(
+    small: Callable[..., MultiQuantNet], images: Tensor
+) -> None:
+    """They would run the original's graphs, at the original's bit-width."""
+    net, counting = small((2, 4)).eval(), Counting()
+    expected = net.view(2)(images)
+    net.compile(backend=counting)
+    for other in (net.view(2), copy.deepcopy(net).view(2)):
+        assert torch.equal(other(images), expected)
+    assert counting.graphs == 0
+    view = net.view(2)
+    view.compile(backend=counting, fullgraph=True)
+    assert torch.equal(view(images), expected) and counting.graphs == 1
