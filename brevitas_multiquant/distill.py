@@ -97,7 +97,7 @@ def kind_of(criterion: object) -> str | None:
     """What a criterion takes outputs for, by its type or name (`READS`); None where unknown.
 
     Example:
-        >>> kind_of(nn.CrossEntropyLoss(label_smoothing=0.1)), kind_of(partial(F.huber_loss, delta=2))
+        >>> kind_of(nn.CrossEntropyLoss()), kind_of(partial(F.huber_loss, delta=2))
         ('one label', 'values')
         >>> kind_of(lambda output, target: output.sum())
     """

@@ -25,6 +25,7 @@ class CachedTrainBatches:
     def __init__(self, images: Images, options: DataOptions, shard: Shard) -> None:
         self.images = images.to(shard.device)
         self.classes, self.num_classes = images.classes, images.num_classes
+        self.count: int | None = len(images)
         self.options, self.shard = options, shard
 
     def __len__(self) -> int:
@@ -56,6 +57,7 @@ class CachedEvalBatches:
     def __init__(self, images: Images, options: DataOptions, shard: Shard) -> None:
         self.images = images.to(shard.device)
         self.classes, self.num_classes = images.classes, images.num_classes
+        self.count: int | None = len(images)
         self.options, self.shard = options, shard
 
     def __len__(self) -> int:

@@ -18,9 +18,12 @@ from recipes.data import Eval, Train, eval_batches, train_batches
 from recipes.data_options import DataOptions
 from recipes.errors import DatasetError, OptionError
 from recipes.networks import choose_num_classes, create_network, create_task
-from recipes.optimizers import create_optimizers, create_scheduler
+from recipes.optimizers import create_optimizers, create_scheduler, go_on
+from recipes.options import parse, train_parser
+from recipes.resuming import check_same_network
 from recipes.run import Progress, Run
 from recipes.shard import Shard
+from recipes.sources import check_splits_differ
 from recipes.state import (
     restore_network,
     restore_optimizers,
@@ -68,6 +71,8 @@ def create_run(args: argparse.Namespace) -> Run:
         restore_optimizers(optimizers, saved)
     step = Step(args, accelerator, create_task(args, net), optimizers, ema, num_classes)
     progress = Progress() if saved is None else Progress(**saved.values["progress"])
+    for scheduler in schedulers:  # by the options given now
+        go_on(scheduler, progress.epoch, progress.epoch * steps + progress.step)
     return Run(
         args, accelerator, folder, net, ema, optimizers, schedulers, step, train, val, progress
     )
@@ -80,7 +85,9 @@ def open_folder(args: argparse.Namespace, folder: Path) -> Checkpoint | None:
         ExperimentExistsError, MissingFileError, CheckpointError: as `create_run`.
     """
     if args.resume is not None:
-        return latest_checkpoint(folder)
+        newest = latest_checkpoint(folder)
+        check_same_network(args, parse(train_parser(), [], below=folder / "args.yaml"))
+        return newest
     if not args.dry_run:
         run_folder.require_new(folder, args.overwrite)
     return None
@@ -117,10 +124,11 @@ def create_batches(args: argparse.Namespace, accelerator: Accelerator) -> tuple[
     """The training and validation batches of this process.
 
     Raises:
-        DatasetError: fewer training images than one update takes.
+        DatasetError: fewer training images than one update takes; one split for both.
     """
     options = DataOptions.from_args(args)
     shard = Shard(accelerator.process_index, accelerator.num_processes, accelerator.device)
+    check_splits_differ(options)
     train = train_batches(options, shard)
     if len(train) < args.grad_accum_steps:
         raise DatasetError(

@@ -1,11 +1,35 @@
 """Which images to read and how: the data options, and what is known of the built-in data sets."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from brevitas_multiquant.models import CIFAR_MEAN, CIFAR_STD
+from recipes.errors import OptionError
+
+FOLDER = ""
+"""The ``--dataset`` that is the folder or tars in ``--data-dir``."""
+
+TRAIN_SPLIT, VAL_SPLIT = "train", "validation"
+
+SOURCE_OPTIONS: Mapping[str, object] = {
+    "data_dir": None,
+    "dataset_download": False,
+    "train_split": TRAIN_SPLIT,
+    "val_split": VAL_SPLIT,
+}
+"""Options that say where images come from, and what they are where nobody gives them."""
+
+READ_BY = {
+    "digits": (),
+    "synthetic": (),
+    "cifar10": ("data_dir", "dataset_download"),
+    "cifar100": ("data_dir", "dataset_download"),
+    FOLDER: ("data_dir", "train_split", "val_split"),
+}
+"""Which of them a data set reads; any other data set, of a reader of timm, reads all of them."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +47,56 @@ BUILT_IN = {
     "cifar10": DatasetInfo(10, CIFAR_MEAN, CIFAR_STD, hflip=0.5),
     "cifar100": DatasetInfo(100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), hflip=0.5),
 }
+
+
+def reads(dataset: str | None, option: str) -> bool:
+    """Whether a data set reads one of `SOURCE_OPTIONS`.
+
+    Example:
+        >>> reads("digits", "data_dir"), reads("cifar10", "data_dir"), reads("wds/x", "val_split")
+        (False, True, True)
+    """
+    return dataset is not None and option in READ_BY.get(dataset, SOURCE_OPTIONS)
+
+
+def choose_source(own: Any, args: Any) -> tuple[str | None, str | None]:
+    """``--dataset`` and ``--data-dir``, each of which may leave the other out.
+
+    A folder alone is read as a folder. What the command line names stands above what a file
+    names: a folder above a data set that reads none, and such a data set above a folder.
+
+    Args:
+        own: the options of the command line alone.
+        args: with those of a file below them.
+
+    Returns:
+        (None, None) where neither names any data.
+    """
+    dataset, data_dir = args.dataset, args.data_dir
+    if own.dataset is None and own.data_dir is not None and not reads(dataset, "data_dir"):
+        dataset = FOLDER
+    elif own.dataset is not None and own.data_dir is None and not reads(dataset, "data_dir"):
+        data_dir = None
+    elif dataset is None and data_dir is not None:
+        dataset = FOLDER
+    return dataset, data_dir
+
+
+def check_source(args: Any) -> None:
+    """Check that the data set reads what is given with it.
+
+    Raises:
+        OptionError: it would be passed over.
+    """
+    for option, nobody_gave in SOURCE_OPTIONS.items():
+        given = getattr(args, option)
+        if given != nobody_gave and not reads(args.dataset, option):
+            name = f"--{option.replace('_', '-')}"
+            value = "" if given is True else f" {given}"
+            raise OptionError(
+                f"{name}{value}: --dataset {args.dataset or repr(args.dataset)} does not read it: "
+                "leave one of the two out; --data-dir alone is a folder or tars of images"
+            )
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from brevitas_multiquant import MultiQuantNet, cost, load_packed
 from recipes.data import eval_batches
-from recipes.data_options import DataOptions
+from recipes.data_options import DataOptions, check_source
 from recipes.errors import MissingFileError, OptionError, exit_code
-from recipes.health import evaluating
+from recipes.header import evaluation_header
+from recipes.modes import evaluating
+from recipes.networks import choose_num_classes
 from recipes.options import add_config_option, add_data_options, parse
 from recipes.report import result_table
 from recipes.shard import Shard
+
+CHANNELS = 3
+"""Of the images that the recipes read."""
 
 
 @torch.no_grad()
@@ -55,43 +60,111 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="evaluate.py",
         description="Top-1 a bit-width. The data options default to those of the training run, "
-        "read from args.yaml beside the packed file.",
+        "read from args.yaml beside the packed file; without it name the data.",
         allow_abbrev=False,
     )
     parser.add_argument("packed", metavar="PACKED.safetensors")
     parser.add_argument("--bits", type=int, nargs="+", metavar="B", help="default: all")
     add_config_option(parser)
     add_data_options(parser)
+    parser.set_defaults(img_size=None)  # that of the network
     return parser
 
 
 def parse_evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the options, over those saved beside the packed file where there are any.
 
+    Images are normalised as they were in training, whatever they are now.
+
     Raises:
         MissingFileError: there is no packed file.
-        OptionError: as `recipes.options.parse` does.
+        OptionError: no data set is named, or it does not go with other options; as
+            `recipes.options.parse` does.
     """
     parser = evaluate_parser()
     packed = Path(parser.parse_args(argv).packed)
     if not packed.is_file():
         raise MissingFileError(f"expected a packed network at {packed}, found none")
     saved = packed.parent / "args.yaml"
-    return parse(parser, argv, below=saved if saved.is_file() else None)
+    args = parse(parser, argv, below=saved if saved.is_file() else None)
+    if args.dataset is None:
+        raise OptionError(
+            f"--dataset: expected the data to score {packed} on, got none, and there is no "
+            f"{saved}: give --data-dir DIR, or --dataset NAME as digits or cifar10"
+        )
+    check_source(args)
+    if saved.is_file():
+        trained = parse(parser, [str(packed)], below=saved)
+        trained.dataset = trained.dataset or ""
+        mean, std = DataOptions.from_args(trained).normalisation
+        args.mean, args.std = args.mean or list(mean), args.std or list(std)
+    own = parser.parse_args(argv)
+    if (own.dataset, own.data_dir) != (None, None) and own.num_classes is None:
+        args.num_classes = None  # of the data of the training run
+    return args
 
 
 def run(args: argparse.Namespace) -> dict[int, float]:
-    """Evaluate and print the table."""
-    accelerator = Accelerator()
+    """Evaluate and print the table.
+
+    Raises:
+        OptionError: bit-widths, an image size or classes that the network does not have.
+    """
+    accelerator = Accelerator(cpu=args.device == "cpu")
     net = load_packed(args.packed).to(accelerator.device)
+    args.img_size = args.img_size or square_size(net)
     bits = tuple(args.bits or net.bits)
     if unknown := sorted(set(bits) - set(net.bits)):
         raise OptionError(f"--bits: expected some of {list(net.bits)}, got {unknown}")
     shard = Shard(accelerator.process_index, accelerator.num_processes, accelerator.device)
-    accuracy = top1(net, eval_batches(DataOptions.from_args(args), shard), bits, accelerator)
+    batches = eval_batches(DataOptions.from_args(args), shard)
+    args.num_classes = choose_num_classes(args, batches.num_classes)
+    check_fits(net, args)
+    if accelerator.is_main_process:
+        print(evaluation_header(args, batches, bits), flush=True)
+    accuracy = top1(net, batches, bits, accelerator)
     if accelerator.is_main_process:
         print(result_table(accuracy, cost(net, (1, 3, args.img_size, args.img_size))))
     return accuracy
+
+
+def square_size(net: MultiQuantNet) -> int:
+    """Height and width of the images that a network was made for.
+
+    Raises:
+        OptionError: it does not tell, or they differ.
+    """
+    *_, height, width = net.input_shape or (0, 1)
+    if height != width:
+        raise OptionError(
+            f"--img-size: expected a network for square images, got one for {net.input_shape}: "
+            "give the size"
+        )
+    return height
+
+
+@torch.no_grad()
+def check_fits(net: MultiQuantNet, args: argparse.Namespace) -> None:
+    """Check that a network reads such images and tells as many classes as they have.
+
+    Raises:
+        OptionError: it does not.
+    """
+    channels = (net.input_shape or (1, CHANNELS))[1]
+    if channels != CHANNELS:
+        raise OptionError(
+            f"{args.packed}: expected a network for images of {CHANNELS} channels, which the "
+            f"recipes read, got one for {channels}"
+        )
+    image = torch.zeros(1, CHANNELS, args.img_size, args.img_size)
+    with evaluating(net):
+        outputs = net(image.to(next(net.parameters()).device)).shape[1]
+    if outputs != args.num_classes:
+        raise OptionError(
+            f"--dataset {args.dataset or args.data_dir}: expected the {outputs} classes that "
+            f"{args.packed} tells, got {args.num_classes}: name the data that it was trained for, "
+            f"or add --num-classes {outputs} where its first labels mean the same"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

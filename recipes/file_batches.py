@@ -75,7 +75,8 @@ class FileEvalBatches:
         transform = create_transform(options.img_size, mean=mean, std=std)
         self.samples = Samples(dataset, transform, options.seed)
         self.classes, self.num_classes = class_names(dataset), count_classes(dataset)
-        mine = range(shard.rank, count_images(dataset), shard.world)
+        self.count = count_images(dataset)
+        mine = range(shard.rank, self.count, shard.world)
         size = options.batch_size
         self.places = [
             [(0, index) for index in mine[first : first + size]]

@@ -1,7 +1,6 @@
 """Numbers that went wrong: where they are not finite, which ranges and branches are of no use."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from brevitas_multiquant import MultiQuantNet
 from brevitas_multiquant.functional import guarded_upper
 from brevitas_multiquant.quant.ranges import LearnedRange
 from recipes.execution import branches_of
+from recipes.modes import evaluating
 
 
 def non_finite_tensor(module: nn.Module) -> str | None:
@@ -112,15 +112,3 @@ def _each_bit_width(net: nn.Module) -> Iterator[None]:
     for bits in reversed(net.bits):
         with net.at_bits(bits):
             yield
-
-
-@contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
-    """Inside the block the network evaluates; each module's own mode is restored."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -119,8 +119,13 @@ def choose_num_classes(args: argparse.Namespace, found: int) -> int:
     """``--num-classes``, or as many as the training images have.
 
     Raises:
-        OptionError: fewer asked for than the images have, or none known.
+        OptionError: fewer asked for than the images have, a single one, or none known.
     """
+    if (args.num_classes or found) == 1:
+        raise OptionError(
+            "--num-classes: expected two classes or more, got 1: the cross entropy of a single "
+            "output is 0 whatever the network does"
+        )
     if args.num_classes is None and found == 0:
         raise OptionError("--num-classes: this data set does not tell its classes; give the number")
     if args.num_classes is not None and args.num_classes < found:

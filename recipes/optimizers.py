@@ -49,3 +49,11 @@ def create_scheduler(args: argparse.Namespace, optimizer: Optimizer, steps: int)
         updates_per_epoch=steps,
     )
     return scheduler
+
+
+def go_on(scheduler: Scheduler, epoch: int, updates: int) -> None:
+    """Set the rate of a run that has made so many epochs and updates, as its schedule did then."""
+    if epoch:
+        scheduler.step(epoch)
+    if updates:
+        scheduler.step_update(updates)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from brevitas_multiquant.weight_format import WEIGHT_FORMATS
-from recipes.errors import MissingFileError, OptionError
+from recipes.data_options import TRAIN_SPLIT, VAL_SPLIT, check_source, choose_source
+from recipes.errors import OptionError
 from recipes.option_types import (
     fraction,
     key_value,
@@ -16,20 +17,24 @@ from recipes.option_types import (
     positive_number,
     selection,
 )
+from recipes.resuming import saved_options
 from recipes.tracking import TRACKERS
 from recipes.yaml_options import options_of, parse_over_yaml
 
 SWITCH = argparse.BooleanOptionalAction
 
+DEFAULT_DATASET = "digits"
+"""What is trained on where nobody names data: a first run needs none."""
+
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Which images to read and how."""
     add = parser.add_argument_group("data").add_argument
-    add("--dataset", default="digits", help="digits, cifar10, cifar100, synthetic, or a timm name")
+    add("--dataset", help="digits, cifar10, cifar100, synthetic, a timm name, or '' for a folder")
     add("--data-dir", metavar="DIR", help="folder of the data set: class folders, or SPLIT.tar")
     add("--dataset-download", action="store_true", help="fetch the data set if it is not there")
-    add("--train-split", default="train", metavar="NAME")
-    add("--val-split", default="validation", metavar="NAME")
+    add("--train-split", default=TRAIN_SPLIT, metavar="NAME", help="(default train, training)")
+    add("--val-split", default=VAL_SPLIT, metavar="NAME", help="(default val, validation, test...)")
     add("--num-classes", type=positive, help="default: as many as the data set has")
     add("--img-size", type=positive, default=32, metavar="PIXELS")
     add("--mean", type=number, nargs=3, metavar="M", help="channel means, pixels in [0, 1]")
@@ -141,10 +146,14 @@ def parse(
 ) -> argparse.Namespace:
     """`parse_over_yaml` for any recipe: each reads a training configuration and takes its own.
 
+    ``dataset`` and ``data_dir`` are as `choose_source` has them: None where neither is given.
+
     Raises:
         OptionError, MissingFileError: from the YAML file.
     """
-    return parse_over_yaml(parser, argv, below, passed_over=options_of(train_parser()))
+    args = parse_over_yaml(parser, argv, below, passed_over=options_of(train_parser()))
+    args.dataset, args.data_dir = choose_source(parser.parse_args(argv), args)
+    return args
 
 
 def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -155,17 +164,26 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
         OptionError, MissingFileError: from the YAML file, as `parse` does.
     """
     parser = train_parser()
-    args = parse(parser, argv)
-    if args.resume is not None:
-        folder = Path(args.resume)
-        if not (folder / "args.yaml").is_file():
-            raise MissingFileError(
-                f"--resume: expected a run with its args.yaml in {folder}, found none: a run that "
-                "was stopped before that left nothing, start it again"
-            )
-        args = parse(parser, argv, below=folder / "args.yaml")
-        args.output, args.experiment = str(folder.parent), folder.name
+    own = parser.parse_args(argv)
+    args = parse(parser, argv) if own.resume is None else resumed(parser, argv, own)
+    if args.dataset is None:
+        args.dataset = DEFAULT_DATASET
+    check_source(args)
     check_together(args)
+    return args
+
+
+def resumed(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, own: argparse.Namespace
+) -> argparse.Namespace:
+    """The options saved in the folder of a run, below those of the command line.
+
+    Raises:
+        OptionError, MissingFileError: as `parse_train`.
+    """
+    args = parse(parser, argv, below=saved_options(own))
+    folder = Path(args.resume).resolve()
+    args.output, args.experiment = str(folder.parent), folder.name
     return args
 
 
@@ -187,6 +205,11 @@ def check_together(args: argparse.Namespace) -> None:
         raise OptionError(
             "--bits-per-step: expected more than 2, as the largest and the smallest bit-width are "
             f"in every step, and at most the {len(args.bits)} of --bits, got {sampled:g}"
+        )
+    if args.pretrained and args.initial_checkpoint:
+        raise OptionError(
+            f"--initial-checkpoint {args.initial_checkpoint}: expected to start from one set of "
+            "weights, got --pretrained too: add --no-pretrained, or leave the file out"
         )
     only_branches = {"--bits-per-step": sampled, "--recompute": args.recompute}
     only_branches |= {"--norm-batches": args.norm_batches}

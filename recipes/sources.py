@@ -1,19 +1,27 @@
 """Where images come from: the built-in data sets, folders, tars and whatever else timm reads."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torchvision
 from timm.data import create_dataset
 from torch.utils.data import Dataset, IterableDataset
 
-from recipes.data_options import BUILT_IN, DataOptions
+from recipes.data_options import (
+    BUILT_IN,
+    FOLDER,
+    READ_BY,
+    TRAIN_SPLIT,
+    VAL_SPLIT,
+    DataOptions,
+)
 from recipes.errors import DatasetError, MissingFileError, UnknownDatasetError
 from recipes.images import Images, load_digit_images, synthetic_images, take_subset
 from recipes.reading import count_images, decode
 
 READER_PREFIXES = ("torch", "hfds", "hfids", "tfds", "wds")
-TRAIN_SPLITS = ("train", "training")
-VAL_SPLITS = ("val", "validation", "valid", "test", "eval")
+TRAIN_SPLITS = (TRAIN_SPLIT, "training")
+VAL_SPLITS = ("val", VAL_SPLIT, "valid", "eval", "evaluation", "test")
 BYTES_PER_MIB = 2**20
 
 
@@ -45,17 +53,18 @@ def _open_timm(options: DataOptions, train: bool) -> Dataset:
     prefix, separator, _ = options.dataset.partition("/")
     if options.dataset and not (separator and prefix in READER_PREFIXES):
         raise UnknownDatasetError(
-            f"--dataset: expected one of {sorted(BUILT_IN)}, synthetic, '' for the folder or tars "
-            f"in --data-dir, or a name that starts with {[p + '/' for p in READER_PREFIXES]}, "
+            f"--dataset: expected one of {[name for name in READ_BY if name]}, '' for the folder or "
+            f"tars in --data-dir, or a name that starts with {[p + '/' for p in READER_PREFIXES]}, "
             f"got {options.dataset!r}"
         )
     split = options.train_split if train else options.val_split
-    root = _find_tar(_require_data_dir(options), split, train) if not options.dataset else None
+    root = split_root(options, train) if options.dataset == FOLDER else options.data_dir
     try:
         return create_dataset(
             options.dataset,
-            root=root or options.data_dir,
+            root=root,
             split=split,
+            search_split=options.dataset != FOLDER,  # it is found already
             is_training=train,
             download=options.dataset_download,
             batch_size=options.batch_size,
@@ -80,13 +89,56 @@ def _require_data_dir(options: DataOptions) -> str:
     return options.data_dir
 
 
-def _find_tar(data_dir: str, split: str, train: bool) -> str:
-    """``data_dir/SPLIT.tar`` where there is one, or ``data_dir`` itself."""
-    names = TRAIN_SPLITS if train else VAL_SPLITS
-    for name in (split, *(names if split in names else ())):
-        if (tar := Path(data_dir) / f"{name}.tar").is_file():
-            return str(tar)
-    return data_dir
+def split_root(options: DataOptions, train: bool) -> str:
+    """The tar or folder of a split in ``--data-dir``; ``--data-dir`` itself where it has no splits.
+
+    A split that nobody named goes by any of its usual names.
+
+    Raises:
+        MissingFileError: no such folder, or no such split in it; names what is there.
+    """
+    root = Path(_require_data_dir(options))
+    if root.is_file():
+        return str(root)
+    option, split, usual, names = (
+        ("--train-split", options.train_split, TRAIN_SPLIT, TRAIN_SPLITS)
+        if train
+        else ("--val-split", options.val_split, VAL_SPLIT, VAL_SPLITS)
+    )
+    tried = (split, *(names if split == usual else ()))
+    if found := _first_of(root, tried):
+        return str(found)
+    if split == usual and not _first_of(root, (*TRAIN_SPLITS, *VAL_SPLITS)):
+        return str(root)
+    there = sorted(path.name for path in root.iterdir())[:10]
+    raise MissingFileError(
+        f"{option} {split}: expected {split}/ or {split}.tar in {root}, found {there}"
+    )
+
+
+def _first_of(root: Path, splits: Sequence[str]) -> Path | None:
+    """The first tar or folder that there is, tars before folders."""
+    named = [name for name in splits if name]
+    tars = [tar for name in named if (tar := root / f"{name}.tar").is_file()]
+    folders = [folder for name in named if (folder := root / name).is_dir()]
+    return next(iter(tars + folders), None)
+
+
+def check_splits_differ(options: DataOptions) -> None:
+    """Check that a network is not validated on the images it was trained on.
+
+    Raises:
+        DatasetError: one folder or tar serves both splits.
+    """
+    if options.dataset != FOLDER:
+        return
+    train, val = (split_root(options, part) for part in (True, False))
+    if train == val:
+        raise DatasetError(
+            f"--data-dir: expected train/ and val/, or train.tar and val.tar, in "
+            f"{options.data_dir}, found images of one split, {train}: a network would be "
+            "validated on what it was trained on"
+        )
 
 
 def _from_dataset(dataset: Dataset, options: DataOptions, train: bool) -> Images | Dataset:

@@ -48,6 +48,7 @@ class Step:
         self.args, self.accelerator, self.task = args, accelerator, task
         self.optimizers, self.ema = optimizers, ema
         self.net: nn.Module = task.net
+        self.num_classes = num_classes
         self.mixup = create_mixup(args, num_classes)
         self.forwards = (
             training_forwards(self.net, args.compile, args.recompute)

@@ -28,6 +28,7 @@ class StreamedBatches:
         mean, std = options.normalisation
         self.dataset, self.seed, self.rank = dataset, options.seed, shard.rank
         self.classes, self.num_classes = class_names(dataset), count_classes(dataset)
+        self.count: int | None = None
         self.loader = create_loader(
             dataset,  # type: ignore[arg-type]
             input_size=(3, options.img_size, options.img_size),

@@ -16,6 +16,7 @@ from recipes import plots, report, run_folder
 from recipes.create import create_run
 from recipes.dry_run import dry_run
 from recipes.errors import exit_code
+from recipes.header import train_header
 from recipes.loop import fit
 from recipes.memory import keep_freed_memory
 from recipes.options import parse_train
@@ -53,6 +54,8 @@ def train(args: argparse.Namespace) -> dict[int, float]:
     run = create_run(args)
     if run.accelerator.device.type == "cpu":
         keep_freed_memory()
+    if run.accelerator.is_main_process:
+        print(train_header(run), flush=True)
     if args.dry_run:
         dry_run(run)
         return {}

@@ -52,11 +52,18 @@ def yaml_arguments(
             f"{path}: expected option names as keys, got unknown {unknown}: correct or remove "
             f"them; recipes/train.py --help lists the options"
         )
+    # What a run saved of itself tells how it was started, which is no wish for the next one.
+    wished = [key for key in NEVER_FROM_FILE if values.get(key) and ENVIRONMENT not in values]
+    if wished:
+        raise OptionError(
+            f"{path}: expected options that describe a run, got {wished}, which only the command "
+            "line can give: remove them"
+        )
     return [
         argument
         for key, value in values.items()
         if key in actions and key not in NEVER_FROM_FILE
-        for argument in _yaml_argument(actions[key], value)
+        for argument in _yaml_argument(path, actions[key], value)
     ]
 
 
@@ -84,12 +91,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _yaml_argument(action: argparse.Action, value: Any) -> list[str]:
-    flag = next(name for name in action.option_strings if name.startswith("--"))
-    if value is None or value is False:
+def _yaml_argument(path: Path, action: argparse.Action, value: Any) -> list[str]:
+    """A key as on the command line; nothing for null, which leaves the option to its default."""
+    flag, *opposite = (name for name in action.option_strings if name.startswith("--"))
+    if value is None:
         return []
-    if action.nargs == 0 or (value is True and action.nargs == "?"):
-        return [flag]
+    if isinstance(value, bool) and action.nargs in (0, "?"):
+        return [flag] if value else opposite
+    if action.nargs == 0 or isinstance(value, bool):
+        wanted = "true or false" if action.nargs == 0 else "a value"
+        raise OptionError(f"{path}: {action.dest}: expected {wanted}, got {value!r}")
     if action.dest == "model_kwargs":
         pairs = value.items() if isinstance(value, dict) else value
         return [flag, *(f"{name}={yaml_text(item)}" for name, item in pairs)]

@@ -1,0 +1,27 @@
+"""Networks in evaluation mode for a while."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Inside the block a network evaluates; behind it each module has its own mode again.
+
+    Example:
+        >>> net = nn.Sequential(nn.Dropout(), nn.BatchNorm2d(1).eval())
+        >>> with evaluating(net):
+        ...     net[0].training
+        False
+        >>> net[0].training, net[1].training
+        (True, False)
+    """
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
