@@ -80,20 +80,21 @@ def exit_code(recipe: Callable[[], object]) -> int:
     try:
         recipe()
     except MultiQuantError as error:
-        _say(type(error).__name__, error)
+        say(type(error).__name__, error)
         return 2 if isinstance(error, USAGE_ERRORS) else 1
     except OSError as error:
-        _say("OutputError", error)
+        say("OutputError", error)
         return 1
     except Interrupted as stop:
-        _say("Interrupted", stop)
+        say("Interrupted", stop)
         return 128 + stop.signal_number
     except KeyboardInterrupt:
-        _say("Interrupted", "stopped at once; the last checkpoint stands")
+        say("Interrupted", "stopped at once; the last checkpoint stands")
         return 130
     return 0
 
 
-def _say(kind: str, message: object) -> None:
+def say(kind: str, message: object) -> None:
+    """One line for the user, from the first process alone."""
     if os.environ.get("RANK", "0") == "0":
         print(f"{kind}: {' '.join(str(message).split())}", file=sys.stderr)

@@ -18,13 +18,10 @@ from recipes.data_options import DataOptions, check_source
 from recipes.errors import MissingFileError, OptionError, exit_code
 from recipes.header import evaluation_header
 from recipes.modes import evaluating
-from recipes.networks import choose_num_classes
+from recipes.networks import IMAGE_CHANNELS, choose_num_classes
 from recipes.options import add_config_option, add_data_options, parse
 from recipes.report import result_table
 from recipes.shard import Shard
-
-CHANNELS = 3
-"""Of the images that the recipes read."""
 
 
 @torch.no_grad()
@@ -89,7 +86,7 @@ def parse_evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parse(parser, argv, below=saved if saved.is_file() else None)
     if args.dataset is None:
         raise OptionError(
-            f"--dataset: expected the data to score {packed} on, got none, and there is no "
+            f"--dataset: expected the data to score {packed} on, got none, here or in "
             f"{saved}: give --data-dir DIR, or --dataset NAME as digits or cifar10"
         )
     check_source(args)
@@ -150,13 +147,13 @@ def check_fits(net: MultiQuantNet, args: argparse.Namespace) -> None:
     Raises:
         OptionError: it does not.
     """
-    channels = (net.input_shape or (1, CHANNELS))[1]
-    if channels != CHANNELS:
+    channels = (net.input_shape or (1, IMAGE_CHANNELS))[1]
+    if channels != IMAGE_CHANNELS:
         raise OptionError(
-            f"{args.packed}: expected a network for images of {CHANNELS} channels, which the "
+            f"{args.packed}: expected a network for images of {IMAGE_CHANNELS} channels, which the "
             f"recipes read, got one for {channels}"
         )
-    image = torch.zeros(1, CHANNELS, args.img_size, args.img_size)
+    image = torch.zeros(1, IMAGE_CHANNELS, args.img_size, args.img_size)
     with evaluating(net):
         outputs = net(image.to(next(net.parameters()).device)).shape[1]
     if outputs != args.num_classes:

@@ -2,8 +2,6 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import timm
@@ -12,9 +10,11 @@ from torch import Tensor, nn
 
 from brevitas_multiquant import InPlaceDistillation, MultiQuantNet, multiquantize
 from brevitas_multiquant.source import ModelSource
-from recipes.errors import MissingFileError, OptionError
+from recipes.errors import OptionError
+from recipes.initial import load_initial, require_file
 
 FLOAT_BITS = 32
+IMAGE_CHANNELS = 3
 
 
 class FloatTask(nn.Module):
@@ -45,9 +45,23 @@ class FloatTask(nn.Module):
 
 
 def model_source(args: argparse.Namespace, num_classes: int) -> ModelSource:
-    """Library, name and arguments of the float model that the options ask for."""
-    kwargs = {**dict(args.model_kwargs), "num_classes": num_classes}
-    for prefix in ("tv:", "torchvision/"):
+    """Library, name and arguments of the float model that the options ask for.
+
+    Raises:
+        OptionError: arguments that other options or the images decide.
+    """
+    given = dict(args.model_kwargs)
+    if "num_classes" in given:
+        raise OptionError(
+            f"--model-kwargs num_classes={given['num_classes']}: expected it as --num-classes"
+        )
+    if given.get("in_chans", IMAGE_CHANNELS) != IMAGE_CHANNELS:
+        raise OptionError(
+            f"--model-kwargs in_chans={given['in_chans']}: expected {IMAGE_CHANNELS}, the channels "
+            "of the images that the recipes read, grey ones too"
+        )
+    kwargs = {**given, "num_classes": num_classes}
+    for prefix in ("tv:", "torchvision:", "torchvision/"):
         if args.model.startswith(prefix):
             return ModelSource("torchvision", args.model.removeprefix(prefix), kwargs)
     return ModelSource("timm", args.model.removeprefix("timm/"), kwargs)
@@ -57,26 +71,26 @@ def create_float_model(source: ModelSource, pretrained: bool, checkpoint: str | 
     """The float model, with published weights or those of a file where asked for.
 
     Raises:
-        OptionError: an unknown model, or arguments that it does not take.
+        OptionError: an unknown model, or arguments or weights that it does not take.
         MissingFileError: no such checkpoint.
     """
-    if checkpoint is not None and not Path(checkpoint).is_file():
-        raise MissingFileError(f"--initial-checkpoint: expected a file, found none at {checkpoint}")
+    if checkpoint is not None:
+        require_file(checkpoint)
     try:
+        source.check()
         if not pretrained:
             model = source.build()
         elif source.library == "torchvision":
             model = torchvision.models.get_model(source.name, weights="DEFAULT", **source.kwargs)
         else:
             model = timm.create_model(source.name, pretrained=True, **source.kwargs)
-        if checkpoint is not None:
-            # Restricted to tensors: a file from elsewhere must not run code.
-            timm.models.load_checkpoint(model, checkpoint, weights_only=True)
-    except (KeyError, OSError, RuntimeError, TypeError, ValueError, UnpicklingError) as error:
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise OptionError(
             f"--model {source.name}: {source.library} cannot create it with {source.kwargs}"
             f"{' and published weights' if pretrained else ''}: {error}"
         ) from error
+    if checkpoint is not None:
+        load_initial(model, checkpoint)
     return model
 
 

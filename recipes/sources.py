@@ -52,10 +52,10 @@ def _open_cifar(options: DataOptions, train: bool) -> Dataset:
 def _open_timm(options: DataOptions, train: bool) -> Dataset:
     prefix, separator, _ = options.dataset.partition("/")
     if options.dataset and not (separator and prefix in READER_PREFIXES):
+        known = [name for name in READ_BY if name]
         raise UnknownDatasetError(
-            f"--dataset: expected one of {[name for name in READ_BY if name]}, '' for the folder or "
-            f"tars in --data-dir, or a name that starts with {[p + '/' for p in READER_PREFIXES]}, "
-            f"got {options.dataset!r}"
+            f"--dataset: expected one of {known}, '' for the folder or tars in --data-dir, or a "
+            f"name that starts with {[p + '/' for p in READER_PREFIXES]}, got {options.dataset!r}"
         )
     split = options.train_split if train else options.val_split
     root = split_root(options, train) if options.dataset == FOLDER else options.data_dir
