@@ -11,7 +11,7 @@ from brevitas_multiquant.errors import MultiQuantError, SourceError
 from brevitas_multiquant.export import check_finn
 from brevitas_multiquant.nn import MultiQuantNet
 from brevitas_multiquant.rewrite import multiquantize
-from brevitas_multiquant.source import ModelSource
+from brevitas_multiquant.source import ModelSource, infer_input_shape
 from brevitas_multiquant.weight_format import WEIGHT_FORMATS
 
 
@@ -50,7 +50,7 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--weights", default="odd", choices=list(WEIGHT_FORMATS))
     command.add_argument("--num-classes", type=int)
     command.add_argument("--img-size", type=int, help="height and width of the images")
-    command.add_argument("--in-chans", type=int, default=3, help="channels of the images")
+    command.add_argument("--in-chans", type=int, help="channels of the images, of timm models")
 
 
 def inspect(options: argparse.Namespace) -> None:
@@ -91,31 +91,46 @@ def check(options: argparse.Namespace) -> int:
 
 
 def _network(options: argparse.Namespace) -> MultiQuantNet:
+    model = _build(options)
     return multiquantize(
-        _build(options),
+        model,
         options.bits,
         profile=options.profile,
         selection=options.selection,
         weights=options.weights,
-        input_shape=_shape(options),
+        input_shape=_shape(model, options),
         check=False,
     )
 
 
 def _build(options: argparse.Namespace) -> nn.Module:
     library, _, name = options.model.rpartition(":")
-    kwargs = {} if options.num_classes is None else {"num_classes": options.num_classes}
-    if library in ("", "timm"):
-        channels = {} if options.in_chans == 3 else {"in_chans": options.in_chans}
-        return ModelSource("timm", name, kwargs | channels).build()
-    if library in ("torchvision", "tv"):
-        return ModelSource("torchvision", name, kwargs).build()
-    raise SourceError(
-        f"model: expected a timm model name or torchvision:NAME, got {options.model!r}"
-    )
+    library = _LIBRARIES.get(library, "")
+    if not library:
+        raise SourceError(
+            f"model: expected a timm model name or torchvision:NAME, got {options.model!r}"
+        )
+    asked = {"num_classes": options.num_classes, "in_chans": options.in_chans}
+    given = {option: value for option, value in asked.items() if value is not None}
+    for option, only in _FIXED[library].items():
+        if given.pop(option, only) != only:
+            raise SourceError(
+                f"--{option.replace('_', '-')} {asked[option]}: {library} builds models with {only} "
+                "alone: leave it out, or take a model of timm"
+            )
+    return ModelSource(library, name, given).build()
 
 
-def _shape(options: argparse.Namespace) -> tuple[int, ...] | None:
-    if options.img_size is None:
-        return None
-    return (1, options.in_chans, options.img_size, options.img_size)
+_LIBRARIES = {"": "timm", "timm": "timm", "torchvision": "torchvision", "tv": "torchvision"}
+_FIXED: dict[str, dict[str, int]] = {"timm": {}, "torchvision": {"in_chans": 3}}
+"""Options that the models of a library do not take, and what they are there."""
+
+
+def _shape(model: nn.Module, options: argparse.Namespace) -> tuple[int, ...]:
+    """The images that were asked for; what was not asked for is as the model declares it."""
+    _, channels, *size = infer_input_shape(model)
+    if options.in_chans is not None:
+        channels = options.in_chans
+    if options.img_size is not None:
+        size = [options.img_size, options.img_size]
+    return (1, channels, *size)

@@ -53,6 +53,33 @@ def test_refusals_are_one_message_and_exit_code_1(
     assert not captured.out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "shape"),
+    [
+        (["cifar_resnet8", "--in-chans", "1"], "1x1x32x32"),
+        (["test_resnet", "--in-chans", "4", "--img-size", "32"], "1x4x32x32"),
+        (["cifar_resnet8", "--img-size", "16"], "1x3x16x16"),
+        (["torchvision:resnet18", "--img-size", "32"], "1x3x32x32"),
+        (["torchvision:resnet18", "--img-size", "32", "--in-chans", "3"], "1x3x32x32"),
+    ],
+)
+def test_images_are_what_was_asked_for(
+    arguments: list[str], shape: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", *arguments, "--bits", "2"]) == 0
+    assert f" at {shape}," in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["inspect", "check"])
+def test_what_a_library_cannot_take_is_refused(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "torchvision:resnet18", "--in-chans", "1"]) == 1
+    captured = capsys.readouterr()
+    assert "--in-chans 1: torchvision builds models with 3 alone" in captured.err
+    assert not captured.out
+
+
 def test_wrong_usage_exits_with_2() -> None:
     with pytest.raises(SystemExit) as exit_info:
         main(["inspect", "resnet18", "--no-such-option"])
