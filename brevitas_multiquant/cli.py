@@ -114,9 +114,10 @@ def _build(options: argparse.Namespace) -> nn.Module:
     given = {option: value for option, value in asked.items() if value is not None}
     for option, only in _FIXED[library].items():
         if given.pop(option, only) != only:
+            flag = f"--{option.replace('_', '-')} {asked[option]}"
             raise SourceError(
-                f"--{option.replace('_', '-')} {asked[option]}: {library} builds models with {only} "
-                "alone: leave it out, or take a model of timm"
+                f"{flag}: {library} builds models with {only} alone: leave it out, or take a model "
+                "of timm"
             )
     return ModelSource(library, name, given).build()
 

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from brevitas_multiquant import load_packed
 from brevitas_multiquant.export import export_onnx, export_qonnx
-from recipes.errors import MissingFileError, exit_code
+from recipes.errors import MissingFileError, OptionError, exit_code
 from recipes.option_types import positive
 
 
@@ -39,11 +39,16 @@ def run(args: argparse.Namespace) -> dict[int, Path]:
 
     Raises:
         MissingFileError: there is no packed file.
+        OptionError: an option that the format does not know.
     """
+    if args.allow_ties and args.format != "qonnx":
+        raise OptionError(f"--allow-ties: expected --format qonnx, got {args.format}")
     if not Path(args.packed).is_file():
         raise MissingFileError(f"expected a packed network at {args.packed}, found none")
     net = load_packed(args.packed)
-    shape = (1, 3, args.img_size, args.img_size) if args.img_size else net.input_shape
+    shape = net.input_shape
+    if args.img_size:
+        shape = (1, shape[1] if shape else 3, args.img_size, args.img_size)
     if args.format == "onnx":
         files = export_onnx(net, args.output, input_shape=shape, bits=args.bits)
         lines = dict.fromkeys(files, "same class as torch in onnxruntime")

@@ -62,7 +62,7 @@ USAGE = [
     (["-c", "a_list.yaml"], "expected a mapping of option names"),
     (["-c", "binary.yaml"], "expected YAML"),
     (["-c", "wrong_value.yaml"], "--lr: expected a finite number"),
-    (["--initial-checkpoint", "garbage.pth"], "OptionError: --model cifar_resnet8"),
+    (["--initial-checkpoint", "garbage.pth"], "OptionError: --initial-checkpoint garbage.pth: "),
 ]
 
 FAILURES = [

@@ -92,9 +92,11 @@ class TestRun:
 
     def test_a_finished_run_resumes_to_its_results(self, tmp_path, capsys):
         assert train.main(tiny(tmp_path, "--epochs", "1")) == 0
-        table = capsys.readouterr().out
+        first = capsys.readouterr().out.splitlines()
         assert train.main(["--resume", str(tmp_path / "run")]) == 0
-        assert capsys.readouterr().out.splitlines() == table.splitlines()[1:]
+        again = capsys.readouterr().out.splitlines()
+        (epoch,) = [index for index, line in enumerate(first) if line.startswith("epoch 1/1")]
+        assert again[epoch:] == first[epoch + 1 :]
 
     def test_a_resumed_run_removes_what_a_killed_one_was_writing(self, tmp_path):
         assert train.main(tiny(tmp_path, "--epochs", "1")) == 0
@@ -148,7 +150,7 @@ class TestRun:
 
     def test_a_dry_run_prints_what_a_run_will_cost_and_writes_nothing(self, tmp_path, capsys):
         assert train.main(tiny(tmp_path, "--dry-run", "--epochs", "5")) == 0
-        header, first, second, step_line, total = capsys.readouterr().out.splitlines()
+        header, first, second, step_line, total = capsys.readouterr().out.splitlines()[-5:]
         assert header.split() == ["bits", "branches", "MMACs", "GBitOPs", "kB"]
         assert [line.split()[:2] for line in (first, second)] == [["2", "1"], ["4", "2"]]
         found = re.fullmatch(
