@@ -86,6 +86,7 @@ def calibrate(
         ConfigError: an unknown observer, or fewer than one batch asked for.
         CalibrationError: no batch, a batch without images, or values that are not finite; the
             network is left as it was.
+        PackedFileError: the network came out of a packed file, for evaluation.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -95,6 +96,7 @@ def calibrate(
     """
     net = given_network(net, "calibrate")
     check_choice("observer", observer, tuple(OBSERVERS))
+    net.require_trainable("calibrate")
     images = first_images(loader, batches, "calibrate")
     device = device_of(net)
     norms = [module for module in net.modules() if is_norm(module)]

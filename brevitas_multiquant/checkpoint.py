@@ -18,29 +18,24 @@ it and compared with the arrays before anything is allocated, and building it re
 downloads nothing.
 """
 
+import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from brevitas.core.utils import StatelessBuffer
-from torch import Tensor, nn
+from torch import nn
 
 from brevitas_multiquant.collector import collector_paused
 from brevitas_multiquant.config import MultiQuantConfig
 from brevitas_multiquant.errors import PackedFileError, SourceError
-from brevitas_multiquant.functional import guarded_upper
 from brevitas_multiquant.nn.given import given_network
 from brevitas_multiquant.nn.network import MultiQuantNet
-from brevitas_multiquant.nn.switchable import ScaleShiftNorm, scale_and_shift
+from brevitas_multiquant.packed_entries import KINDS, Entry, entries_of, layout_of, parts_of
 from brevitas_multiquant.packed_file import Array, read_packed, write_packed
-from brevitas_multiquant.packing import pack, packed_size, unpack
-from brevitas_multiquant.quant.layers import CodeLayer, weight_range
-from brevitas_multiquant.quant.ranges import LearnedRange
-from brevitas_multiquant.quant.slices import LayerSlice
 from brevitas_multiquant.rewrite import multiquantize
 from brevitas_multiquant.selection import BRANCH_BITS
 from brevitas_multiquant.skeleton import (
@@ -53,25 +48,14 @@ from brevitas_multiquant.skeleton import (
 from brevitas_multiquant.source import ModelSource
 
 _HEADER_KEYS = ("config", "source", "input_shape")
-_KINDS = ("codes", "ranges", "norms", "floats")
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One module's share of an array: how large it is, how it is read and written."""
-
-    kind: str
-    name: str
-    size: int
-    read: Callable[[], Array]
-    write: Callable[[Array], None]
 
 
 def save_packed(net: MultiQuantNet, path: str | os.PathLike[str]) -> Path:
     """Write a network for evaluation and deployment: 2 bits a body weight.
 
     The latent float weights, and the statistics of batch norms apart from what they amount to,
-    are not in the file: to go on training, keep a checkpoint of the state dict.
+    are not in the file: to go on training, keep a checkpoint of the state dict. Before anything is
+    written, the network is compared, module by module, with the one that a reader would build.
 
     Args:
         net: a network whose ranges have been initialised.
@@ -84,7 +68,8 @@ def save_packed(net: MultiQuantNet, path: str | os.PathLike[str]) -> Path:
         NetworkError: not a `MultiQuantNet`.
         SourceError: the network does not know how its float model is built.
         CalibrationError: a range that has seen no data.
-        PackedFileError: a parameter that is not fp32, or a path that cannot be written.
+        PackedFileError: a parameter that is not fp32, modules that a reader would not have, since
+            somebody replaced or wrapped them, or a path that cannot be written.
 
     Example:
         >>> import tempfile
@@ -108,22 +93,37 @@ def save_packed(net: MultiQuantNet, path: str | os.PathLike[str]) -> Path:
             'library "own" for a model of yours'
         )
     source.check()
-    arrays = {f"{part}.{kind}": array for part, kind, array in _arrays(net) if array.size}
     header = {
         "config": net.config.to_dict(),
         "source": source.to_dict(),
         "input_shape": None if net.input_shape is None else list(net.input_shape),
     }
+    arrays = _arrays(net)
+    _require_readable(net, header, own=source.library == "own")
     return write_packed(path, header, arrays)
 
 
-def load_packed(path: str | os.PathLike[str], model: nn.Module | None = None) -> MultiQuantNet:
+def load_packed(
+    path: str | os.PathLike[str], model: nn.Module | None = None, *, trainable: bool = False
+) -> MultiQuantNet:
     """The network of a packed file, in evaluation mode at its largest bit-width.
+
+    It is for evaluation: training it raises a named error, and its parameters take no gradient.
+    With ``trainable`` it starts a new training from what the file has. That is less than what was
+    trained, so where a checkpoint of the state dict exists, go on from that one:
+
+    * latent weights start at the values of their codes; where in its bin each was, is lost;
+    * batch norms train as the factor and the summand a channel that they are in evaluation:
+      statistics, and so normalisation by the batch, are lost;
+    * standardised weights are plain weights from then on, and their gain is 1;
+    * optimizers' state, schedules, counters and moving averages are not in the file;
+    * do not calibrate: it would move the ranges, and with them the codes.
 
     Args:
         path: a file that `save_packed` wrote.
         model: the float model, for a file whose source is the user's own; its weights are not
             used. Otherwise it is built by name.
+        trainable: make it ready for training.
 
     Returns:
         A network whose outputs equal those of the saved one to the bit, in evaluation.
@@ -137,20 +137,33 @@ def load_packed(path: str | os.PathLike[str], model: nn.Module | None = None) ->
     path = Path(path)
     header, arrays = read_packed(path, _HEADER_KEYS)
     with collector_paused():
-        return _rebuild(header, arrays, model, path)
+        net = _rebuild(header, arrays, model, path, trainable)
+    if trainable:
+        net.batch_statistics = False
+    else:
+        net.requires_grad_(False).evaluation_only = True
+    return net
 
 
 def _rebuild(
-    header: dict[str, Any], arrays: dict[str, Array], model: nn.Module | None, path: Path
+    header: dict[str, Any],
+    arrays: dict[str, Array],
+    model: nn.Module | None,
+    path: Path,
+    trainable: bool,
 ) -> MultiQuantNet:
     try:
-        net = _skeleton(header, arrays, model)
+        source = ModelSource.from_dict(header["source"])
+        source.check()
+        limit = _size_limit(arrays)
+        float_model = _float_skeleton(source, limit) if model is None else skeleton_of(model)
+        net = _skeleton(header, source, float_model)
         _check_sizes(net, arrays)
         if unknown_values(net):  # now that it is known to be as large as the file says
-            net = _skeleton(header, arrays, model or ModelSource(**header["source"]).build())
+            net = _skeleton(header, source, skeleton_of(model or source.build()))
         materialise(net)
         with torch.no_grad():
-            _fill(net, arrays)
+            _fill(net, arrays, trainable)
     except PackedFileError as error:
         raise PackedFileError(f"{path}: {error}") from error
     except SourceError:
@@ -164,13 +177,10 @@ def _rebuild(
 
 
 def _skeleton(
-    header: dict[str, Any], arrays: dict[str, Array], model: nn.Module | None
+    header: Mapping[str, Any], source: ModelSource, float_model: nn.Module
 ) -> MultiQuantNet:
     """The network of a header, without memory."""
     config = MultiQuantConfig.from_dict(header["config"])
-    source = ModelSource.from_dict(header["source"])
-    source.check()
-    float_model = _float_skeleton(source, arrays) if model is None else skeleton_of(model)
     with without_memory():
         return multiquantize(
             float_model,
@@ -188,19 +198,28 @@ def _skeleton(
         )
 
 
-def _float_skeleton(source: ModelSource, arrays: dict[str, Array]) -> nn.Module:
-    """The float model by name, no larger than a file of these arrays can be of."""
-    codes_per_byte = 8 // BRANCH_BITS
-    stored = sum(a.size * (codes_per_byte if a.dtype == np.uint8 else 1) for a in arrays.values())
-    limit = _UNUSED_PARTS * stored + _SMALLEST_LIMIT
+def _float_skeleton(source: ModelSource, limit: int) -> nn.Module:
+    """The float model by name, of no more numbers and modules than ``limit``."""
     source.check(largest_number=limit)
     with limited_construction(limit, modules=limit):
-        try:
-            with without_memory():
-                return source.build()
-        except SourceError:  # a constructor that computes with its tensors
-            with torch.random.fork_rng(devices=[]):
-                return skeleton_of(source.build())
+        return _float_model(source)
+
+
+def _float_model(source: ModelSource) -> nn.Module:
+    """The float model by name, without memory."""
+    try:
+        with without_memory():
+            return source.build()
+    except SourceError:  # a constructor that computes with its tensors
+        with torch.random.fork_rng(devices=[]):
+            return skeleton_of(source.build())
+
+
+def _size_limit(arrays: dict[str, Array]) -> int:
+    """The largest model that a file of these arrays can be of."""
+    codes_per_byte = 8 // BRANCH_BITS
+    stored = sum(a.size * (codes_per_byte if a.dtype == np.uint8 else 1) for a in arrays.values())
+    return _UNUSED_PARTS * stored + _SMALLEST_LIMIT
 
 
 _UNUSED_PARTS = 2
@@ -210,30 +229,62 @@ _SMALLEST_LIMIT = 10_000
 """Numbers that the smallest model may have beside its weights, such as 224 for an image size."""
 
 
-def _parts(net: MultiQuantNet) -> Iterator[tuple[str, nn.Module]]:
-    yield "stem", net.stem
-    for index, branch in enumerate(net.branches):
-        yield f"branches.{index}", branch
-    for key, half in net.halves.items():
-        yield f"halves.{key}", half
-    yield "merge", net.merge
-    yield "head", net.head
+def _require_readable(net: MultiQuantNet, header: dict[str, Any], own: bool) -> None:
+    """Compare a network with what a reader of its file would build.
+
+    That is what the header says, built without memory; for a model of the user's own, which the
+    header cannot build, what `multiquantize` built.
+    """
+    expected = net.layout if own else _layout_of_header(json.dumps(header, sort_keys=True))
+    if expected is None:
+        return
+    got = layout_of(net)
+    differing = [name for name in expected | got if expected.get(name) != got.get(name)]
+    if differing:
+        listed = "; ".join(
+            f"{name}: expected {expected.get(name, 'nothing')}, got {got.get(name, 'nothing')}"
+            for name in differing[:_LISTED]
+        )
+        more = len(differing) - _LISTED
+        raise PackedFileError(
+            "save_packed: expected the modules that a reader of the file would build, got others, "
+            f"which would be lost: {listed}{f'; and {more} more' if more > 0 else ''}. Undo what "
+            "replaced or wrapped them after multiquantize (torch.nn.utils.prune.remove, a merge of "
+            "adapters), or change the float model before it, with a source that builds it so"
+        )
 
 
-def _arrays(net: MultiQuantNet) -> Iterator[tuple[str, str, Array]]:
+_LISTED = 4
+"""Modules that an error names."""
+
+
+@lru_cache(maxsize=8)
+def _layout_of_header(header: str) -> Mapping[str, str]:
+    """What a reader would build; remembered, for a training that saves after every epoch."""
+    values = json.loads(header)
+    source = ModelSource.from_dict(values["source"])
+    with collector_paused(), torch.random.fork_rng(devices=[]):
+        return layout_of(_skeleton(values, source, _float_model(source)))
+
+
+def _arrays(net: MultiQuantNet) -> dict[str, Array]:
+    """Array name -> its numbers, empty ones left out."""
+    arrays = {}
     with torch.no_grad():
-        for part, module in _parts(net):
-            entries = list(_entries(part, module))
-            for kind in _KINDS:
+        for part, module in parts_of(net):
+            entries = [entry for entry in entries_of(part, module) if entry.size]
+            for kind in KINDS:
                 pieces = [entry.read() for entry in entries if entry.kind == kind]
-                yield part, kind, np.concatenate(pieces) if pieces else np.empty(0, np.float32)
+                if pieces:
+                    arrays[f"{part}.{kind}"] = np.concatenate(pieces)
+    return arrays
 
 
-def _expected(net: MultiQuantNet) -> dict[str, list[_Entry]]:
+def _expected(net: MultiQuantNet) -> dict[str, list[Entry]]:
     """Array -> the modules that share it, in order."""
-    expected: dict[str, list[_Entry]] = {}
-    for part, module in _parts(net):
-        for entry in _entries(part, module):
+    expected: dict[str, list[Entry]] = {}
+    for part, module in parts_of(net):
+        for entry in entries_of(part, module):
             if entry.size:
                 expected.setdefault(f"{part}.{entry.kind}", []).append(entry)
     return expected
@@ -247,127 +298,27 @@ def _check_sizes(net: MultiQuantNet, arrays: dict[str, Array]) -> None:
         differing = sorted(key for key in sizes | got if sizes.get(key) != got.get(key))
         raise PackedFileError(
             "expected arrays of the network in the header, got others: "
-            + ", ".join(f"{k}: {sizes.get(k, 0)} expected, {got.get(k, 0)} got" for k in differing)
+            + ", ".join(
+                f"{key}: {sizes.get(key, 0)} expected, {got.get(key, 0)} got"
+                + _first_and_last(expected.get(key, []))
+                for key in differing
+            )
         )
 
 
-def _fill(net: MultiQuantNet, arrays: dict[str, Array]) -> None:
+def _first_and_last(entries: list[Entry]) -> str:
+    names = [entry.name for entry in entries]
+    if len(names) < 2:
+        return f" ({names[0]})" if names else ""
+    return f" ({names[0]} to {names[-1]})"
+
+
+def _fill(net: MultiQuantNet, arrays: dict[str, Array], trainable: bool) -> None:
     for key, entries in _expected(net).items():
         bounds = np.cumsum([entry.size for entry in entries])[:-1]
         # ranges come before codes: weights are rebuilt from both
         for entry, piece in zip(entries, np.split(arrays[key], bounds), strict=True):
-            entry.write(piece)
-
-
-def _entries(part: str, root: nn.Module) -> Iterator[_Entry]:
-    """Every module's share of the four arrays, in a fixed order, ranges first."""
-    modules = [(f"{part}.{name}", module) for name, module in root.named_modules()]
-    for name, module in modules:
-        if isinstance(module, LearnedRange):
-            yield _range_entry(name, module)
-    for name, module in modules:
-        if isinstance(module, (LearnedRange, StatelessBuffer, LayerSlice)):
-            continue
-        if isinstance(module, CodeLayer):
-            yield _codes_entry(name, module)
-            yield from _float_entries(name, module, skip=("weight", "gain"))
-        elif isinstance(module, ScaleShiftNorm):
-            yield _norm_entry(name, module)
-        else:
-            yield from _float_entries(name, module)
-
-
-def _codes_entry(name: str, layer: CodeLayer) -> _Entry:
-    count, form = layer.weight.numel(), layer.weight_format
-
-    def positions(integers: Tensor) -> Tensor:
-        return (integers - form.offset) / form.step
-
-    def read() -> Array:
-        integers = layer.quant_weight().reshape(-1).cpu()
-        return pack(positions(integers).to(torch.uint8).numpy(), BRANCH_BITS)
-
-    def write(packed: Array) -> None:
-        learned = weight_range(layer)
-        lower = learned.lower
-        width = guarded_upper(lower, learned.upper) - lower
-        codes = torch.arange(form.levels + 1)
-        values = lower + width * (codes / form.levels)
-        if not torch.equal(positions(layer.weight_quant(values)), codes.float()):
-            raise PackedFileError(f"{name}: the range ({lower}, {learned.upper}) loses its codes")
-        stored = unpack(packed, BRANCH_BITS, count)
-        if stored.max(initial=0) > form.levels:
-            raise PackedFileError(
-                f"{name}: expected weight codes from 0 to {form.levels} of the format "
-                f"{form.name}, got {stored.max()}"
-            )
-        # Nothing is clipped, as anything larger was refused; it is the fast way to look up.
-        weights = torch.from_numpy(np.take(values.numpy(), stored, mode="clip"))
-        layer.weight.data = weights.view(layer.weight.shape).to(layer.weight.dtype)
-        layer.weight_function = None
-        gain = getattr(layer, "gain", None)
-        if gain is not None:  # it is in the weights now
-            gain.fill_(1.0)
-
-    return _Entry("codes", name, packed_size(count, BRANCH_BITS), read, write)
-
-
-def _range_entry(name: str, learned: LearnedRange) -> _Entry:
-    def read() -> Array:
-        learned.require_ready(name)
-        return _numpy(name, torch.stack([learned.lower, learned.upper]))
-
-    def write(values: Array) -> None:
-        learned.lower.copy_(torch.tensor(values[0]))
-        learned.upper.copy_(torch.tensor(values[1]))
-        learned.observed.fill_(1)
-
-    return _Entry("ranges", name, 2, read, write)
-
-
-def _norm_entry(name: str, norm: Any) -> _Entry:
-    def read() -> Array:
-        return _numpy(name, torch.cat(scale_and_shift(norm)))
-
-    def write(values: Array) -> None:
-        scale, shift = torch.from_numpy(values.copy()).chunk(2)
-        norm.affine = True
-        norm.weight, norm.bias = nn.Parameter(scale), nn.Parameter(shift)
-        norm.running_mean.zero_()
-        norm.running_var.fill_(1.0)
-        norm.eps = 0.0
-
-    return _Entry("norms", name, 2 * norm.num_features, read, write)
-
-
-def _float_entries(name: str, module: nn.Module, skip: tuple[str, ...] = ()) -> Iterator[_Entry]:
-    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-    for key, tensor in own:
-        persistent = key not in module._non_persistent_buffers_set
-        if key not in skip and persistent and tensor.is_floating_point():
-            yield _float_entry(f"{name}.{key}", tensor)
-
-
-def _float_entry(name: str, tensor: Tensor) -> _Entry:
-    def write(values: Array) -> None:
-        tensor.copy_(torch.from_numpy(values.copy()).view_as(tensor))
-
-    return _Entry("floats", name, tensor.numel(), lambda: _numpy(name, tensor), write)
-
-
-def _numpy(name: str, tensor: Tensor) -> Array:
-    if tensor.dtype != torch.float32:
-        raise PackedFileError(
-            f"save_packed: expected float32 parameters, got {tensor.dtype} in {name}; "
-            "call net.float() first"
-        )
-    array: Array = tensor.detach().reshape(-1).cpu().numpy()
-    if not np.isfinite(array).all():
-        raise PackedFileError(
-            f"save_packed: expected finite parameters, got others in {name}; training diverged "
-            "there: go back to an earlier checkpoint"
-        )
-    return array
+            entry.write(piece, trainable)
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:

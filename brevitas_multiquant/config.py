@@ -114,7 +114,10 @@ class MultiQuantConfig:
                 "install the release of brevitas_multiquant that wrote it"
             )
         try:
-            selection = {int(bit): tuple(chosen) for bit, chosen in data["selection"].items()}
+            selection = {
+                int(bit) if isinstance(bit, str) else bit: tuple(chosen)
+                for bit, chosen in data["selection"].items()
+            }
         except (AttributeError, TypeError, ValueError):
             raise ConfigError(
                 f"configuration: expected selection to map bit-widths to lists of branches, "

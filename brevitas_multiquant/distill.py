@@ -4,13 +4,15 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brevitas_multiquant.config import check_choice
-from brevitas_multiquant.nn.given import bare_network
 from brevitas_multiquant.errors import ConfigError
+from brevitas_multiquant.nn.given import bare_network
 from brevitas_multiquant.nn.network import MultiQuantNet
+from brevitas_multiquant.selection import chosen_bits
 
 LOSSES = ("sum", "halved")
 
@@ -247,7 +249,10 @@ class InPlaceDistillation(nn.Module):
         self, images: Tensor, target: Tensor, chosen: Sequence[int] | None = None
     ) -> Iterator[BitWidthLoss]:
         """The loss of each bit-width that runs, largest first; stand-ins are in the first."""
-        largest, *students = sorted(chosen or self.net.bits, reverse=True)
+        if torch.is_grad_enabled():
+            self.net.require_trainable("InPlaceDistillation")
+        bits_now = self.net.bits if chosen is None else chosen_bits(chosen, self.net.bits, "bits")
+        largest, *students = reversed(bits_now)
         with self.net.at_bits(largest):
             output, stand_ins = self._teach(images, largest, students)
         self._check_classes(output)

@@ -82,6 +82,7 @@ def from_pretrained(
     name: str | os.PathLike[str],
     *,
     model: nn.Module | None = None,
+    trainable: bool = False,
     revision: str | None = None,
     **download: Any,
 ) -> MultiQuantNet:
@@ -90,8 +91,9 @@ def from_pretrained(
         path = Path(name) / WEIGHTS
         if not path.is_file():
             raise HubError(f"from_pretrained: expected {WEIGHTS} in the folder {name}, found none")
-        return load_packed(path, model)
-    return load_packed(_downloaded(str(name), revision, download), model)
+        return load_packed(path, model, trainable=trainable)
+    path = Path(_downloaded(str(name), revision, download))
+    return load_packed(path, model, trainable=trainable)
 
 
 def _downloaded(repo_id: str, revision: str | None, download: dict[str, Any]) -> str:

@@ -13,9 +13,11 @@ from brevitas_multiquant.calibrate import (
     run_images,
     unchanged_on_failure,
 )
+from brevitas_multiquant.errors import PackedFileError
 from brevitas_multiquant.nn.given import given_network
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.nn.switchable import Switchable
+from brevitas_multiquant.selection import chosen_bits
 
 CALLER = "reestimate_norms"
 
@@ -45,6 +47,7 @@ def reestimate_norms(
         NetworkError: not a `MultiQuantNet`.
         ConfigError: fewer than one batch asked for.
         BitWidthError: not candidates of the network.
+        PackedFileError: the network came out of a packed file, which has no statistics.
         CalibrationError: no batch, or one without images; the network is left as it was.
 
     Example:
@@ -55,10 +58,17 @@ def reestimate_norms(
         >>> reestimate_norms(net, [torch.rand(8, 3, 32, 32)], batches=1)
     """
     net = given_network(net, CALLER)
+    net.require_trainable(CALLER)
+    if not net.batch_statistics:
+        raise PackedFileError(
+            f"{CALLER}: expected batch norms with statistics, got those of a packed file, which "
+            "are a factor and a summand a channel and train as that; there is nothing to estimate"
+        )
+    chosen = net.bits if bits is None else chosen_bits(bits, net.bits, CALLER)
     images = first_images(loader, batches, CALLER)
     device = device_of(net)
     with torch.no_grad(), unchanged_on_failure(net):
-        for bit in net.bits if bits is None else bits:
+        for bit in chosen:
             norms = list(norms_of(net, bit))
             with net.at_bits(bit), only_training(net, norms), _accumulating(norms):
                 for batch in images:

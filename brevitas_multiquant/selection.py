@@ -11,11 +11,45 @@ BRANCH_BITS = 2
 MIN_BITS, MAX_BITS = 2, 16
 
 Selection = dict[int, tuple[int, ...]]
-"""Bit-width -> indices (from 0, ascending) of the branches that run.
+"""Bit-width -> indices (from 0) of the branches that run: ascending, the half one last.
 
 A branch carries two bits. At an odd bit-width the last branch listed runs at half of its
 multiply-accumulates, as a channel slice of itself: the *half branch* (paper, section 3.4).
 """
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number by type, of Python or numpy; neither 4.0 nor True is.
+
+    Example:
+        >>> is_whole(4), is_whole(4.0), is_whole(True)
+        (True, False, False)
+    """
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def chosen_bits(bits: Iterable[int], candidates: Sequence[int], where: str) -> tuple[int, ...]:
+    """Some of a network's bit-widths, checked, in ascending order.
+
+    Args:
+        bits: as a user lists them; whole numbers of numpy become ints.
+        candidates: the bit-widths of the network.
+        where: what starts the error.
+
+    Raises:
+        BitWidthError: not a list, none, or one that is no candidate.
+
+    Example:
+        >>> chosen_bits([8, 2], (2, 4, 8), "export")
+        (2, 8)
+    """
+    listed = list(bits) if isinstance(bits, Iterable) else None
+    if not listed or not all(is_whole(bit) and bit in candidates for bit in listed):
+        raise BitWidthError(
+            f"{where}: expected bits out of {list(candidates)}, got "
+            f"{bits if listed is None else listed!r}"
+        )
+    return tuple(sorted({int(bit) for bit in listed}))
 
 
 def check_bits(bits: Sequence[int]) -> tuple[int, ...]:
@@ -35,7 +69,7 @@ def check_bits(bits: Sequence[int]) -> tuple[int, ...]:
     if not values:
         raise BitWidthError("bits: expected at least one bit-width such as [2, 4, 6, 8], got none")
     for bit in values:
-        if not isinstance(bit, Integral) or isinstance(bit, bool):
+        if not is_whole(bit):
             raise BitWidthError(f"bits: expected whole numbers, got {bit!r} in {values}")
         if not MIN_BITS <= bit <= MAX_BITS:
             raise BitWidthError(f"bits: expected {MIN_BITS} to {MAX_BITS}, got {bit} in {values}")
@@ -106,7 +140,8 @@ def resolve_selection(
     """A strategy's name, or an explicit mapping, as a checked selection.
 
     Args:
-        selection: ``"amortized"``, ``"serial"``, or bit-width -> branch indices from 0.
+        selection: ``"amortized"``, ``"serial"``, or bit-width -> branch indices from 0, in any
+            order but for the last one of an odd bit-width, which runs at half.
         bits: checked candidate bit-widths.
 
     Raises:
@@ -114,8 +149,8 @@ def resolve_selection(
             one that does not exist, or selects other than ``b / 2`` (rounded up) distinct ones.
 
     Example:
-        >>> resolve_selection({2: [1], 4: [0, 1]}, [2, 4])
-        {2: (1,), 4: (0, 1)}
+        >>> resolve_selection({2: [1], 3: [1, 0], 4: [1, 0]}, [2, 3, 4])
+        {2: (1,), 3: (1, 0), 4: (0, 1)}
     """
     if isinstance(selection, str):
         if selection not in STRATEGIES:
@@ -127,31 +162,35 @@ def resolve_selection(
 
 
 def _check_mapping(selection: Mapping[int, Sequence[int]], bits: Sequence[int]) -> Selection:
-    if not isinstance(selection, Mapping) or set(selection) != set(bits):
+    if (
+        not isinstance(selection, Mapping)
+        or not all(map(is_whole, selection))
+        or set(selection) != set(bits)
+    ):
         raise SelectionError(
             f"selection: expected one entry for each of the bit-widths {sorted(bits)}, "
             f"got {selection!r}"
         )
-    branches = range(branch_count(bits))
-    checked: Selection = {}
-    for bit in sorted(bits):
-        if not isinstance(selection[bit], Iterable):
-            raise SelectionError(
-                f"selection[{bit}]: expected a list of branch indices, got {selection[bit]!r}"
-            )
-        chosen = tuple(sorted(selection[bit]))
-        if len(set(chosen)) != branches_at(bit) or len(chosen) != branches_at(bit):
-            raise SelectionError(
-                f"selection[{bit}]: expected {branches_at(bit)} distinct branches, "
-                f"got {tuple(selection[bit])}"
-            )
-        if not set(chosen) <= set(branches):
-            raise SelectionError(
-                f"selection[{bit}]: expected branch indices {branches.start} to "
-                f"{branches.stop - 1}, got {tuple(selection[bit])}"
-            )
-        checked[bit] = chosen
-    return checked
+    return {bit: _check_branches(bit, selection[bit], branch_count(bits)) for bit in sorted(bits)}
+
+
+def _check_branches(bit: int, listed: Iterable[int], count: int) -> tuple[int, ...]:
+    if not isinstance(listed, Iterable):
+        raise SelectionError(f"selection[{bit}]: expected a list of branch indices, got {listed!r}")
+    chosen = tuple(listed)
+    if not all(map(is_whole, chosen)):
+        raise SelectionError(f"selection[{bit}]: expected whole numbers, got {chosen}")
+    if len(set(chosen)) != branches_at(bit) or len(chosen) != branches_at(bit):
+        raise SelectionError(
+            f"selection[{bit}]: expected {branches_at(bit)} distinct branches, got {chosen}"
+        )
+    if not set(chosen) <= set(range(count)):
+        raise SelectionError(
+            f"selection[{bit}]: expected branch indices 0 to {count - 1}, got {chosen}"
+        )
+    whole = branches_at(bit) - bit % BRANCH_BITS
+    first, last = chosen[:whole], chosen[whole:]
+    return (*sorted(int(branch) for branch in first), *(int(branch) for branch in last))
 
 
 def half_branch(selection: Selection, bits: int) -> int | None:

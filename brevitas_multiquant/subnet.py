@@ -24,9 +24,9 @@ from brevitas_multiquant.nn.plain import (
 )
 from brevitas_multiquant.nn.shared import SharedParameter
 from brevitas_multiquant.nn.switchable import (
-    ScaleShiftNorm,
     Switchable,
     SwitchableQuantizer,
+    is_scale_and_shift,
     scale_and_shift,
 )
 from brevitas_multiquant.quant.exact import exact_arithmetic
@@ -34,6 +34,7 @@ from brevitas_multiquant.quant.fixed_point import FixedPointLayer
 from brevitas_multiquant.quant.layers import CodeLayer, as_output_channels, geometry, plain_conv2d
 from brevitas_multiquant.quant.proxies import activation_tensor_quant
 from brevitas_multiquant.quant.ranges import LearnedRange
+from brevitas_multiquant.selection import is_whole
 
 
 class Subnet(nn.Module):
@@ -95,8 +96,9 @@ def extract_subnet(net: MultiQuantNet, bits: int) -> Subnet:
         True
     """
     net = float32_network(net, "extract_subnet")
-    if bits not in net.bits:
+    if not is_whole(bits) or bits not in net.bits:
         raise BitWidthError(f"extract_subnet: expected one of {list(net.bits)}, got {bits!r}")
+    bits = int(bits)
     with collector_paused(), torch.no_grad():
         parts = [_frozen(branch, bits) for branch in net.branches_at(bits)]
         stem, head, merge = (_frozen(part, bits) for part in (net.stem, net.head, net.merge))
@@ -123,10 +125,10 @@ def _plain(name: str, module: Any, bits: int) -> nn.Module | None:
         return _plain_quantizer(name, module[str(bits)], bits)
     if isinstance(module, Switchable):
         member = module[str(bits)]
-        return _plain_norm(member) if isinstance(member, ScaleShiftNorm) else copy.deepcopy(member)
+        return _plain_norm(member) if is_scale_and_shift(member) else copy.deepcopy(member)
     if isinstance(module, CodeLayer):
         return _plain_layer(module, bits)
-    if isinstance(module, ScaleShiftNorm):
+    if is_scale_and_shift(module):
         return _plain_norm(module)
     if isinstance(module, SharedParameter):
         return Constant(module())

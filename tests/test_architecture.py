@@ -22,7 +22,7 @@ FLOORS = {
     ],
     1: ["quant"],
     2: ["nn"],
-    3: ["rewrite", "subnet", "cost"],
+    3: ["packed_entries", "rewrite", "subnet", "cost"],
     4: ["calibrate", "norm_statistics", "distill", "checkpoint"],
     5: ["export"],
     6: ["hub", "cli", "__main__"],

@@ -3,8 +3,9 @@
 import importlib
 from collections.abc import Sequence
 
-from brevitas_multiquant.errors import BitWidthError, ExportError
+from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.nn.network import MultiQuantNet
+from brevitas_multiquant.selection import chosen_bits
 
 PACKAGES = ("onnx", "onnxoptimizer", "onnxruntime", "qonnx")
 
@@ -47,12 +48,7 @@ def requested_bits(net: MultiQuantNet, bits: Sequence[int] | None) -> tuple[int,
     """
     if bits is None:
         return net.bits
-    if not isinstance(bits, Sequence):
-        raise BitWidthError(f"export: expected bits out of {list(net.bits)}, got {bits!r}")
-    unknown = [bit for bit in bits if isinstance(bit, bool) or bit not in net.bits]
-    if unknown or not bits:
-        raise BitWidthError(f"export: expected bits out of {list(net.bits)}, got {list(bits)!r}")
-    return tuple(sorted(set(bits)))
+    return chosen_bits(bits, net.bits, "export")
 
 
 def requested_shape(

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from brevitas_multiquant.config import MultiQuantConfig
-from brevitas_multiquant.errors import BitWidthError
+from brevitas_multiquant.errors import BitWidthError, PackedFileError
 from brevitas_multiquant.nn.compiled import compiled_by_bits, warn_of_graphs
 from brevitas_multiquant.nn.merge import Merge
 from brevitas_multiquant.nn.pretrained import PretrainedMethods
+from brevitas_multiquant.nn.switchable import ScaleShiftNorm, exact_norm, is_scale_and_shift
 from brevitas_multiquant.nn.twin import twin_of
 from brevitas_multiquant.quant.exact import exact_arithmetic
 from brevitas_multiquant.quant.pickling import reconnect
 from brevitas_multiquant.quant.ranges import LearnedRange
 from brevitas_multiquant.quant.state import ActiveBits
-from brevitas_multiquant.selection import Selection, half_branch
+from brevitas_multiquant.selection import Selection, half_branch, is_whole
 
 
 class MultiQuantNet(PretrainedMethods, nn.Module):
@@ -35,7 +36,16 @@ class MultiQuantNet(PretrainedMethods, nn.Module):
         plan: what the rewrite did, for people (`print(net.plan)`).
         source: how the float model can be built again, or None if unknown.
         input_shape: (1, C, H, W), the shape it was checked with.
+
+    Attributes:
+        layout: module -> what a reader of its packed file finds there, as it was built.
+        evaluation_only: it came out of a packed file, and training is refused.
+        batch_statistics: whether its batch norms have statistics to train with.
     """
+
+    layout: Mapping[str, str] | None = None
+    evaluation_only = False
+    batch_statistics = True
 
     def __init__(
         self,
@@ -102,6 +112,47 @@ class MultiQuantNet(PretrainedMethods, nn.Module):
         with self._active.at(self._candidate("at_bits", bits)):
             yield self
 
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode, as of any module.
+
+        Raises:
+            PackedFileError: training mode for a network of a packed file.
+        """
+        if mode:
+            self.require_trainable("train()")
+        super().train(mode)
+        self._keep_norms_exact()
+        return self
+
+    def require_trainable(self, where: str) -> None:
+        """Refuse to train a network that was loaded for evaluation.
+
+        Args:
+            where: what starts the error.
+
+        Raises:
+            PackedFileError: it came out of a packed file.
+        """
+        if self.evaluation_only:
+            raise PackedFileError(
+                f"{where}: expected a network that can be trained, got one of a packed file, which "
+                "is for evaluation: latent weights and batch norm statistics are not in it. To go "
+                "on training load a checkpoint of the state dict; to start anew from the codes, "
+                "load_packed(path, trainable=True)"
+            )
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """As of any module; conversions such as ``convert_sync_batchnorm`` hand parts over here."""
+        super().add_module(name, module)
+        self._keep_norms_exact()
+
+    def _keep_norms_exact(self) -> None:
+        """Norms that somebody put in place of others evaluate as those did."""
+        for module in self.modules():
+            if is_scale_and_shift(module) and not isinstance(module, ScaleShiftNorm):
+                exact: Any = exact_norm(module, self._active)
+                exact.fixed_statistics = not self.batch_statistics
+
     @contextmanager
     def floating(self) -> Iterator[Self]:
         """Run with all quantizers off inside the block."""
@@ -143,7 +194,7 @@ class MultiQuantNet(PretrainedMethods, nn.Module):
 
     def _candidate(self, caller: str, bits: Any) -> int:
         """The bit-width, if this network has it."""
-        if isinstance(bits, bool) or bits not in self.bits:
+        if not is_whole(bits) or bits not in self.bits:
             raise BitWidthError(
                 f"{caller}: expected one of the bit-widths {list(self.bits)} this network "
                 f"was built for, got {bits!r}"

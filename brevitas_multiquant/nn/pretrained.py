@@ -110,6 +110,7 @@ class PretrainedMethods:
         pretrained_model_name_or_path: str | os.PathLike[str],
         *,
         model: nn.Module | None = None,
+        trainable: bool = False,
         revision: str | None = None,
         **download_kwargs: Any,
     ) -> Self:
@@ -119,6 +120,8 @@ class PretrainedMethods:
             pretrained_model_name_or_path: a folder, or ``"user/name"``.
             model: the float model, where its source is the user's own; see
                 `brevitas_multiquant.load_packed`.
+            trainable: make it ready for training, see `brevitas_multiquant.load_packed`; without,
+                it is for evaluation.
             revision: branch, tag or commit.
             **download_kwargs: of ``huggingface_hub.hf_hub_download``: ``token``, ``cache_dir``,
                 ``local_files_only``, ``force_download``.
@@ -131,7 +134,11 @@ class PretrainedMethods:
             PackedFileError, SourceError: as `brevitas_multiquant.load_packed`.
         """
         net: Self = _hub().from_pretrained(
-            pretrained_model_name_or_path, model=model, revision=revision, **download_kwargs
+            pretrained_model_name_or_path,
+            model=model,
+            trainable=trainable,
+            revision=revision,
+            **download_kwargs,
         )
         return net
 

@@ -80,14 +80,17 @@ class ScaleShiftNorm(nn.Module):
 
     Attributes:
         overwrites: nobody else reads the input; the result may take its place in memory.
+        fixed_statistics: it trains as it evaluates, as a factor and a summand a channel.
     """
 
     active: ActiveBits
     overwrites = False
+    fixed_statistics = False
 
     def forward(self, x: Tensor) -> Tensor:
         """The batch norm of ``x`` (N, C, ...)."""
-        if self.training or not self.active.quantized:
+        evaluates = self.active.quantized and not self.training
+        if not evaluates and not self.fixed_statistics:
             return super().forward(x)  # type: ignore[misc]
         scale, shift = scale_and_shift(self)  # type: ignore[arg-type]
         factor, summand = per_channel(scale, x), per_channel(shift, x)
@@ -125,3 +128,14 @@ def exact_norm(norm: nn.Module, active: ActiveBits) -> nn.Module:
         norm.__class__ = exact
         norm.active = active  # type: ignore[assignment]
     return norm
+
+
+def is_scale_and_shift(module: nn.Module) -> bool:
+    """Whether a module is a batch norm that evaluates as `scale_and_shift`, or is to do so.
+
+    The latter is one that somebody put in place of a `ScaleShiftNorm`, as
+    ``nn.SyncBatchNorm.convert_sync_batchnorm`` does.
+    """
+    if isinstance(module, ScaleShiftNorm):
+        return True
+    return type(module) in _EXACT and module.running_mean is not None

@@ -11,6 +11,7 @@ from brevitas_multiquant.collector import collector_paused
 from brevitas_multiquant.config import BRANCH_INITS, MultiQuantConfig, check_choice
 from brevitas_multiquant.errors import ConfigError, UnsupportedModelError, UntracedWarning
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
+from brevitas_multiquant.packed_entries import layout_of
 from brevitas_multiquant.quant.state import ActiveBits
 from brevitas_multiquant.rewrite.build import (
     build_branch,
@@ -104,6 +105,7 @@ def multiquantize(
     with collector_paused():
         net = _build(model, config, shape, branch_init, stem, head, seed).to(device_of(model))
         net.source = _with_cut(source or infer_source(model), stem, head)
+        net.layout = layout_of(net)
         if check:
             self_check(net, model, shape)
     for untraced in net.plan.untraced:
