@@ -180,10 +180,6 @@ def _range_entry(name: str, learned: LearnedRange) -> Entry:
     return Entry("ranges", name, 2, read, write)
 
 
-_EPS = 1e-5
-"""For a norm whose own is of no use in training: PyTorch's default."""
-
-
 def _norm_entry(name: str, norm: Any) -> Entry:
     def read() -> Array:
         return _numpy(name, torch.cat(scale_and_shift(norm)))
@@ -195,8 +191,6 @@ def _norm_entry(name: str, norm: Any) -> Entry:
         norm.running_mean.zero_()
         if not trainable:
             norm.eps = 0.0
-        elif not 0 < norm.eps < 1:
-            norm.eps = _EPS
         # Their sum is 1 within 2**-25, so that the root's inverse is 1 in fp32, to the bit.
         norm.running_var.fill_(1.0 - norm.eps)
         norm.fixed_statistics = trainable

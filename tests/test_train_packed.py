@@ -32,7 +32,6 @@ NORMS: dict[str, Callable[[], nn.Module]] = {
     "batch norm": lambda: nn.BatchNorm2d(8),
     "batch norm without weights": lambda: nn.BatchNorm2d(8, affine=False),
     "batch norm of a large eps": lambda: nn.BatchNorm2d(8, eps=0.1),
-    "batch norm without eps": lambda: nn.BatchNorm2d(8, eps=0.0),
     "group norm": lambda: nn.GroupNorm(2, 8),
     "none": nn.Identity,
 }
@@ -57,10 +56,7 @@ def saved(norm: str, folder: Path) -> tuple[Path, nn.Module, Tensor]:
     source = ModelSource("own", "net")
     net = multiquantize(model_of(norm), [2, 3, 4], input_shape=SHAPE, source=source)
     calibrate(net, [images])
-    if norm == "batch norm without eps":  # training that one is up to its author
-        path = save_packed(net, folder / "net.safetensors")
-    else:
-        path = save_packed(trained(net, images), folder / "net.safetensors")
+    path = save_packed(trained(net, images), folder / "net.safetensors")
     return path, model_of(norm), images
 
 
@@ -109,7 +105,8 @@ def test_trainable_is_equal_to_the_bit_and_trains(norm: str, tmp_path: Path) -> 
     again = save_packed(net, tmp_path / "again.safetensors")
     assert again.read_bytes() == path.read_bytes()
     first, last = train(net, images)
-    assert last < 0.9 * first
+    assert last < first - 0.3  # and below chance, 3 ln 10 = 6.9
+    assert last < 6.9
     net.eval()
     reloaded = load_packed(save_packed(net, again), model)
     assert equal(outputs(reloaded, images), outputs(net, images))
@@ -168,7 +165,7 @@ def test_latent_weights_are_the_values_of_their_codes(net: MultiQuantNet, tmp_pa
 
 @pytest.mark.parametrize("eps", [1e-12, 1e-8, 1e-5, 1e-3, 0.0312, 0.1, 0.499])
 def test_any_eps_gives_the_stored_bits(eps: float) -> None:
-    """What `packed_entries` relies on: variance and eps add up to 1, and its root's inverse is 1."""
+    """Variance and eps add up to 1, and its root's inverse is 1."""
     norm = nn.BatchNorm2d(64, eps=eps)
     with torch.no_grad():
         norm.weight.normal_()
