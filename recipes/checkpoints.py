@@ -1,7 +1,8 @@
 """Checkpoint files: safetensors and JSON, never pickle; written aside, synced, then renamed.
 
 A file either is not there or is whole, whenever the run is killed. Each carries a checksum, and
-the newest one that passes it is the one a run resumes from.
+the newest one that passes it is the one a run resumes from. What cannot be read never counts as one
+of those to keep: it is renamed, so that nobody takes it for a checkpoint, and left to its owner.
 """
 
 import json
@@ -9,6 +10,7 @@ import os
 import sys
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from recipes.errors import CheckpointError, MissingFileError, OutputError
 PATTERN = "checkpoint-*.safetensors"
 VERSION = 1
 PARTIAL = ".partial"
+SET_ASIDE = ".damaged"
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,9 @@ def checkpoint_path(folder: Path, epoch: int, step: int) -> Path:
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint, keep: int) -> None:
-    """Write a checkpoint, then remove all but the newest ``keep`` of its folder.
+    """Write a checkpoint, then remove all but it and the ``keep - 1`` whole ones before it.
+
+    Those of a later time are of a run that could not be resumed from them: they are set aside.
 
     Raises:
         OutputError: it cannot be written; older ones stay.
@@ -58,8 +63,47 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, keep: int) -> None:
     copies = _copies(checkpoint.tensors)
     metadata = {"version": str(VERSION), "values": values, "crc32": _crc32(copies, values)}
     _write(path, copies, metadata)
-    for old in checkpoints_in(path.parent)[:-keep]:
-        old.unlink(missing_ok=True)
+    _WRITTEN.add(path.absolute())
+    _tidy(path, keep)
+
+
+_WRITTEN: set[Path] = set()
+"""Checkpoints that this process wrote and need not read again."""
+
+
+def _tidy(newest: Path, keep: int) -> None:
+    others = [path for path in checkpoints_in(newest.parent) if path != newest]
+    kept = 1
+    for path in reversed(others):
+        if path.name > newest.name:
+            _set_aside(path)
+        elif kept >= keep:
+            _remove(path)
+        elif path.absolute() in _WRITTEN or _is_whole(path):
+            kept += 1
+        else:
+            _set_aside(path)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        read_checkpoint(path)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:  # no reason to end a training
+        _set_aside(path)
+
+
+def _set_aside(path: Path) -> None:
+    with suppress(OSError):  # then it stays, and is passed over
+        path.replace(path.with_name(path.name + SET_ASIDE))
+        print(f"warning: {path} is set aside as {path.name}{SET_ASIDE}", file=sys.stderr)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -122,7 +166,7 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | No
     aside = path.with_name(path.name + PARTIAL)
     try:
         save_file(tensors, aside, metadata)
-        with open(aside, "rb") as file:
+        with open(aside, "r+b") as file:  # Windows syncs handles that can be written alone
             os.fsync(file.fileno())
         os.replace(aside, path)
     except (OSError, SafetensorError) as error:
