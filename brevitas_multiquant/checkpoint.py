@@ -239,7 +239,8 @@ def _require_readable(net: MultiQuantNet, header: dict[str, Any], own: bool) -> 
     if expected is None:
         return
     got = layout_of(net)
-    differing = [name for name in expected | got if expected.get(name) != got.get(name)]
+    names = {**expected, **got}
+    differing = [name for name in names if expected.get(name) != got.get(name)]
     if differing:
         listed = "; ".join(
             f"{name}: expected {expected.get(name, 'nothing')}, got {got.get(name, 'nothing')}"

@@ -19,6 +19,7 @@ from brevitas_multiquant.errors import HubError, MultiQuantError
 from brevitas_multiquant.export.folder import staged
 from brevitas_multiquant.nn.given import given_network
 from brevitas_multiquant.nn.network import MultiQuantNet
+from brevitas_multiquant.selection import is_whole
 from brevitas_multiquant.version import __version__
 
 WEIGHTS = "model.safetensors"
@@ -38,7 +39,9 @@ class _Details:
     license: str
 
     def check(self, net: MultiQuantNet) -> None:
-        if self.accuracy is not None and set(self.accuracy) != set(net.bits):
+        if self.accuracy is None:
+            return
+        if set(self.accuracy) != set(net.bits) or not all(map(is_whole, self.accuracy)):
             raise HubError(
                 f"accuracy: expected one number for each of the bit-widths {list(net.bits)}, got "
                 f"{dict(self.accuracy)!r}"
@@ -138,7 +141,7 @@ def _config(net: MultiQuantNet, details: _Details) -> dict[str, Any]:
 
 
 def _rows(details: _Details) -> list[tuple[int, float]]:
-    return sorted((details.accuracy or {}).items())
+    return sorted((int(bits), float(top1)) for bits, top1 in (details.accuracy or {}).items())
 
 
 def _plot(costs: Cost, accuracy: Mapping[int, float] | None, path: Path) -> bool:
