@@ -94,8 +94,9 @@ def own_entries(name: str, module: nn.Module) -> Iterator[Entry]:
 def layout_of(net: MultiQuantNet) -> dict[str, str]:
     """Module -> what it is and what it has in a file; nothing is read or computed.
 
-    Two networks of one layout read each other's files. Containers, and what does nothing in
-    evaluation (dropout), are left out.
+    Two networks of one layout read each other's files. What modules print of themselves belongs to
+    it: strides, slopes, the eps of a layer norm. Containers, and what does nothing in evaluation
+    (dropout), are left out.
     """
     layout = {}
     for part, root in parts_of(net):
@@ -114,9 +115,10 @@ def _described(name: str, module: nn.Module) -> str | None:
     ).replace("  ", " ")
     if is_scale_and_shift(module):  # of whatever type
         return f"a batch norm ({stored})"
-    if stored:
-        return f"{type(module).__name__} ({stored})"
-    return None if _is_container(module) or _is_inert(module) else type(module).__name__
+    if not stored and (_is_container(module) or _is_inert(module)):
+        return None
+    options = module.extra_repr().replace("inplace=True", "")
+    return f"{type(module).__name__}({options})" + (f" ({stored})" if stored else "")
 
 
 def _is_container(module: nn.Module) -> bool:
