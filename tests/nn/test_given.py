@@ -59,7 +59,9 @@ def one_rank(tmp_path_factory: pytest.TempPathFactory):
 
 WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "DataParallel": DataParallel,
-    "DistributedDataParallel": lambda net: DistributedDataParallel(net, find_unused_parameters=True),
+    "DistributedDataParallel": lambda net: DistributedDataParallel(
+        net, find_unused_parameters=True
+    ),
     "AveragedModel": AveragedModel,
     "a compiled module": lambda net: torch.compile(net, backend="eager"),
     "DataParallel of a compiled one": lambda net: DataParallel(torch.compile(net, backend="eager")),
