@@ -1,4 +1,4 @@
-"""A number that was read from the size of the image, in a part that does not see the image."""
+"""Guards of what holds for one size of image alone."""
 
 from torch import Tensor
 
@@ -28,3 +28,27 @@ def traced_size(x: Tensor, positions: tuple[int, ...], value: int) -> int:
             f"part and uses it in another ({value} here); convert it with the input_shape you need"
         )
     return value
+
+
+def images_of_size(x: Tensor, positions: tuple[int, ...]) -> Tensor:
+    """The images, if they have the size that the network was converted for.
+
+    Args:
+        x: images, (N, C, H, W).
+        positions: (H, W).
+
+    Raises:
+        InputSizeError: they have another size.
+
+    Example:
+        >>> import torch
+        >>> images_of_size(torch.zeros(2, 3, 16, 16), (16, 16)).shape
+        torch.Size([2, 3, 16, 16])
+    """
+    if tuple(x.shape[2:]) != positions:
+        raise InputSizeError(
+            f"expected images of {positions}, got {tuple(x.shape[2:])}: the model's forward takes "
+            "numbers from the size of its images, which were decided when it was converted (see "
+            "net.plan.notes); convert it with the input_shape you need"
+        )
+    return x

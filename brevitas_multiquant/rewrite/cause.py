@@ -20,9 +20,16 @@ def first_line(error: BaseException) -> str:
 
 def cause_of(error: BaseException) -> str:
     """`first_line`, with the file, line and code of the model's author that it came from."""
-    frames = traceback.extract_tb(error.__traceback__)
+    place = _place(traceback.extract_tb(error.__traceback__))
+    return f"{first_line(error)}; at {place}" if place else first_line(error)
+
+
+def place_of_call() -> str:
+    """File, line and code of the model's author that runs at the moment."""
+    return _place(traceback.extract_stack())
+
+
+def _place(frames: traceback.StackSummary) -> str:
     authors = [frame for frame in frames if not frame.filename.startswith(_NOT_THE_AUTHORS)]
-    if not authors:
-        return first_line(error)
-    last = authors[-1]
-    return f"{first_line(error)}; at {Path(last.filename).name}:{last.lineno}: {last.line}"
+    last = authors[-1] if authors else None
+    return f"{Path(last.filename).name}:{last.lineno}: {last.line}" if last else ""

@@ -1,12 +1,13 @@
 """Values that a forward asks for while it is traced: those that shapes alone give.
 
 The graph so far runs on fake images: tensors with shapes and no values. Two batch sizes are tried,
-neither of them one, since a network must give the same whatever the batch size.
+neither of them one, since a network must give the same whatever the batch size. A number that
+Python takes from an image's size is that of the trace from then on, which `Decider.fixed` notes.
 """
 
 import logging
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.proxy import Attribute, TraceError
 
-from brevitas_multiquant.rewrite.cause import first_line
+from brevitas_multiquant.rewrite.cause import first_line, place_of_call
 
 _BATCHES = (2, 3)
 
@@ -26,33 +27,46 @@ class Decider:
     Args:
         root: the model that is traced, in evaluation mode.
         input_shape: (1, C, H, W).
+
+    ``fixed`` holds the places in the author's code that took a number from the image's size.
     """
 
     def __init__(self, root: nn.Module, input_shape: tuple[int, ...]) -> None:
         self._root = root
+        _, channels, *positions = input_shape
         self._images = [(batch, *input_shape[1:]) for batch in _BATCHES]
-        self._fakes = [FakeTensorMode(allow_non_fake_inputs=True) for _ in _BATCHES]
-        self._values: list[dict[fx.Node, Any]] = [{} for _ in _BATCHES]
+        self._images.append((_BATCHES[0], channels, *(2 * size for size in positions)))
+        self._fakes = [FakeTensorMode(allow_non_fake_inputs=True) for _ in self._images]
+        self._values: list[dict[fx.Node, Any]] = [{} for _ in self._images]
         self.running = False
+        self.fixed: list[str] = []
 
-    def decide(self, node: fx.Node) -> Any:
-        """The value of a node, the same at every batch size.
+    def decide(self, node: fx.Node) -> bool:
+        """The truth of a node's value, decided for images of the input shape.
 
         Raises:
             TraceError: it depends on the values of the image, or on the batch size.
         """
         first, second = self.values(node)
-        if isinstance(first, Tensor):
-            raise TraceError(
-                "symbolically traced variables cannot be used as inputs to control flow: "
-                f"{node.name} depends on the values of the image"
-            )
-        if first != second:
-            raise TraceError(
-                f"{node.name} depends on the batch size ({first} for {_BATCHES[0]} images, "
-                f"{second} for {_BATCHES[1]}), which may change"
-            )
+        return _same(node, bool(_no_tensor(node, first)), bool(_no_tensor(node, second)))
+
+    def fix(self, node: fx.Node, of: Callable[[Any], Any]) -> Any:
+        """A number of a node's value, which is a constant of the trace from now on.
+
+        Raises:
+            TraceError: it depends on the values of the image, or on the batch size.
+        """
+        first = _same(node, *map(of, self.values(node)))
+        if not self._is_of_any_size(node, of, first):
+            self.fixed.append(place_of_call() or node.name)
         return first
+
+    def _is_of_any_size(self, node: fx.Node, of: Callable[[Any], Any], value: Any) -> bool:
+        with self._run():
+            try:
+                return bool(of(self._value(len(_BATCHES), node)) == value)
+            except Exception:  # whatever operations raise on images that the model does not take
+                return False
 
     def values(self, node: fx.Node) -> list[Any]:
         """The values of a node at the batch sizes.
@@ -90,6 +104,25 @@ class Decider:
         return values[wanted]
 
 
+def _no_tensor(node: fx.Node, value: Any) -> Any:
+    if isinstance(value, Tensor):
+        raise TraceError(
+            "symbolically traced variables cannot be used as inputs to control flow: "
+            f"{node.name} depends on the values of the image"
+        )
+    return value
+
+
+def _same(node: fx.Node, first: Any, second: Any) -> Any:
+    if first != second:
+        raise TraceError(
+            f"{node.name} depends on the batch size ({first} for {_BATCHES[0]} images, {second} "
+            f"for {_BATCHES[1]}), which may change: write x.shape[0] for len(x), and operations on "
+            "the whole batch for a loop over its images"
+        )
+    return first
+
+
 @contextmanager
 def quiet_fakes() -> Iterator[None]:
     """Operations that do not run on fake tensors raise; the framework would log it as well."""
@@ -119,51 +152,35 @@ class DecidedProxy(fx.Proxy):
         return DecidedAttribute(self, k)
 
     def __index__(self) -> int:
-        return operator.index(self._decided())
+        return self._fixed(operator.index)
 
     def __int__(self) -> int:
-        return int(self._decided())
+        return self._fixed(int)
 
     def __float__(self) -> float:
-        return float(self._decided())
+        return self._fixed(float)
 
     def __round__(self, digits: int | None = None) -> Any:
-        return round(self._decided(), digits)
+        return self._fixed(lambda value: round(value, digits))
 
     def __divmod__(self, other: Any) -> tuple[Any, Any]:
         return self // other, self % other
 
     def __format__(self, spec: str) -> str:
-        return format(self._decided(), spec) if spec else str(self)
+        return self._fixed(lambda value: format(value, spec)) if spec else str(self)
 
     def __len__(self) -> int:
-        return length(self)
+        return self._fixed(len)
 
-    def _decided(self) -> Any:
-        return _decider_of(self).decide(self.node)
+    def _fixed(self, of: Callable[[Any], Any]) -> Any:
+        decider: Decider = self.tracer.decider  # type: ignore[attr-defined]
+        return decider.fix(
+            self.node, lambda value: of(value if of is len else _no_tensor(self.node, value))
+        )
 
 
 class DecidedAttribute(DecidedProxy, Attribute):
     """An attribute of one, such as ``x.shape``."""
-
-
-def _decider_of(proxy: fx.Proxy) -> Decider:
-    return proxy.tracer.decider  # type: ignore[attr-defined]
-
-
-def length(proxy: fx.Proxy) -> int:
-    """The length of a sequence, or of a tensor's first dimension.
-
-    Raises:
-        TraceError: it depends on the batch size, or on the values of the image.
-    """
-    lengths = [len(value) for value in _decider_of(proxy).values(proxy.node)]
-    if len(set(lengths)) > 1:
-        raise TraceError(
-            f"the length of {proxy.node.name} is the batch size, which may change: write "
-            "x.shape[0] for len(x), and operations on the whole batch for a loop over its images"
-        )
-    return lengths[0]
 
 
 def call_node(root: nn.Module, node: fx.Node, args: Any, kwargs: Any) -> Any:

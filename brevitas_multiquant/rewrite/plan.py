@@ -264,6 +264,11 @@ def _notes(traced: Trace, body: list[fx.Node]) -> list[str]:
         if is_frozen_norm(module)
     ]
     notes += [
+        f"a number is taken from the size of the image at {place}: it holds for images of "
+        f"{tuple(traced.input_shape[2:])}; others are refused when the network runs"
+        for place in traced.fixed
+    ]
+    notes += [
         f"{node.name} ({node.target.__name__}) is a norm called as a function: all bit-widths of a "
         "branch share it"
         for node in body

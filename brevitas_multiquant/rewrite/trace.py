@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 
 from brevitas_multiquant.errors import TraceError, UnsupportedModelError
+from brevitas_multiquant.nn.traced_size import images_of_size
 from brevitas_multiquant.quant.layers import WEIGHTED
 from brevitas_multiquant.rewrite.cause import cause_of, first_line
 from brevitas_multiquant.rewrite.decide import empty_image, quiet_fakes
@@ -35,12 +36,14 @@ class Trace:
         input_shape: (1, C, H, W).
         opaque: modules that stay one node since they cannot be traced -> why.
         layers: every convolution and linear layer of the model, whether it runs or not -> type.
+        fixed: places in its author's code that took numbers from the size of the image.
     """
 
     model: fx.GraphModule
     input_shape: tuple[int, ...]
     opaque: dict[str, str] = field(default_factory=dict)
     layers: dict[str, str] = field(default_factory=dict)
+    fixed: list[str] = field(default_factory=list)
 
     @property
     def graph(self) -> fx.Graph:
@@ -124,7 +127,19 @@ def _trace_graph(model: nn.Module, input_shape: tuple[int, ...]) -> Trace:
     traced = Trace(graph_module, input_shape, tracer.opaque)
     kinds = {name: type(module) for name, module in model.named_modules()}
     traced.layers = {n: kind.__name__ for n, kind in kinds.items() if issubclass(kind, LAYERS)}
+    traced.fixed = list(dict.fromkeys(tracer.decider.fixed))
+    if traced.fixed:
+        _guard_size(traced)
     return _finish(traced, modes)
+
+
+def _guard_size(traced: Trace) -> None:
+    """Images of another size than that of the trace are refused when the network runs."""
+    image = next(node for node in traced.graph.nodes if node.op == "placeholder")
+    with traced.graph.inserting_after(image):
+        guarded = traced.graph.call_function(images_of_size, (image,))
+    image.replace_all_uses_with(guarded)
+    guarded.args = (image, tuple(traced.input_shape[2:]))
 
 
 def _trace_execution(model: nn.Module, input_shape: tuple[int, ...], why: str) -> Trace:

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from brevitas_multiquant.quant.layers import WEIGHTED
 from brevitas_multiquant.rewrite.cause import cause_of
-from brevitas_multiquant.rewrite.decide import DecidedProxy, Decider, length
+from brevitas_multiquant.rewrite.decide import DecidedProxy, Decider
 from brevitas_multiquant.rewrite.kinds import contains_layer, is_frozen_norm, is_norm
 
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
@@ -61,11 +61,11 @@ class Tracer(fx.Tracer):
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """The truth of a condition, where shapes alone decide it."""
-        return bool(self.decider.decide(obj.node))
+        return self.decider.decide(obj.node)
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """The items of a sequence, as nodes; their number is that of the trace."""
-        return (operator.getitem(obj, index) for index in range(length(obj)))  # type: ignore[call-overload]
+        return (operator.getitem(obj, index) for index in range(self.decider.fix(obj.node, len)))  # type: ignore[call-overload]
 
     def create_proxy(
         self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any

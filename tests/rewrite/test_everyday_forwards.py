@@ -417,6 +417,45 @@ def test_shapes_decide(make_net, images, kind):
         assert equals_the_model(net, model, images[:batch])
 
 
+@pytest.mark.parametrize("kind", [LoopOverHeight, SquareRoot, Rounded])
+def test_numbers_taken_from_the_size_hold_for_it_alone(make_net, images, kind):
+    """Python's numbers are constants of the trace: images of another size are refused by name."""
+    net = make_net(kind())
+    (note,) = [note for note in net.plan.notes if "size of the image" in note]
+    assert "at test_everyday_forwards.py:" in note and "x.shape[" in note
+    assert "it holds for images of (8, 8)" in note
+    calibrate(net, [images])
+    with pytest.raises(InputSizeError, match=r"expected images of \(8, 8\), got \(16, 16\)"):
+        net(torch.randn(2, 3, 16, 16))
+
+
+@pytest.mark.parametrize("kind", [LoopOverChunks, LoopOverShape, NumberOfFeatures, Largest, Grid])
+def test_what_no_size_changes_is_free(make_net, kind):
+    """Channels and numbers of dimensions are decided for every image; sizes may stay nodes."""
+    model = kind()
+    net = make_net(model)
+    assert net.plan.notes == []
+    assert equals_the_model(net, model, torch.randn(2, 3, 16, 16))
+
+
+def test_a_condition_on_the_batch_size_is_told(make_net):
+    class Odd(nn.Module):
+        def forward(self, x):
+            return x * 2 if x.shape[0] % 2 else x
+
+    class Net(Base):
+        def __init__(self):
+            super().__init__()
+            self.odd = Odd()
+
+        def forward(self, x):
+            return self.fc(self.odd(self.features(x)).mean((2, 3)))
+
+    with pytest.warns(UntracedWarning, match=r"odd cannot be traced .*depends on the batch size"):
+        net = make_net(Net())
+    assert net.plan.opaque == ["odd"]
+
+
 def test_a_loop_over_images_is_told(make_net):
     """A trace would freeze the batch size; the plan says where, and what to write instead."""
 
