@@ -165,6 +165,10 @@ def _plot(costs: Cost, accuracy: Mapping[int, float] | None, path: Path) -> bool
     return True
 
 
+_EDGES = {"paper": "a float", "finn": "an 8-bit"}
+"""Profile -> what stem and classifier are."""
+
+
 def _card(net: MultiQuantNet, costs: Cost, details: _Details, plotted: bool) -> str:
     name = "the network" if net.source is None else net.source.name
     measured = "" if details.dataset is None else f" on {details.dataset}"
@@ -176,15 +180,17 @@ def _card(net: MultiQuantNet, costs: Cost, details: _Details, plotted: bool) -> 
 
 One network that runs at every bit-width, made with
 [`{LIBRARY}`](https://pypi.org/project/brevitas-multiquant) after
-[MultiQuant]({PAPER}): branches with 2-bit weights share a float stem and classifier, and the
-bit-width of the activations is chosen at run time. Weights are {net.config.weight_format},
+[MultiQuant]({PAPER}): branches with 2-bit weights share {_EDGES[net.config.profile]} stem and
+classifier, and the bit-width of the activations is chosen at run time.
+Weights are {net.config.weight_format},
 stored in two bits each.
 
 | bits | top-1{measured} | branches | MMACs | GBitOPs | MB |
 |---|---|---|---|---|---|
 {_table(costs, details)}
-All bit-widths together take {costs.total_bytes / 1e6:.3f} MB; the float model
-{costs.float_bytes / 1e6:.3f} MB (1 MB = 1e6 bytes). Counts are for one image of
+All bit-widths together take {costs.total_bytes / 1e6:.3f} MB, in `{WEIGHTS}`
+{costs.file_bytes / 1e6:.3f} MB; the float model {costs.float_bytes / 1e6:.3f} MB
+(1 MB = 1e6 bytes). Counts are for one image of
 {"x".join(map(str, (net.input_shape or ())[1:]))}.
 {plot}
 ## How to load it
