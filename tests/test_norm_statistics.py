@@ -78,7 +78,7 @@ def test_half_branches_have_norms_of_their_own(make_net, images):
     ("options", "error", "text"),
     [
         ({"batches": 0}, ConfigError, "batches: expected at least 1, got 0"),
-        ({"bits": [5]}, BitWidthError, r"expected bits out of \[2, 4\], got \[5\]"),
+        ({"bits": [5]}, BitWidthError, r"expected bits out of \[2, 4, 6\], got \[5\]"),
         ({"loader": []}, CalibrationError, "reestimate_norms: expected at least one batch"),
         ({"loader": 7}, CalibrationError, "reestimate_norms: expected batches of images, such as"),
         ({"loader": ["cat"]}, CalibrationError, "reestimate_norms: expected batches of images"),
