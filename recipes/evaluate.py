@@ -75,8 +75,7 @@ def parse_evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     Raises:
         MissingFileError: there is no packed file.
-        OptionError: no data set is named, or it does not go with other options; as
-            `recipes.options.parse` does.
+        OptionError: as `recipes.options.parse` does.
     """
     parser = evaluate_parser()
     packed = Path(parser.parse_args(argv).packed)
@@ -84,12 +83,6 @@ def parse_evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
         raise MissingFileError(f"expected a packed network at {packed}, found none")
     saved = packed.parent / "args.yaml"
     args = parse(parser, argv, below=saved if saved.is_file() else None)
-    if args.dataset is None:
-        raise OptionError(
-            f"--dataset: expected the data to score {packed} on, got none, here or in "
-            f"{saved}: give --data-dir DIR, or --dataset NAME as digits or cifar10"
-        )
-    check_source(args)
     if saved.is_file():
         trained = parse(parser, [str(packed)], below=saved)
         trained.dataset = trained.dataset or ""
@@ -105,10 +98,12 @@ def run(args: argparse.Namespace) -> dict[int, float]:
     """Evaluate and print the table.
 
     Raises:
-        OptionError: bit-widths, an image size or classes that the network does not have.
+        OptionError: no data is named, or it does not go with other options; bit-widths, an image
+            size or classes that the network does not have.
     """
     accelerator = Accelerator(cpu=args.device == "cpu")
     net = load_packed(args.packed).to(accelerator.device)
+    check_named(args)
     args.img_size = args.img_size or square_size(net)
     bits = tuple(args.bits or net.bits)
     if unknown := sorted(set(bits) - set(net.bits)):
@@ -123,6 +118,21 @@ def run(args: argparse.Namespace) -> dict[int, float]:
     if accelerator.is_main_process:
         print(result_table(accuracy, cost(net, (1, 3, args.img_size, args.img_size))))
     return accuracy
+
+
+def check_named(args: argparse.Namespace) -> None:
+    """Check that somebody said which images to score on: a network is for one data set.
+
+    Raises:
+        OptionError: nobody did, or it does not go with other options.
+    """
+    if args.dataset is None:
+        raise OptionError(
+            f"--dataset: expected the data to score {args.packed} on, got none, here or in "
+            f"{Path(args.packed).parent / 'args.yaml'}: give --data-dir DIR, or --dataset NAME as "
+            "digits or cifar10"
+        )
+    check_source(args)
 
 
 def square_size(net: MultiQuantNet) -> int:
