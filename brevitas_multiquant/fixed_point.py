@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from brevitas_multiquant.functional import is_transformed
+
 MIN_REACH = 2.0**-24
 """A reach is never smaller, whatever its parameters say: a scale has to be a positive number."""
 
@@ -62,29 +64,59 @@ def quantize_fixed_point(x: Tensor, reach: Tensor, bits: int, signed: bool) -> T
         >>> quantize_fixed_point(x, torch.tensor(1.0), 2, signed=True)
         tensor([-1.0000, -0.5000,  0.0000,  0.5000,  0.5000])
     """
-    return _FixedPoint.apply(x, reach, bits, signed)
+    function = _TransformedFixedPoint if is_transformed() else _FixedPoint
+    values, _ = function.apply(x, reach, bits, signed)
+    return values  # type: ignore[no-any-return]
 
 
 class _FixedPoint(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, reach: Tensor, bits: int, signed: bool) -> Tensor:
-        scale = power_of_two_scale(
-            reach.to(torch.promote_types(reach.dtype, torch.float32)), bits, signed
-        )
-        ctx.save_for_backward(x, reach, scale)
-        ctx.integers = integer_range(bits, signed)
-        return _round_half_up(x, scale).clamp_(*ctx.integers).mul_(scale)
+    """Values and their scale.
+
+    The backward is made of operations that have a derivative themselves, for Hessians.
+    """
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        output = _values_and_scale(*inputs)
+        _FixedPoint.keep(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, reach, bits, signed = inputs
+        _, scale = output
+        ctx.mark_non_differentiable(scale)
+        ctx.save_for_backward(x, reach, scale)
+        ctx.integers = integer_range(bits, signed)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         x, reach, scale = ctx.saved_tensors
         lowest, highest = ctx.integers
-        rounded = _round_half_up(x, scale)
+        rounded = _round_half_up(x.detach(), scale)
         inside = (rounded >= lowest) & (rounded <= highest)
         error = rounded.clamp_(lowest, highest).sub_(torch.where(inside, x / scale, 0.0))
         grad_x = torch.where(inside, grad, 0.0).to(x.dtype) if ctx.needs_input_grad[0] else None
         grad_reach = (grad * error).sum() * scale / reach.clamp(min=MIN_REACH)
         return grad_x, grad_reach.to(reach.dtype), None, None
+
+
+class _TransformedFixedPoint(_FixedPoint):
+    """The same for the transforms of ``torch.func``: each call takes much longer."""
+
+    @staticmethod
+    def forward(x: Tensor, reach: Tensor, bits: int, signed: bool) -> tuple[Tensor, Tensor]:
+        return _values_and_scale(x, reach, bits, signed)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _FixedPoint.keep(ctx, inputs, output)
+
+
+def _values_and_scale(x: Tensor, reach: Tensor, bits: int, signed: bool) -> tuple[Tensor, Tensor]:
+    wide = torch.promote_types(reach.dtype, torch.float32)
+    scale = power_of_two_scale(reach.to(wide), bits, signed)
+    return _round_half_up(x, scale).clamp_(*integer_range(bits, signed)).mul_(scale), scale
 
 
 def _round_half_up(x: Tensor, scale: Tensor) -> Tensor:

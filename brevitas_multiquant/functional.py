@@ -58,7 +58,7 @@ def quantize_activation(
     if overwrite and not torch.is_grad_enabled():
         lower, upper, x_wide = _widen(x, lower, upper)
         return _narrowed(_rounded(x_wide.sub_(lower), lower, upper, levels), x, levels)
-    return _ClipQuantize.apply(x, lower, upper, levels, 1, 0)
+    return _clip_quantize(x, lower, upper, levels, 1, 0)
 
 
 def quantize_weight(
@@ -85,28 +85,26 @@ def quantize_weight(
         tensor([-3., -1.,  1.,  3.])
     """
     levels, step, offset = weight_format.levels, weight_format.step, weight_format.offset
-    return _ClipQuantize.apply(weight, lower, upper, levels, step, offset)
+    return _clip_quantize(weight, lower, upper, levels, step, offset)
 
 
 class _ClipQuantize(torch.autograd.Function):
     """codes = step * round(levels * clip((x - l) / (u - l), 0, 1)) + offset.
 
     Saves x alone, which the network keeps anyway. Bounds stay tensors: no host synchronisation.
+    The backward is made of operations that have a derivative themselves, for Hessians.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, lower: Tensor, upper: Tensor, levels: int, step: int, offset: int
-    ) -> Tensor:
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        _ClipQuantize.keep(ctx, inputs)
+        return _codes(*inputs)
+
+    @staticmethod
+    def keep(ctx: Any, inputs: tuple[Any, ...]) -> None:
+        x, lower, upper, levels, step, _ = inputs
         ctx.save_for_backward(x, lower, upper)
         ctx.gain = step * levels
-        lower, upper, x_wide = _widen(x, lower, upper)
-        codes = _rounded(x_wide.sub(lower), lower, upper, levels)
-        if step != 1:
-            codes.mul_(step)
-        if offset:
-            codes.add_(offset)
-        return _narrowed(codes, x, levels)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -120,13 +118,50 @@ class _ClipQuantize(torch.autograd.Function):
             position = _moment(passed, x_wide, lower, upper, total) / (upper - lower)
             grad_upper = (-slope * position).to(upper_raw.dtype)
             grad_lower = (slope * (position - total)).to(lower_raw.dtype)
-        grad_x = passed.mul_(slope).to(x.dtype) if ctx.needs_input_grad[0] else None
+        grad_x = None
+        if ctx.needs_input_grad[0]:  # in place, unless a second derivative reads it again
+            scaled = passed * slope if torch.is_grad_enabled() else passed.mul_(slope)
+            grad_x = scaled.to(x.dtype)
         return grad_x, grad_lower, grad_upper, None, None, None
+
+
+class _TransformedClipQuantize(_ClipQuantize):
+    """The same for the transforms of ``torch.func``: each call takes twenty times as long."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor, lower: Tensor, upper: Tensor, levels: int, step: int, offset: int
+    ) -> Tensor:
+        return _codes(x, lower, upper, levels, step, offset)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _ClipQuantize.keep(ctx, inputs)
+
+
+def _clip_quantize(*inputs: Any) -> Tensor:
+    function = _TransformedClipQuantize if is_transformed() else _ClipQuantize
+    return function.apply(*inputs)  # type: ignore[no-any-return]
+
+
+def _codes(x: Tensor, lower: Tensor, upper: Tensor, levels: int, step: int, offset: int) -> Tensor:
+    lower, upper, x_wide = _widen(x, lower, upper)
+    codes = _rounded(x_wide.sub(lower), lower, upper, levels)
+    if step != 1:
+        codes.mul_(step)
+    if offset:
+        codes.add_(offset)
+    return _narrowed(codes, x, levels)
 
 
 def _rounded(distance: Tensor, lower: Tensor, upper: Tensor, levels: int) -> Tensor:
     """``round(levels * clip(distance / (u - l), 0, 1))``, in the memory of ``distance``."""
-    return distance.mul_(levels / (upper - lower)).clamp_(0, levels).round_()
+    gain = levels / (upper - lower)
+    if is_transformed():  # several ranges may share one distance
+        return distance.mul(gain).clamp(0, levels).round()
+    return distance.mul_(gain).clamp_(0, levels).round_()
 
 
 def _narrowed(codes: Tensor, x: Tensor, levels: int) -> Tensor:
@@ -163,13 +198,33 @@ def _moment(passed: Tensor, x: Tensor, lower: Tensor, upper: Tensor, total: Tens
 
 
 def _reads_are_free(x: Tensor) -> bool:
-    """Whether a scalar can be read without waiting for a device or breaking a compiled graph."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether a scalar can be read without waiting for a device or breaking a compiled graph.
+
+    Tensors of other types, such as fake ones, have no value; under vmap they have several.
+    """
+    return (
+        x.device.type == "cpu"
+        and type(x) in (Tensor, torch.nn.Parameter)
+        and not torch.compiler.is_compiling()
+        and not is_transformed()
+    )
+
+
+def is_transformed() -> bool:
+    """Whether a transform of ``torch.func`` runs, whose tensors stand for others.
+
+    Example:
+        >>> is_transformed(), torch.func.vmap(lambda x: x + is_transformed())(torch.zeros(2))
+        (False, tensor([1., 1.]))
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _inner_product(a: Tensor, b: Tensor) -> Tensor:
     """Sum of a * b in one pass without a product in memory, where their layouts agree."""
-    if torch.compiler.is_compiling() or a.stride() != b.stride():
+    if not _reads_are_free(a) or a.stride() != b.stride():
         return _total(a * b)
     outermost_first = sorted(range(a.dim()), key=a.stride, reverse=True)
     in_memory_order = (t.permute(outermost_first).flatten() for t in (a, b))
@@ -191,6 +246,18 @@ def _within(grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     if not _reads_are_free(x):
         return torch.where((x >= lower) & (x <= upper), grad, grad.new_zeros(()))
     # One fused pass; it excludes its bounds, so each is moved out to the next number.
-    below = torch.nextafter(lower, lower.new_tensor(-math.inf)).item()
-    above = torch.nextafter(upper, upper.new_tensor(math.inf)).item()
+    below, above = _next_number(lower, -1), _next_number(upper, 1)
     return torch.ops.aten.hardtanh_backward(grad, x, below, above)
+
+
+def _next_number(bound: Tensor, sign: int) -> float:
+    """The next number beside a bound, above it for sign 1 and below it for sign -1.
+
+    Beside 0 it is a normal one: a subnormal number may count as 0, in any thread that computes
+    (`torch.set_flush_denormal`), and then a value on the bound would not be within it. So within
+    a range that ends there, subnormal numbers count as 0 always.
+    """
+    smallest = torch.finfo(bound.dtype).tiny
+    if abs(bound.item()) < smallest:
+        return sign * smallest
+    return torch.nextafter(bound, bound.new_tensor(sign * math.inf)).item()

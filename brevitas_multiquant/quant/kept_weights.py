@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,21 +26,43 @@ def codes_kept(
         scale: their factor.
     """
     pays = weight.numel() > x.numel() and weight.requires_grad and torch.is_grad_enabled()
-    if not pays or torch.compiler.is_compiling() or _others_decide():
+    if not pays or torch.compiler.is_compiling() or _others_decide() or type(weight) is not Tensor:
         return nullcontext()
     return _codes_kept(weight, codes, scale)
 
 
 def _others_decide() -> bool:
     # Hooks do not nest: inner ones would hide all of the layer's tensors from those around them.
-    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+    # The transforms of torch.func allow none.
+    autograd = torch._C._autograd
+    allowed = autograd._saved_tensors_hooks_is_enabled()  # type: ignore[attr-defined]
+    return not allowed or autograd._top_saved_tensors_default_hooks(False) is not None
+
+
+class _StandIn(torch.autograd.Function):
+    """Zeros of a tensor's shape without memory of their own, whose gradient is the tensor's."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return _zero(tensor.dtype, tensor.device).expand(tensor.shape)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+@cache
+def _zero(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.zeros((), dtype=dtype, device=device)
 
 
 @contextmanager
 def _codes_kept(weight: Tensor, codes: Tensor, scale: float) -> Iterator[None]:
     assert weight.stride() == codes.stride()
     address, count, dtype = weight.data_ptr(), weight.numel(), weight.dtype
+    shape, strides = weight.shape, weight.stride()
     waiting = [codes.detach()]  # emptied below: autograd holds on to both hooks
+    stand_in = _StandIn.apply(weight)
 
     def pack(tensor: Tensor) -> Tensor:
         if tensor.data_ptr() != address or tensor.numel() != count:
@@ -48,7 +71,14 @@ def _codes_kept(weight: Tensor, codes: Tensor, scale: float) -> Iterator[None]:
         return waiting[0].as_strided(tensor.shape, tensor.stride()).to(torch.int8)
 
     def unpack(kept: Any) -> Tensor:
-        return kept.to(dtype).mul_(scale) if kept.dtype == torch.int8 else kept
+        if kept.dtype != torch.int8:
+            return kept  # type: ignore[no-any-return]
+        values = kept.to(dtype).mul_(scale)
+        if not torch.is_grad_enabled():
+            return values
+        # A second derivative goes on to the weight.
+        linked = values.as_strided(shape, strides) + stand_in
+        return linked.as_strided(kept.shape, kept.stride())
 
     with saved_tensors_hooks(pack, unpack):
         yield
