@@ -1,5 +1,6 @@
 """Initialising ranges from data, bit-width by bit-width."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from brevitas_multiquant.config import check_choice
-from brevitas_multiquant.errors import CalibrationError, ConfigError
+from brevitas_multiquant.errors import CalibrationError, ConfigError, MultiQuantError
 from brevitas_multiquant.functional import activation_levels
 from brevitas_multiquant.nn.given import given_network
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
@@ -26,41 +27,50 @@ from brevitas_multiquant.rewrite.kinds import is_norm
 
 
 class TorchObserver:
-    """A ``torch.ao.quantization`` observer as a range: what its scale and zero-point span."""
+    """A ``torch.ao.quantization`` observer as a range: what the quantizer it proposes spans.
 
-    def __init__(self, observer: Any, levels: int) -> None:
-        self.observer = observer
+    Args:
+        name: of the observer's class.
+        levels: largest minus smallest integer of the quantizer.
+        symmetric: the quantizer has no zero-point: its range is as wide on both sides of 0.
+    """
+
+    def __init__(self, name: str, levels: int, symmetric: bool) -> None:
+        from torch.ao.quantization import observer
+
+        scheme = torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine
+        self.observer = getattr(observer, name)(
+            dtype=torch.quint8 if levels <= 255 else torch.qint32,
+            qscheme=scheme,
+            quant_min=0,
+            quant_max=levels,
+        )
         self.levels = levels
+        self.symmetric = symmetric
 
     def observe(self, x: Tensor) -> None:
         """Pass one batch to the observer."""
         self.observer.to(x.device)(x)
 
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """(l, u) of the affine quantizer that the observer proposes."""
+        """(l, u) of the quantizer that the observer proposes."""
         scale, zero_point = self.observer.calculate_qparams()
         scale, zero_point = scale.reshape(()), zero_point.reshape(())
+        if self.symmetric:
+            zero_point = torch.full_like(scale, self.levels / 2)
         return -zero_point * scale, (self.levels - zero_point) * scale
 
 
-def _torch_observer(name: str, levels: int) -> TorchObserver:
-    from torch.ao.quantization import observer
+MakeObserver = Callable[[LearnedRange, int, bool], Observer]
+"""Range, levels of its quantizer, whether that one is symmetric -> what sees the batches."""
 
-    observer_type = getattr(observer, name)
-    dtype = torch.quint8 if levels <= 255 else torch.qint32
-    qscheme = torch.per_tensor_affine
-    return TorchObserver(
-        observer_type(dtype=dtype, qscheme=qscheme, quant_min=0, quant_max=levels), levels
-    )
-
-
-OBSERVERS: dict[str, Callable[[LearnedRange, int], Observer]] = {
-    "paper": lambda learned, levels: MeanObserver(learned.rule),
-    "minmax": lambda learned, levels: _torch_observer("MinMaxObserver", levels),
-    "moving_average": lambda learned, levels: _torch_observer(
-        "MovingAverageMinMaxObserver", levels
+OBSERVERS: dict[str, MakeObserver] = {
+    "paper": lambda learned, *_: MeanObserver(learned.rule),
+    "minmax": lambda _, *quantizer: TorchObserver("MinMaxObserver", *quantizer),
+    "moving_average": lambda _, *quantizer: TorchObserver(
+        "MovingAverageMinMaxObserver", *quantizer
     ),
-    "histogram": lambda learned, levels: _torch_observer("HistogramObserver", levels),
+    "histogram": lambda _, *quantizer: TorchObserver("HistogramObserver", *quantizer),
 }
 
 
@@ -84,8 +94,8 @@ def calibrate(
     Raises:
         NetworkError: not a `MultiQuantNet`.
         ConfigError: an unknown observer, or fewer than one batch asked for.
-        CalibrationError: no batch, a batch without images, or values that are not finite; the
-            network is left as it was.
+        CalibrationError: no batch, a batch without images, or of one where a norm needs two, or
+            values that are not finite; the network is left as it was.
         PackedFileError: the network came out of a packed file, for evaluation.
 
     Example:
@@ -106,7 +116,7 @@ def calibrate(
                 weight_range(layer).set_from(layer.effective_weight())
         for bits in net.bits:
             ranges = list(activation_ranges(net, bits))
-            with net.at_bits(bits), _observers(ranges, OBSERVERS[observer], bits):
+            with net.at_bits(bits), _observers(net, ranges, OBSERVERS[observer]):
                 for batch in images:
                     run_images(net, batch.to(device), "calibrate")
         _check_finite(net)
@@ -169,12 +179,43 @@ def run_images(net: MultiQuantNet, images: Tensor, caller: str) -> None:
     """
     try:
         net(images)
-    except RuntimeError as error:
+    except MultiQuantError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         wanted = next(net.parameters()).dtype
+        got = f"got {images.dtype} {tuple(images.shape)}: {error}"
+        if _SINGLE_VALUE in str(error):
+            raise CalibrationError(
+                f"{caller}: expected batches of two images or more, as a norm of the network sees "
+                f"a single value a channel, {got}; for a loader's last batch, drop_last=True"
+            ) from error
         raise CalibrationError(
             f"{caller}: expected {wanted} images that the network takes, such as "
-            f"{net.input_shape}, got {images.dtype} {tuple(images.shape)}: {error}"
+            f"{net.input_shape}, {got}"
         ) from error
+
+
+_SINGLE_VALUE = "more than 1 value per channel"
+"""What torch says of a batch norm in training mode over one image of one pixel."""
+
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+"""What allocators say that raise a plain ``RuntimeError``: the host's, and some devices'."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device.
+
+    Example:
+        >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+        True
+        >>> is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+        False
+    """
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 @contextmanager
@@ -203,16 +244,23 @@ def only_training(net: MultiQuantNet, modules: Iterable[nn.Module]) -> Iterator[
 
 
 @contextmanager
-def _observers(
-    ranges: list[ActivationRange], make: Callable[[LearnedRange, int], Observer], bits: int
-) -> Iterator[None]:
+def _observers(net: nn.Module, ranges: list[ActivationRange], make: MakeObserver) -> Iterator[None]:
+    quantizer_of = _quantizers(net)
     for learned in ranges:
-        learned.observer = make(learned, activation_levels(bits))
+        quantizer = quantizer_of[learned]
+        levels = activation_levels(quantizer.bits)  # its own: 8 bits of an image, whatever runs
+        learned.observer = make(learned, levels, getattr(quantizer, "signed", False))
     try:
         yield
     finally:
         for learned in ranges:
             learned.observer = None
+
+
+def _quantizers(net: nn.Module) -> dict[LearnedRange, Any]:
+    """Range -> the quantizer that it belongs to."""
+    modules = [m for m in net.modules() if isinstance(getattr(m, "range_impl", None), LearnedRange)]
+    return {module.range_impl: module for module in modules}  # type: ignore[misc]
 
 
 def _check_finite(net: MultiQuantNet) -> None:

@@ -1,10 +1,12 @@
 """Running statistics of norms anew, as plain means over batches."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from brevitas_multiquant.calibrate import (
@@ -48,7 +50,8 @@ def reestimate_norms(
         ConfigError: fewer than one batch asked for.
         BitWidthError: not candidates of the network.
         PackedFileError: the network came out of a packed file, which has no statistics.
-        CalibrationError: no batch, or one without images; the network is left as it was.
+        CalibrationError: no batch, one without images, or of one where a norm needs two; the
+            network is left as it was.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -75,24 +78,49 @@ def reestimate_norms(
                     run_images(net, batch.to(device), CALLER)
 
 
-def norms_of(net: MultiQuantNet, bits: int) -> Iterator[_NormBase]:
+def norms_of(net: MultiQuantNet, bits: int) -> Iterator[nn.Module]:
     """Norms with running statistics that one bit-width has for itself."""
     for module in net.modules():
         if isinstance(module, Switchable) and str(bits) in module:
-            norm = module[str(bits)]
-            if isinstance(norm, _NormBase) and norm.running_mean is not None:
-                yield norm
+            yield from filter(_keeps_statistics, module[str(bits)].modules())
+
+
+def _keeps_statistics(module: nn.Module) -> bool:
+    """Whether a module has running statistics that follow its batches by ``momentum``.
+
+    In torch's sense: the share of the new batch. Norms of other libraries may mean the other one.
+    """
+    follows = isinstance(module, _NormBase) or type(module).__module__.startswith("timm.")
+    return follows and isinstance(getattr(module, "running_var", None), Tensor)
 
 
 @contextmanager
-def _accumulating(norms: Sequence[_NormBase]) -> Iterator[None]:
+def _accumulating(norms: Sequence[Any]) -> Iterator[None]:
     """Inside the block these norms average what they see, forgetting what was before."""
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # every batch counts alike
+        if isinstance(norm, _NormBase):
+            norm.reset_running_stats()
+        else:
+            norm.running_var.fill_(1.0)
+    hooks = [norm.register_forward_pre_hook(_every_call_counts_alike()) for norm in norms]
     try:
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+
+
+def _every_call_counts_alike() -> Callable[[Any, Any], None]:
+    """For the k-th call of a norm, momentum 1 / k.
+
+    ``momentum=None`` says that to batch norms alone; an instance norm takes it for 0.
+    """
+    calls = count(1)
+
+    def set_momentum(norm: Any, _: Any) -> None:
+        norm.momentum = 1.0 / next(calls)
+
+    return set_momentum
