@@ -12,6 +12,9 @@ from brevitas_multiquant.computed_once import computed_once
 from brevitas_multiquant.quant.injectors import UintActPerTensorLearnedRange
 from brevitas_multiquant.quant.state import ActiveBits
 
+WITHOUT_FP64 = ("mps",)
+"""Types of devices that refuse fp64 tensors."""
+
 
 class Switchable(nn.ModuleDict):
     """Holds one module per bit-width (keys "2", "4", ...) and runs the active one."""
@@ -59,12 +62,21 @@ def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     The one definition of a batch norm's evaluation: forward, subnet, packing and export use it.
     """
     assert norm.running_mean is not None and norm.running_var is not None
-    scale = torch.rsqrt(norm.running_var.double() + norm.eps).to(norm.running_var.dtype)
+    scale = _inverse_root(norm.running_var, norm.eps)
     if norm.weight is not None:
         scale = scale * norm.weight
     shift = -norm.running_mean * scale
     shift = shift if norm.bias is None else shift + norm.bias
     return computed_once(scale), computed_once(shift)
+
+
+def _inverse_root(variance: Tensor, eps: float) -> Tensor:
+    """``1 / sqrt(variance + eps)`` rounded once: the same bits on every device.
+
+    Computed on the CPU where a device has no fp64.
+    """
+    there = variance.cpu() if variance.device.type in WITHOUT_FP64 else variance
+    return torch.rsqrt(there.double() + eps).to(variance)
 
 
 def per_channel(vector: Tensor, like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export.exporter import IR_VERSION, OPSET_VERSION
 from brevitas_multiquant.export.finn.integer_graph import (
     Addition,
@@ -70,7 +71,13 @@ class _Emitter:
 
     def constant(self, name: str, values: Tensor, datatype: str) -> str:
         array = values.detach().numpy()
-        self.constants[name] = (array if datatype == "INT64" else array.astype("float32"), datatype)
+        stored = array if datatype == "INT64" else array.astype("float32")
+        if (stored != array).any():
+            raise ExportError(
+                f"{name}: expected integers that fp32 holds, as QONNX stores them, got up to "
+                f"{abs(array).max():.0f}; fewer bits or input channels make smaller sums"
+            )
+        self.constants[name] = (stored, datatype)
         return name
 
 
