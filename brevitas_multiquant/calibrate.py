@@ -23,6 +23,7 @@ from brevitas_multiquant.quant.ranges import (
     Observer,
 )
 from brevitas_multiquant.quant.slices import LayerSlice
+from brevitas_multiquant.quant.zero_weights import move_zeros_apart, warn_of_zeros
 from brevitas_multiquant.rewrite.kinds import is_norm
 
 
@@ -111,6 +112,7 @@ def calibrate(
     device = device_of(net)
     norms = [module for module in net.modules() if is_norm(module)]
     with torch.no_grad(), unchanged_on_failure(net), only_training(net, norms):
+        moved = [f"branches.{name}" for name in move_zeros_apart(net.branches)]
         for layer in net.modules():
             if isinstance(layer, CodeLayer) and not isinstance(layer, LayerSlice):
                 weight_range(layer).set_from(layer.effective_weight())
@@ -120,6 +122,7 @@ def calibrate(
                 for batch in images:
                     run_images(net, batch.to(device), "calibrate")
         _check_finite(net)
+    warn_of_zeros(moved, net.config.weight_format, stacklevel=2)
 
 
 def activation_ranges(net: nn.Module, bits: int) -> Iterator[ActivationRange]:

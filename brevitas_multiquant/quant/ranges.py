@@ -9,6 +9,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from brevitas_multiquant.errors import CalibrationError
+from brevitas_multiquant.functional import MIN_WIDTH
 from brevitas_multiquant.weight_format import ODD, WeightFormat
 
 SIGMAS = 3.0
@@ -48,11 +49,35 @@ def weight_bounds(
     """The range that puts the weight 0 where the format's integer 0 is, as wide as it asks for.
 
     ``divisor`` stands at ``spread * sigmas`` standard deviations of the weights; for the paper's
-    format that is l, u = -/+ 3 standard deviations.
+    format that is l, u = -/+ 3 standard deviations. Weights too much alike for that have another
+    size in place of the deviation (`_size`), so that no layer starts outside of its range.
+
+    Example:
+        >>> weight_bounds(torch.full((4, 2), 0.5))
+        (tensor(-1.5000), tensor(1.5000))
     """
-    reach = weight_format.sigmas * spread * weight.std(correction=0)
-    lowest, highest = weight_format.integers[0], weight_format.integers[-1]
-    return reach * (lowest / weight_format.divisor), reach * (highest / weight_format.divisor)
+    lowest, highest = (
+        end / weight_format.divisor
+        for end in (weight_format.integers[0], weight_format.integers[-1])
+    )
+    sigmas = weight_format.sigmas * spread
+    reach = sigmas * _size(weight, sigmas * lowest, sigmas * highest)
+    return reach * lowest, reach * highest
+
+
+def _size(weight: Tensor, lowest: float, highest: float) -> Tensor:
+    """The standard deviation, if a range between these multiples of it holds any weight.
+
+    Where all weights lie on one side of it, and none would ever get a gradient, the largest
+    magnitude. Where the range would be narrower than ranges are, 1 / sqrt(fan-in): the size at
+    which layers usually start, and at which the gradients of weights that start at 0 have theirs.
+    """
+    size = weight.std(correction=0)
+    smallest, largest = torch.aminmax(weight)
+    outside = (smallest > highest * size) | (largest < lowest * size)
+    size = torch.where(outside, torch.maximum(-smallest, largest), size)
+    fan_in = weight[0].numel() if weight.dim() else 1
+    return torch.where(size * (highest - lowest) < MIN_WIDTH, fan_in**-0.5, size)
 
 
 def activation_bounds(x: Tensor) -> tuple[Tensor, Tensor]:

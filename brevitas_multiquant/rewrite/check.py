@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from brevitas_multiquant.errors import SelfCheckError
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.quant.layers import WEIGHTED
+from brevitas_multiquant.quant.ranges import LearnedRange
 from brevitas_multiquant.rewrite.kinds import LAYERS
 from brevitas_multiquant.rewrite.plan import Plan
 from brevitas_multiquant.rewrite.trace import copy_sharing_parameters
@@ -28,8 +29,9 @@ def self_check(net: MultiQuantNet, model: nn.Module, input_shape: tuple[int, ...
 
     Raises:
         SelfCheckError: outputs differ by a bit, naming the first layer that differs; or one of the
-            two does not run.
+            two does not run, or has weights that are not finite.
     """
+    _check_finite(net, type(model).__name__)
     generator = torch.Generator().manual_seed(_SEED)
     images = torch.randn((2, *input_shape[1:]), generator=generator).to(next(net.parameters()))
     ours, theirs = _one_branch(net), copy_sharing_parameters(model)
@@ -47,6 +49,22 @@ def self_check(net: MultiQuantNet, model: nn.Module, input_shape: tuple[int, ...
                 f"{_first_difference(ours, theirs, images)}; the model was not changed"
                 f"{_ADVICE if training else ''}"
             )
+
+
+def _check_finite(net: MultiQuantNet, model: str) -> None:
+    parts = (net.stem, net.branches[0], net.head)
+    damaged = [
+        f"{name} ({int((~value.isfinite()).sum())} of {value.numel()})"
+        for part in parts
+        for name, value in part.named_parameters()
+        if not isinstance(part.get_submodule(name.rpartition(".")[0]), LearnedRange)
+        and not value.isfinite().all()
+    ]
+    if damaged:
+        raise SelfCheckError(
+            f"{model}: expected finite weights, got infinite ones or ones that are not a number in "
+            f"{', '.join(damaged)}; its training diverged, or its file is damaged"
+        )
 
 
 def _one_branch(net: MultiQuantNet) -> nn.Sequential:

@@ -13,6 +13,7 @@ from brevitas_multiquant.errors import ConfigError, UnsupportedModelError, Untra
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.packed_entries import layout_of
 from brevitas_multiquant.quant.state import ActiveBits
+from brevitas_multiquant.quant.zero_weights import move_zeros_apart, warn_of_zeros
 from brevitas_multiquant.rewrite.build import (
     build_branch,
     build_shared,
@@ -108,6 +109,8 @@ def multiquantize(
         net.layout = layout_of(net)
         if check:
             self_check(net, model, shape)
+        moved = [f"branches.{name}" for name in move_zeros_apart(net.branches)]
+    warn_of_zeros(moved, config.weight_format, stacklevel=2)
     for untraced in net.plan.untraced:
         warnings.warn(f"{type(model).__name__}: {untraced}", UntracedWarning, stacklevel=2)
     return net
