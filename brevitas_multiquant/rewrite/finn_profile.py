@@ -34,10 +34,11 @@ from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.nn.switchable import SwitchableQuantizer
 from brevitas_multiquant.quant.fixed_point import EDGE_BITS, fixed_point_layer
 from brevitas_multiquant.quant.layers import WEIGHTED
-from brevitas_multiquant.rewrite.trace import is_tensor, shape_of
+from brevitas_multiquant.rewrite.trace import gives_tensors, is_tensor, shape_of
 from brevitas_multiquant.selection import half_bits, whole_bits
 
 _ADDITIONS = {operator.add, torch.add, "add"}
+_SUBTRACTIONS = {operator.sub, torch.sub, "sub"}
 _NEVER_NEGATIVE = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid)
 _NEVER_NEGATIVE_CALLS = {torch.relu, F.relu, F.relu6, "relu"}
 _KEEPS_SIGN = (
@@ -47,10 +48,23 @@ _KEEPS_SIGN = (
     nn.Flatten,
     nn.Dropout,
     nn.Dropout2d,
+    BranchMean,
 )
 _KEEPS_SIGN_CALLS = {
     *(torch.flatten, torch.mean, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d),
     *("flatten", "mean", "view", "reshape", "squeeze"),
+}
+_SCALES_WITH_INPUT = (
+    *(nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout),
+    *(nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
+)
+_SCALES_WITH_INPUT_CALLS = {
+    *(torch.relu, F.relu, F.leaky_relu, torch.flatten, torch.mean, torch.sum, torch.amax),
+    *(torch.squeeze, torch.unsqueeze, torch.reshape, torch.permute, torch.cat, torch.concat),
+    *(F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.dropout),
+    operator.getitem,
+    *("relu", "flatten", "mean", "sum", "amax", "view", "reshape", "squeeze", "unsqueeze"),
+    *("permute", "transpose", "contiguous", "chunk", "split"),
 }
 _AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 _AVERAGE_CALLS = {torch.mean, "mean", F.adaptive_avg_pool2d, F.avg_pool2d}
@@ -131,19 +145,58 @@ def _quantize_head(net: MultiQuantNet, signed: bool, branches: dict[int, int]) -
     source, _ = _ends(head)
     edge = dict.fromkeys(net.bits, EDGE_BITS)
     _swap_layers(net, head)
+    if net.config.merge == "mean":
+        _divide_sum(net, head, source, branches)
     modules = dict(head.named_modules())
-    first = True
     for node in list(head.graph.nodes):
         if not _calls(modules, node, WEIGHTED):
             continue
         (read,) = node.all_input_nodes
         may_be_negative = not _never_negative(head, read, () if signed else (source,))
         quantizer = SwitchableFixedPoint(edge, may_be_negative, net._active)
-        quantized = _insert_before(head, node, read, f"input_quants.{node.target}", quantizer)
-        if first and net.config.merge == "mean":
-            _insert_before(head, quantized, read, "branch_mean", BranchMean(branches, net._active))
-        first = False
+        _insert_before(head, node, read, f"input_quants.{node.target}", quantizer)
     head.recompile()
+
+
+def _divide_sum(net: MultiQuantNet, head: Any, source: fx.Node, branches: dict[int, int]) -> None:
+    """Make the sum of branches a mean, once on each path from the merge to where it matters.
+
+    As late as the result is the same: a pool of the sum is branches times the pool of the mean, so
+    that integers stay integers until the next quantizer; a layer, a norm or a sigmoid needs the
+    mean itself.
+    """
+    sums = {source}
+    means: dict[fx.Node, fx.Node] = {}
+    for node in list(head.graph.nodes):
+        operands = [operand for operand in node.all_input_nodes if not _is_no_tensor(operand)]
+        read = [operand for operand in operands if operand in sums]
+        if not read or _is_no_tensor(node):
+            continue
+        if read == operands and _scales_with_input(head, node):
+            sums.add(node)
+            continue
+        for operand in read:
+            if operand in means:
+                node.replace_input_with(operand, means[operand])
+                continue
+            name = f"branch_mean_{len(means)}" if means else "branch_mean"
+            module = BranchMean(branches, net._active)
+            means[operand] = _insert_before(head, node, operand, name, module)
+
+
+def _is_no_tensor(node: fx.Node) -> bool:
+    """Whether a node's value is a size, a shape or the like."""
+    return node.op != "output" and not is_tensor(node) and not gives_tensors(node)
+
+
+def _scales_with_input(part: Any, node: fx.Node) -> bool:
+    """Whether a node gives n times as much for inputs n times as large, of every positive n."""
+    if node.op == "call_module":
+        return isinstance(part.get_submodule(str(node.target)), _SCALES_WITH_INPUT)
+    called = node.op in ("call_function", "call_method")
+    if node.target in _ADDITIONS | _SUBTRACTIONS:  # not of a constant
+        return called and len(node.all_input_nodes) == len(node.args) == 2 and not node.kwargs
+    return called and node.target in _SCALES_WITH_INPUT_CALLS
 
 
 def _ends(part: Any) -> tuple[fx.Node, fx.Node]:
