@@ -8,6 +8,8 @@ execution, and with it the numbers in their names.
 from collections import Counter
 from typing import Any
 
+import numpy as np
+
 DOMAIN = "qonnx.custom_op.general"
 _QUANTIZERS = ("Quant",)
 
@@ -22,10 +24,12 @@ def clean_up(proto: Any) -> Any:
         The cleaned-up ``onnx.ModelProto``.
     """
     _set_domain(proto)
-    _settle_omitted_inputs(proto.graph)
+    _take_branches(proto)
     _infer_shapes(proto)
     if _has_constant_nodes(proto.graph):
         proto = _fold_constants(proto)
+    _resize_by_factors(proto.graph)
+    _settle_omitted_inputs(proto.graph)
     _own_parameters(proto.graph)
     _name(proto.graph)
     return proto
@@ -58,28 +62,114 @@ def _settle_omitted_inputs(graph: Any) -> None:
                 node.input[index] = f"{node.output[0]}/omitted{index}"
                 empty = make_tensor(node.input[index], TensorProto.FLOAT, [0], [])
                 graph.initializer.append(empty)
+                graph.value_info.append(_value_info(empty))
 
 
-def _infer_shapes(proto: Any) -> None:
-    """Inference of onnx itself, on a copy in which a quantizer is an identity."""
-    import onnx
+def _resize_by_factors(graph: Any) -> None:
+    """A resize to sizes becomes one by factors: sizes would stand behind an input named ""."""
+    from onnx import numpy_helper
 
-    twin = onnx.ModelProto()
-    twin.CopyFrom(proto)
+    values = {value.name: value for value in (*graph.input, *graph.value_info)}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type != "Resize" or len(node.input) < 4 or node.input[3] not in constants:
+            continue
+        before = [d.dim_value for d in values[node.input[0]].type.tensor_type.shape.dim]
+        after = numpy_helper.to_array(constants[node.input[3]])
+        factors = np.array([_factor(*sizes) for sizes in zip(before, after, strict=True)])
+        name = f"{node.output[0]}/factors"
+        tensor = numpy_helper.from_array(factors, name)
+        graph.initializer.append(tensor)
+        graph.value_info.append(_value_info(tensor))
+        del node.input[2:]
+        node.input.append(name)
+
+
+def _factor(old: int, new: int) -> np.float32:
+    """The fp32 factor that makes ``new`` positions of ``old``: executors round the product down."""
+    factor = np.float32(new) / np.float32(old)
+    while int(factor * np.float32(old)) < new:
+        factor = np.nextafter(factor, np.float32(np.inf))
+    return np.float32(factor)
+
+
+def _take_branches(proto: Any) -> None:
+    """The branch that is taken, in place of each choice.
+
+    torch writes a choice where it does not know a size, as of an axis that is squeezed. Shapes
+    alone decide, which one run on an empty image tells, of a twin whose quantizers do nothing.
+    """
+    graph = proto.graph
+    while conditions := [node.input[0] for node in graph.node if node.op_type == "If"]:
+        holds = dict(zip(conditions, _values(_without_quantizers(proto), conditions), strict=True))
+        nodes: list[Any] = []
+        for node in graph.node:
+            nodes += _taken(graph, node, holds) if node.op_type == "If" else [node]
+        copies = [_copy(node) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(copies)
+
+
+def _taken(graph: Any, node: Any, holds: dict[str, np.ndarray]) -> list[Any]:
+    """The nodes of the branch of a choice that is taken."""
+    chosen = "then_branch" if bool(holds[node.input[0]]) else "else_branch"
+    branch = next(attribute.g for attribute in node.attribute if attribute.name == chosen)
+    graph.initializer.extend(branch.initializer)
+    names = dict(zip((value.name for value in branch.output), node.output, strict=True))
+    for inner in branch.node:
+        inner.output[:] = [names.get(name, name) for name in inner.output]
+        inner.input[:] = [names.get(name, name) for name in inner.input]
+    return list(branch.node)
+
+
+def _values(proto: Any, names: list[str]) -> list[np.ndarray]:
+    """Tensors of a model for an image of zeros."""
+    from onnx import TensorProto
+    from onnx.helper import make_tensor_value_info
+    from onnxruntime import InferenceSession
+
+    del proto.graph.output[:]
+    outputs = [make_tensor_value_info(name, TensorProto.BOOL, None) for name in set(names)]
+    proto.graph.output.extend(outputs)
+    session = InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    (image,) = session.get_inputs()
+    results = session.run(names, {image.name: np.zeros(image.shape, np.float32)})
+    return list(results)
+
+
+def _copy(message: Any) -> Any:
+    twin = type(message)()
+    twin.CopyFrom(message)
+    return twin
+
+
+def _without_quantizers(proto: Any) -> Any:
+    """A copy in which a quantizer is an identity."""
+    twin = _copy(proto)
     for node in twin.graph.node:
         if node.op_type in _QUANTIZERS:
             node.op_type, node.domain = "Identity", ""
             del node.input[1:], node.attribute[:]
-    inferred = onnx.shape_inference.infer_shapes(twin, strict_mode=True)
+    return twin
+
+
+def _infer_shapes(proto: Any) -> None:
+    """Inference of onnx itself."""
+    import onnx
+
+    inferred = onnx.shape_inference.infer_shapes(_without_quantizers(proto), strict_mode=True)
     outputs = {value.name for value in proto.graph.output}
     del proto.graph.value_info[:]
     proto.graph.value_info.extend(
         value for value in inferred.graph.value_info if value.name not in outputs
     )
-    proto.graph.value_info.extend(
-        onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-        for tensor in proto.graph.initializer
-    )
+    proto.graph.value_info.extend(map(_value_info, proto.graph.initializer))
+
+
+def _value_info(tensor: Any) -> Any:
+    from onnx.helper import make_tensor_value_info
+
+    return make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
 
 
 def _has_constant_nodes(graph: Any) -> bool:

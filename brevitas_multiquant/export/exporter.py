@@ -5,15 +5,15 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from brevitas_multiquant.subnet import Subnet
+from brevitas_multiquant.export.forms import own_forms
 
 OPSET_VERSION = 13
 """FINN and qonnx read this operator set."""
@@ -45,12 +45,26 @@ def _unchecked_passes() -> Iterator[None]:
     The check takes time quadratic in the number of nodes, a tenth of the export of a ResNet-50;
     the file itself is executed and compared.
     """
-    before = torch._C._jit_pass_lint
-    torch._C._jit_pass_lint = _nothing  # type: ignore[assignment]
+    with _replaced("_jit_pass_lint"):
+        yield
+
+
+@contextmanager
+def _unprinted_graphs() -> Iterator[None]:
+    """Inside, torch does not print its graph, of tens of kilobytes, where an export fails."""
+    with _replaced("_jit_onnx_log"):
+        yield
+
+
+@contextmanager
+def _replaced(name: str) -> Iterator[None]:
+    """Inside, a function of torch's core does nothing."""
+    before = getattr(torch._C, name)
+    setattr(torch._C, name, _nothing)
     try:
         yield
     finally:
-        torch._C._jit_pass_lint = before
+        setattr(torch._C, name, before)
 
 
 def _nothing(*_: Any) -> None:
@@ -70,23 +84,26 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def run_exporter(exporter: Callable[..., Any], subnet: Subnet, images: Tensor) -> Any:
-    """The ONNX model that a Brevitas exporter makes of a copy of ``subnet``.
+def run_exporter(exporter: Callable[..., Any], module: nn.Module, images: Tensor) -> Any:
+    """The ONNX model that a Brevitas exporter makes of a copy of ``module``.
 
     The default path through ``torch.export`` merges quantizers, which FINN cannot take apart; a
     copy of the modules, because an exporter that fails leaves its model in export mode.
 
     Args:
         exporter: of ``brevitas.export``.
-        subnet: not changed.
-        images: (N, C, H, W), on the CPU; the file has this shape.
+        module: a subnet, or one operation of it; not changed.
+        images: what it reads, on the CPU; the file has this shape.
     """
     import onnx
 
-    with quiet(), _unchecked_passes(), tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+    with ExitStack() as stack:
+        for context in (quiet(), _unchecked_passes(), _unprinted_graphs()):
+            stack.enter_context(context)
+        stack.enter_context(own_forms(OPSET_VERSION))
+        path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.onnx"
         exporter(
-            _copy_of_modules(subnet),
+            copy_of_modules(module),
             args=images,
             export_path=str(path),
             dynamo=False,
@@ -100,10 +117,18 @@ def run_exporter(exporter: Callable[..., Any], subnet: Subnet, images: Tensor) -
     return model
 
 
-def _copy_of_modules(subnet: Subnet) -> Subnet:
-    """Other modules that hold the same tensors: an exporter reads them and changes none."""
-    tensors = [*subnet.parameters(), *subnet.buffers()]
-    return copy.deepcopy(subnet, {id(tensor): tensor for tensor in tensors})
+def copy_of_modules(
+    module: nn.Module, replacements: Mapping[nn.Module, nn.Module] | None = None
+) -> nn.Module:
+    """Other modules that hold the same tensors: an exporter reads them and changes none.
+
+    Args:
+        module: not changed.
+        replacements: module in it -> what stands in its place in the copy.
+    """
+    kept: dict[int, Any] = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    kept |= {id(old): new for old, new in (replacements or {}).items()}
+    return copy.deepcopy(module, kept)
 
 
 def _drop_static_inputs(graph: Any) -> None:
