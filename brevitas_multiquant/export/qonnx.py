@@ -27,6 +27,7 @@ from brevitas_multiquant.export.sample import impulse_images, smooth_images, ste
 from brevitas_multiquant.export.verify import (
     Comparison,
     Graph,
+    last_node,
     quantizer_order,
     verify,
     weights_quantized_once,
@@ -37,6 +38,7 @@ from brevitas_multiquant.subnet import Subnet, extract_subnet
 
 REPORT_VERSION = 1
 _STEM = "stem"
+_MERGE = "merge"
 
 
 def to_qonnx(subnet: Subnet, images: Tensor) -> Any:
@@ -87,15 +89,15 @@ def verify_qonnx(
         ExportError: they differ; names the tensor.
     """
     labelled = {node.doc_string: node.output[0] for node in model.graph.node if node.doc_string}
-    stem = labelled.pop(_STEM, None)
+    stem, merge = labelled.pop(_STEM, None), labelled.pop(_MERGE, None)
     logits = model.graph.output[0].name
-    wanted = {*labelled.values(), logits, *([stem] if stem else [])}
+    wanted = {*labelled.values(), logits, *filter(None, (stem, merge))}
 
     def run(array: np.ndarray) -> dict[str, np.ndarray]:
         with readable_ir_version(), quiet():
             return execute(model, array, wanted)
 
-    graph = Graph(run, stem, labelled, logits)
+    graph = Graph(run, stem, labelled, logits, merge)
     return verify(graph, subnet, images, allow_ties)
 
 
@@ -202,7 +204,7 @@ def _file_name(bits: int) -> str:
 
 
 def _label(graph: Any, paths: list[str]) -> None:
-    """Note on each activation quantizer, and on the stem's last node, what it is.
+    """Note on each activation quantizer, and on the last node of stem and merge, what it is.
 
     The exporter keeps the order of execution; clean-up changes order and names, not notes. A stem
     that ends in a quantizer is labelled as that: its codes are compared like all others.
@@ -213,11 +215,7 @@ def _label(graph: Any, paths: list[str]) -> None:
     ]
     for node, path in zip(quantizers, paths, strict=True):
         node.doc_string = path
-    read_outside = {name for node in graph.node if not _in_stem(node) for name in node.input}
-    for node in graph.node:
-        if _in_stem(node) and node.output[0] in read_outside and not node.doc_string:
-            node.doc_string = _STEM
-
-
-def _in_stem(node: Any) -> bool:
-    return node.name.startswith("/stem/")
+    for part in (_STEM, _MERGE):
+        node = last_node(graph, part)
+        if node is not None and not node.doc_string:
+            node.doc_string = part

@@ -3,6 +3,9 @@
 import importlib
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.selection import chosen_bits
@@ -74,3 +77,24 @@ def requested_shape(
             f"takes, got {tuple(shape)}"
         )
     return tuple(shape)  # type: ignore[return-value]
+
+
+def requested_images(images: Tensor, shape: Sequence[int]) -> Tensor:
+    """Images to compare on, as fp32 on the CPU.
+
+    Args:
+        images: (M, C, H, W), any M.
+        shape: (N, C, H, W) of the files.
+
+    Raises:
+        ExportError: not a tensor of images of that size, or none.
+    """
+    if not isinstance(images, Tensor) or images.dim() != 4 or not len(images):
+        got = f"a tensor of shape {tuple(images.shape)}" if isinstance(images, Tensor) else images
+        raise ExportError(f"export: expected images as a tensor (M, C, H, W), got {got!r}")
+    if images.shape[1:] != torch.Size(shape[1:]):
+        raise ExportError(
+            f"export: expected images of (M, {', '.join(map(str, shape[1:]))}), as the files take, "
+            f"got {tuple(images.shape)}; resize them, or pass input_shape="
+        )
+    return images.detach().float().cpu()

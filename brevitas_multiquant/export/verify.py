@@ -55,12 +55,14 @@ class Graph:
         stem: name of the stem's output; None where the stem is empty.
         codes: quantizer's module path -> name of its codes.
         logits: name of the output.
+        merge: name of what the branches' outputs became; None where one branch runs.
     """
 
     run: Callable[[np.ndarray], dict[str, np.ndarray]]
     stem: str | None
     codes: dict[str, str]
     logits: str
+    merge: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,11 @@ def verify(graph: Graph, subnet: Subnet, images: Tensor, allow_ties: bool = Fals
         stem_difference = _check_stem(where, stem, subnet, images)
     expected = {name: _tensor(tensors[tensor]) for name, tensor in graph.codes.items()}
     forced = _Forced(expected, tie_tolerance(subnet.bits))
-    logits, _ = _run(subnet, images, stem, forced)
+    with _outputs_of(subnet.merge) as merged:
+        logits, _ = _run(subnet, images, stem, forced)
     _check_codes(where, graph, forced, allow_ties or subnet.bits > EXACT_BITS)
+    if graph.merge is not None:
+        _check_merge(where, _tensor(tensors[graph.merge]), merged[0])
     actual = _tensor(tensors[graph.logits])
     difference = _check_logits(where, actual, logits)
     return Comparison(
@@ -154,6 +159,22 @@ def quantizer_order(subnet: Subnet, images: Tensor) -> list[str]:
         images: (N, C, H, W).
     """
     return list(_run(subnet, images)[1])
+
+
+def last_node(graph: Any, part: str) -> Any:
+    """The node of an ONNX graph whose output is that of a part of the network.
+
+    Args:
+        graph: as torch's exporter wrote it: nodes are called after their modules.
+        part: ``"stem"`` or ``"merge"``.
+
+    Returns:
+        None where the part has no node of its own.
+    """
+    inside = [node for node in graph.node if node.name.startswith(f"/{part}/")]
+    ours = {node.name for node in inside}
+    read = {name for node in graph.node if node.name not in ours for name in node.input}
+    return next((node for node in reversed(inside) if node.output[0] in read), None)
 
 
 class _Forced:
@@ -202,6 +223,14 @@ def _hook(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
         handle.remove()
 
 
+@contextmanager
+def _outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """What a module gives inside the block."""
+    outputs: list[Tensor] = []
+    with _hook(module, lambda _module, _inputs, output: outputs.append(output)):
+        yield outputs
+
+
 def _record(name: str, codes: dict[str, Tensor], forced: _Forced | None) -> Callable[..., Any]:
     def hook(_module: nn.Module, inputs: tuple[Tensor], output: Any) -> Tensor | None:
         codes[name] = getattr(output, "value", output)
@@ -214,7 +243,7 @@ def _check_stem(where: str, actual: Tensor, subnet: Subnet, images: Tensor) -> f
     with torch.no_grad():
         expected = subnet.stem(images)
     difference = _largest(actual - expected)
-    if not difference <= STEM_TOLERANCE * max(1.0, _largest(expected)):
+    if not difference <= STEM_TOLERANCE * _largest(expected):
         raise ExportError(
             f"{where}: expected the stem's output within {STEM_TOLERANCE:g} of torch's, got a "
             f"difference of {difference:.3g}; no file was written. Report the model: its stem does "
@@ -246,13 +275,24 @@ def _advice(only_ties: bool) -> str:
     return "An operation in front of this quantizer does not export: report the model"
 
 
+def _check_merge(where: str, actual: Tensor, expected: Tensor) -> None:
+    difference = _largest(actual - expected)
+    if not difference <= LOGIT_TOLERANCE * _largest(expected):
+        raise ExportError(
+            f"{where}: expected the merge of the branches within {LOGIT_TOLERANCE:g} of torch's, "
+            f"got a difference of {difference:.3g} of {_largest(expected):.3g} with identical "
+            "codes; no file was written. The merge, or an operation between it and the last "
+            "quantizer of a branch, does not export: report the model"
+        )
+
+
 def _check_logits(where: str, actual: Tensor, logits: Tensor) -> float:
     difference = _largest(actual - logits)
-    if not difference <= LOGIT_TOLERANCE * max(1.0, _largest(logits)):
+    if not difference <= LOGIT_TOLERANCE * _largest(logits):
         raise ExportError(
             f"{where}: expected logits within {LOGIT_TOLERANCE:g} of torch's, got a difference of "
-            f"{difference:.3g} with identical codes; no file was written. An operation of the head "
-            "does not export: report the model"
+            f"{difference:.3g} of {_largest(logits):.3g} with identical codes; no file was "
+            "written. An operation of the head does not export: report the model"
         )
     check_classes(where, actual, logits)
     return difference
@@ -283,7 +323,7 @@ def _other_classes(actual: Tensor, logits: Tensor) -> int:
 
 
 def _largest(values: Tensor) -> float:
-    return float(values.abs().max())
+    return float(values.abs().max()) if values.numel() else 0.0
 
 
 def _tensor(array: np.ndarray) -> Tensor:
