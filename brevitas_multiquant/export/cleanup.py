@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from brevitas_multiquant.export.execute import session_of
+
 DOMAIN = "qonnx.custom_op.general"
 _QUANTIZERS = ("Quant",)
 
@@ -126,12 +128,11 @@ def _values(proto: Any, names: list[str]) -> list[np.ndarray]:
     """Tensors of a model for an image of zeros."""
     from onnx import TensorProto
     from onnx.helper import make_tensor_value_info
-    from onnxruntime import InferenceSession
 
     del proto.graph.output[:]
     outputs = [make_tensor_value_info(name, TensorProto.BOOL, None) for name in set(names)]
     proto.graph.output.extend(outputs)
-    session = InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = session_of(proto)
     (image,) = session.get_inputs()
     results = session.run(names, {image.name: np.zeros(image.shape, np.float32)})
     return list(results)

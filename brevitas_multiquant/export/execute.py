@@ -6,6 +6,22 @@ from typing import Any
 import numpy as np
 
 
+def session_of(model: Any) -> Any:
+    """An onnxruntime session of a model, on the CPU, that warns of nothing.
+
+    Args:
+        model: ``onnx.ModelProto``.
+    """
+    from onnxruntime import InferenceSession, SessionOptions
+
+    options = SessionOptions()
+    options.log_severity_level = (
+        3  # errors: warnings of parameters that nothing reads are of no use
+    )
+    providers = ["CPUExecutionProvider"]
+    return InferenceSession(model.SerializeToString(), options, providers=providers)
+
+
 def execute(model: Any, images: np.ndarray, wanted: Collection[str]) -> dict[str, np.ndarray]:
     """Tensors of a QONNX model for ``images``.
 

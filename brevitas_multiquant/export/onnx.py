@@ -12,8 +12,10 @@ from brevitas.nn import QuantIdentity
 from torch import Tensor, nn
 
 from brevitas_multiquant.errors import ExportError
+from brevitas_multiquant.export.execute import session_of
 from brevitas_multiquant.export.exporter import copy_of_modules, quiet, run_exporter
 from brevitas_multiquant.export.folder import staged
+from brevitas_multiquant.export.operations import operations_named
 from brevitas_multiquant.export.request import (
     requested_bits,
     requested_images,
@@ -66,6 +68,15 @@ def to_onnx(subnet: Subnet, images: Tensor) -> Any:
     return run_exporter(export_onnx_qcdq, _with_floors(subnet), images)
 
 
+def _attempt(operation: nn.Module, x: Tensor) -> None:
+    """Export and run one operation."""
+    with quiet():
+        from brevitas.export import export_onnx_qcdq
+
+    session = session_of(run_exporter(export_onnx_qcdq, operation, x))
+    session.run(None, {value.name: x.numpy() for value in session.get_inputs()})
+
+
 def _with_floors(subnet: Subnet) -> Any:
     """A copy in which a quantizer that rounds down is a floor, and a quantizer of its integers.
 
@@ -111,7 +122,7 @@ def verify_onnx(model: Any, subnet: Subnet, images: Tensor) -> None:
     Raises:
         ExportError: they differ; names the tensor.
     """
-    session, tapped = _session(model), _Tapped(model, quantizer_order(subnet, images[:1]))
+    session, tapped = session_of(model), _Tapped(model, quantizer_order(subnet, images[:1]))
     size = session.get_inputs()[0].shape[0]
     for batch in _batches(images, size):
         (logits,) = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
@@ -158,12 +169,6 @@ def _batches(images: Tensor, size: int) -> Iterator[Tensor]:
     yield from torch.cat([images, repeated]).split(size)
 
 
-def _session(model: Any) -> Any:
-    from onnxruntime import InferenceSession
-
-    return InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-
-
 class _Tapped:
     """A copy of a model that gives the stem's output, the codes and the merge too."""
 
@@ -182,7 +187,7 @@ class _Tapped:
         for name in self._wanted:
             if name not in known:
                 twin.graph.output.add().name = name
-        self._session = _session(twin)
+        self._session = session_of(twin)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Every tensor that is compared, by name."""
@@ -266,9 +271,10 @@ def export_onnx(
     with staged(folder) as staging:
         for bit in chosen:
             subnet = extract_subnet(net, bit).cpu()
-            model = to_onnx(subnet, sample)
-            with torch.no_grad(), weights_quantized_once(subnet):
-                verify_onnx(model, subnet, compared)
+            with operations_named(subnet, sample, _attempt):
+                model = to_onnx(subnet, sample)
+                with torch.no_grad(), weights_quantized_once(subnet):
+                    verify_onnx(model, subnet, compared)
             (staging / _file_name(bit)).write_bytes(model.SerializeToString())
     return {bit: Path(folder) / _file_name(bit) for bit in chosen}
 

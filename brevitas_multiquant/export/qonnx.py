@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export.cleanup import clean_up
 from brevitas_multiquant.export.execute import execute
 from brevitas_multiquant.export.exporter import quiet, readable_ir_version, run_exporter
 from brevitas_multiquant.export.folder import staged
+from brevitas_multiquant.export.operations import operations_named
 from brevitas_multiquant.export.request import (
     requested_bits,
     requested_shape,
@@ -60,11 +61,19 @@ def to_qonnx(subnet: Subnet, images: Tensor) -> Any:
     return _tidy(_exported(subnet, images), subnet, images)
 
 
-def _exported(subnet: Subnet, images: Tensor) -> Any:
+def _exported(module: nn.Module, images: Tensor) -> Any:
     with quiet():
         from brevitas.export import export_qonnx as brevitas_export_qonnx
 
-    return run_exporter(brevitas_export_qonnx, subnet, images)
+    return run_exporter(brevitas_export_qonnx, module, images)
+
+
+def _attempt(operation: nn.Module, x: Tensor) -> None:
+    """Export, clean up and run one operation."""
+    proto = _exported(operation, x)
+    with readable_ir_version(), quiet():
+        model = clean_up(proto)
+        execute(model, x.numpy(), [model.graph.output[0].name])
 
 
 def _tidy(proto: Any, subnet: Subnet, images: Tensor) -> Any:
@@ -137,8 +146,8 @@ def export_qonnx(
         NetworkError, PrecisionError: not a `MultiQuantNet`, or one that is not in fp32.
         BitWidthError: not candidates of the network.
         CalibrationError: ranges that have seen no data.
-        ExportError: a missing package, a wrong shape, a folder that cannot be written, or a file
-            that does not reproduce the network.
+        ExportError: a missing package, a wrong shape, a folder that cannot be written, an operation
+            without a form in ONNX, or a file that does not reproduce the network.
 
     Example:
         >>> import tempfile
@@ -160,14 +169,16 @@ def export_qonnx(
         np.save(staging / "input.npy", sample.numpy())
         for bit in chosen:
             subnet = extract_subnet(net, bit).cpu()
-            exported = _exported(subnet, sample)
-            with torch.no_grad(), weights_quantized_once(subnet):
-                model = _tidy(exported, subnet, sample)
-                del exported
-                comparisons = {
-                    "sample": verify_qonnx(model, subnet, sample, allow_ties),
-                    "smooth": verify_qonnx(model, subnet, natural, allow_ties),
-                }
+            with operations_named(subnet, sample, _attempt):
+                exported = _exported(subnet, sample)
+                with torch.no_grad(), weights_quantized_once(subnet):
+                    model = _tidy(exported, subnet, sample)
+                    del exported
+                    comparisons = {
+                        "sample": verify_qonnx(model, subnet, sample, allow_ties),
+                        "smooth": verify_qonnx(model, subnet, natural, allow_ties),
+                    }
+            with torch.no_grad():
                 _check_sample(comparisons["sample"], bit)
                 report["bits"][str(bit)] = _write(model, subnet, sample, staging, comparisons)
         (staging / "export.json").write_text(json.dumps(report, indent=2) + "\n")
