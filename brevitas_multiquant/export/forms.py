@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -97,10 +98,12 @@ def _nearest(mode: str, g: Any, x: Any, _size: Any, *scales: Any) -> Any:
 def _positions(mode: str, old: int, new: int, factor: float | None) -> Tensor:
     """(new,): which of the old positions torch reads for each new one."""
     numbers = torch.arange(old, dtype=torch.float32).view(1, 1, old, 1)
-    if factor is None:
-        found = F.interpolate(numbers, size=(new, 1), mode=mode)
-    else:
-        found = F.interpolate(numbers, scale_factor=(factor, 1.0), mode=mode)
+    read = torch.ops.aten.upsample_nearest2d
+    if mode == "nearest-exact":
+        read = torch.ops.aten._upsample_nearest_exact2d
+    # a graph holds the author's factor in fp32: the shortest decimal is what was written
+    written = None if factor is None else float(str(np.float32(factor)))
+    found: Tensor = read(numbers, [new, 1], written, None)
     return found.flatten().long()
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,13 @@ def to_onnx(subnet: Subnet, images: Tensor) -> Any:
     return run_exporter(export_onnx_qcdq, _with_floors(subnet), images)
 
 
-def _attempt(operation: nn.Module, x: Tensor) -> None:
+def _attempt(operation: nn.Module, x: Tensor) -> Any:
     """Export and run one operation."""
     with quiet():
         from brevitas.export import export_onnx_qcdq
 
     session = session_of(run_exporter(export_onnx_qcdq, operation, x))
-    session.run(None, {value.name: x.numpy() for value in session.get_inputs()})
+    return session.run(None, {value.name: x.numpy() for value in session.get_inputs()})[0]
 
 
 def _with_floors(subnet: Subnet) -> Any:
@@ -127,7 +128,7 @@ def verify_onnx(model: Any, subnet: Subnet, images: Tensor) -> None:
     for batch in _batches(images, size):
         (logits,) = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
         tensors = tapped.run(batch.numpy())
-        graph = replace(tapped.graph, run=lambda _, tensors=tensors: tensors)
+        graph = replace(tapped.graph, run=partial(_given, tensors))
         comparison = verify(graph, subnet, batch, allow_ties=True)
         with torch.no_grad():
             expected = subnet(batch)
@@ -160,6 +161,10 @@ def check_logits(where: str, actual: Tensor, expected: Tensor) -> None:
     check_classes(where, actual, expected)
 
 
+def _given(tensors: dict[str, np.ndarray], _images: np.ndarray) -> dict[str, np.ndarray]:
+    return tensors
+
+
 def _batches(images: Tensor, size: int) -> Iterator[Tensor]:
     """Images in batches of the size that a file has, the last one filled up with the first ones."""
     missing = -len(images) % size
@@ -181,12 +186,10 @@ class _Tapped:
         ends = [node.output[0] if node else None for node in (stem, merge)]
         # the stem may end in a quantizer: its codes are compared like all others
         stem_end, merge_end = (None if end in codes.values() else end for end in ends)
-        self._wanted = [logits, *dict.fromkeys([*codes.values(), *filter(None, ends)])]
+        self._wanted = list(dict.fromkeys([logits, *codes.values(), *filter(None, ends)]))
         self.graph = Graph(self.run, stem_end, codes, logits, merge_end)
-        known = {logits}
-        for name in self._wanted:
-            if name not in known:
-                twin.graph.output.add().name = name
+        for name in self._wanted[1:]:
+            twin.graph.output.add().name = name
         self._session = session_of(twin)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from brevitas_multiquant.rewrite.tracer import call_node, first_line
 from brevitas_multiquant.subnet import Subnet
 
 Attempt = Callable[[nn.Module, Tensor], Any]
-"""Exports a module that reads one tensor, and runs the file on that tensor."""
+"""Exports a module that reads one tensor, runs the file on that tensor, gives the array."""
 
 
 @contextmanager
@@ -57,10 +57,14 @@ def _failures(subnet: Subnet, images: Tensor, attempt: Attempt) -> dict[str, str
         walk = _Walk(prefix, part)
         result: Tensor = walk.run(source)
         for where, operation, tensor in walk.operations:
+            expected = tuple(operation(tensor).shape)
             try:
-                attempt(operation, tensor)
+                shape = attempt(operation, tensor).shape
             except Exception as error:  # whatever exporters and executors raise
                 failures[where] = _reason(error)
+                continue
+            if shape != expected:
+                failures[where] = f"its form gives a tensor of {shape} where torch gives {expected}"
         return result
 
     with torch.no_grad():

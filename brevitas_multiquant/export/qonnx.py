@@ -68,12 +68,13 @@ def _exported(module: nn.Module, images: Tensor) -> Any:
     return run_exporter(brevitas_export_qonnx, module, images)
 
 
-def _attempt(operation: nn.Module, x: Tensor) -> None:
+def _attempt(operation: nn.Module, x: Tensor) -> Any:
     """Export, clean up and run one operation."""
     proto = _exported(operation, x)
     with readable_ir_version(), quiet():
         model = clean_up(proto)
-        execute(model, x.numpy(), [model.graph.output[0].name])
+        output = model.graph.output[0].name
+        return execute(model, x.numpy(), [output])[output]
 
 
 def _tidy(proto: Any, subnet: Subnet, images: Tensor) -> Any:

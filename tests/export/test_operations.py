@@ -54,7 +54,7 @@ TARGETS = [
     {"scale_factor": 2},
     {"scale_factor": 1.5},
     {"scale_factor": 0.5},
-    {"scale_factor": 1.3},
+    {"scale_factor": 1.25},
     {"scale_factor": 1.3, "recompute_scale_factor": True},
 ]
 MODES = [
@@ -84,6 +84,15 @@ def test_a_nearest_resize_reads_the_positions_that_torch_reads(old, new):
     """Executors divide, and their rounding gives the position beside for some sizes."""
     module = Apply(lambda x: F.interpolate(x, size=(new, new)))
     x = image(old, old)
+    for actual in (qcdq(module, x), qonnx(module, x)):
+        np.testing.assert_array_equal(actual, module(x).numpy())
+
+
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
+@pytest.mark.parametrize("factor", [1.3, 1.7, 0.3, 2.3])
+def test_a_factor_that_fp32_does_not_hold_gives_torchs_size_and_values(mode, factor):
+    module = Apply(lambda x: F.interpolate(x, scale_factor=factor, mode=mode))
+    x = image()
     for actual in (qcdq(module, x), qonnx(module, x)):
         np.testing.assert_array_equal(actual, module(x).numpy())
 
