@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from brevitas_multiquant.fixed_point import power_of_two_scale, quantize_fixed_point
 from brevitas_multiquant.quant.exact import contract_exactly, refuse_mixed_types
-from brevitas_multiquant.quant.layers import as_output_channels, geometry
+from brevitas_multiquant.quant.layers import as_output_channels, geometry, is_plain
 from brevitas_multiquant.quant.proxies import LearnedRangeActQuantProxy, activation_tensor_quant
 from brevitas_multiquant.quant.ranges import ActivationRange, LearnedRange
 from brevitas_multiquant.quant.state import ActiveBits
@@ -124,9 +124,9 @@ class FixedPointLinear(FixedPointLayer, QuantLinear):
 def fixed_point_layer(layer: nn.Module, active: ActiveBits) -> FixedPointLayer | None:
     """A plain convolution or linear layer with 8-bit weights; None for any other kind."""
     quantized_type: Any
-    if type(layer) is nn.Conv2d:
+    if is_plain(layer, nn.Conv2d):
         quantized_type = FixedPointConv2d
-    elif isinstance(layer, nn.Linear):
+    elif is_plain(layer, nn.Linear):
         quantized_type = FixedPointLinear
     else:
         return None

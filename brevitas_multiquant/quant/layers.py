@@ -1,10 +1,11 @@
 """Brevitas layers that multiply codes by codes, and the rules that make them from float layers.
 
-A rule is registered for a layer type and applies to its subclasses; a layer type without one is
-refused, never skipped.
+A rule is registered for a layer type. It applies to subclasses that compute as the type does; one
+with a forward of its own needs a rule of its own, and is refused without one, never skipped.
 """
 
 import copy
+import sys
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -116,29 +117,89 @@ class CodeLinear(CodeLayer, QuantLinear):
 Rule = Callable[[Any, ActiveBits, WeightFormat], CodeLayer]
 """Float layer, the network's state, which integers its weights become -> layer of codes."""
 
-_RULES: dict[str, Rule] = {}
+_RULES: dict[type | str, Rule] = {}
+
+_COMPUTES = {"forward", "_conv_forward", "weight", "bias", "__call__", "__getattr__"}
+"""What makes a subclass compute something else than its base, where it overrides it."""
 
 
-def register_layer(type_name: str) -> Callable[[Rule], Rule]:
-    """Register how a float layer becomes a `CodeLayer`; by name, so that timm stays optional."""
+def register_layer(kind: type | str) -> Callable[[Rule], Rule]:
+    """Register how a float layer becomes a `CodeLayer`.
+
+    A rule applies to the type itself and to subclasses that override neither its forward nor its
+    weight. A later rule takes the place of an earlier one for the same kind.
+
+    Args:
+        kind: the layer's type. Or its place, ``"package.module.Type"``, for a library that may
+            not be installed: it is not imported. Or a bare class name, for whatever class is
+            called so.
+
+    Example:
+        >>> class Doubled(nn.Linear):
+        ...     def forward(self, x):
+        ...         return super().forward(2 * x)
+        >>> can_quantize(Doubled(4, 2))
+        False
+        >>> @register_layer(Doubled)
+        ... def _doubled(layer, active, weight_format):
+        ...     plain = nn.Linear(layer.in_features, layer.out_features)
+        ...     plain.weight, plain.bias = nn.Parameter(2 * layer.weight), layer.bias
+        ...     return code_layer(plain, active, weight_format)
+        >>> can_quantize(Doubled(4, 2))
+        True
+    """
 
     def register(rule: Rule) -> Rule:
-        _RULES[type_name] = rule
+        _RULES[kind] = rule
         return rule
 
     return register
 
 
 def can_quantize(layer: nn.Module) -> bool:
-    """Whether a rule knows the layer's exact type."""
-    return type(layer).__name__ in _RULES
+    """Whether a rule knows how the layer computes."""
+    return _rule_of(layer) is not None
+
+
+def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a layer computes as a layer type of torch does.
+
+    Example:
+        >>> is_plain(nn.Conv2d(3, 4, 1), nn.Conv2d), is_plain(nn.Linear(3, 4), nn.Conv2d)
+        (True, False)
+    """
+    return _rule_of(layer) is _RULES[kind]
+
+
+def _rule_of(layer: nn.Module) -> Rule | None:
+    """The rule of the layer's type, or of the base that it computes as."""
+    if not _COMPUTES.isdisjoint(vars(layer)):  # this one layer hides what its type says
+        return None
+    own = type(layer)
+    for base in own.__mro__:
+        rule = next((rule for kind, rule in _RULES.items() if _is_kind(base, kind)), None)
+        if rule is not None:
+            same = all(getattr(own, n, None) is getattr(base, n, None) for n in _COMPUTES)
+            return rule if same else None
+    return None
+
+
+def _is_kind(layer_type: type, kind: type | str) -> bool:
+    if not isinstance(kind, str):
+        return layer_type is kind
+    module, _, name = kind.rpartition(".")
+    if module:
+        return getattr(sys.modules.get(module), name, None) is layer_type
+    return layer_type.__name__ == name
 
 
 def code_layer(
     layer: nn.Module, active: ActiveBits, weight_format: WeightFormat = ODD
 ) -> CodeLayer:
     """The float layer as a `CodeLayer` that holds the same parameters; the layer is not changed."""
-    return _RULES[type(layer).__name__](layer, active, weight_format)
+    rule = _rule_of(layer)
+    assert rule is not None, "asked for after can_quantize"
+    return rule(layer, active, weight_format)
 
 
 def _finish(
@@ -179,23 +240,23 @@ def _new(code_type: Callable[..., Any], layer: nn.Module, weight_format: WeightF
         )
 
 
-@register_layer("Conv2d")
+@register_layer(nn.Conv2d)
 def _conv2d(conv: nn.Conv2d, active: ActiveBits, weight_format: WeightFormat) -> CodeLayer:
     return _finish(_new(CodeConv2d, conv, weight_format), conv, active)
 
 
-@register_layer("Conv1d")
+@register_layer(nn.Conv1d)
 def _conv1d(conv: nn.Conv1d, active: ActiveBits, weight_format: WeightFormat) -> CodeLayer:
     return _finish(_new(CodeConv1d, conv, weight_format), conv, active)
 
 
-@register_layer("Linear")
-@register_layer("NonDynamicallyQuantizableLinear")
+@register_layer(nn.Linear)
+@register_layer("timm.layers.Linear")
 def _linear(linear: nn.Linear, active: ActiveBits, weight_format: WeightFormat) -> CodeLayer:
     return _finish(_new(CodeLinear, linear, weight_format), linear, active)
 
 
-@register_layer("Conv2dSame")
+@register_layer("timm.layers.Conv2dSame")
 def _conv2d_same(conv: Any, active: ActiveBits, weight_format: WeightFormat) -> CodeLayer:
     quantized = _new(CodeConv2d, conv, weight_format)
     quantized.is_same_padded_strided = True
@@ -210,10 +271,10 @@ def _standardised_weight(layer: Any, eps: float, scale: float | None) -> Tensor:
     return standardised.reshape_as(layer.weight)
 
 
-@register_layer("StdConv2d")
-@register_layer("StdConv2dSame")
-@register_layer("ScaledStdConv2d")
-@register_layer("ScaledStdConv2dSame")
+@register_layer("timm.layers.StdConv2d")
+@register_layer("timm.layers.StdConv2dSame")
+@register_layer("timm.layers.ScaledStdConv2d")
+@register_layer("timm.layers.ScaledStdConv2dSame")
 def _standardised_conv2d(conv: Any, active: ActiveBits, weight_format: WeightFormat) -> CodeLayer:
     quantized = _new(CodeConv2d, conv, weight_format)
     quantized.is_same_padded_strided = getattr(conv, "same_pad", False)
@@ -233,7 +294,7 @@ def plain_conv2d(layer: nn.Module) -> nn.Conv2d | None:
     Returns:
         None for a layer of another kind.
     """
-    if _RULES.get(type(layer).__name__) is not _standardised_conv2d:
+    if _rule_of(layer) is not _standardised_conv2d:
         return None
     weight = _weight_function(layer)(layer).detach()
     plain: Any = copy.deepcopy(layer, {id(layer.weight): nn.Parameter(weight)})

@@ -97,10 +97,11 @@ def _count(nodes: list[fx.Node], one: str, many: str) -> str:
 
 def unknown_layers(layers: Iterable[tuple[str, nn.Module]]) -> list[str]:
     """Layers of a branch that no rule knows."""
-    unknown = {type(layer).__name__: name for name, layer in layers if not can_quantize(layer)}
+    unknown = {type(layer): name for name, layer in layers if not can_quantize(layer)}
     return [
-        f"{kind} ({where}) is a kind of layer without a rule; register one with "
-        "brevitas_multiquant.quant.layers.register_layer"
+        f"{kind.__name__} ({where}) is a kind of layer without a rule: expected a layer that "
+        f"computes as its base does, got {kind.__module__}.{kind.__qualname__}, whose forward or "
+        "weight is its own; register a rule with brevitas_multiquant.quant.layers.register_layer"
         for kind, where in unknown.items()
     ]
 

@@ -26,6 +26,9 @@ def convs(*middle):
 class OwnConv(nn.Conv2d):
     """A subclass that the package has no rule for."""
 
+    def forward(self, x):
+        return super().forward(x)
+
 
 class TwoOutputs(TinyNet):
     def forward(self, x):
