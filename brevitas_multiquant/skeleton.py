@@ -8,7 +8,6 @@ Tensors that are given by value (``torch.tensor(0.5)``: constants of quantizers,
 it; tensors given by shape have none to keep.
 """
 
-import copy
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as registration
 from torch.utils._device import DeviceContext, _device_constructors
 
+from brevitas_multiquant.copying import deep_copy, kept_tensors
 from brevitas_multiquant.errors import SourceError
 
 _CONSTRUCTORS = _device_constructors()
@@ -70,7 +70,8 @@ def skeleton_of(model: nn.Module) -> nn.Module:
         for parameter in model.parameters()
     }
     twins |= {id(buffer): _without_memory(buffer.detach()) for buffer in model.buffers()}
-    return copy.deepcopy(model, twins)
+    twins |= {id(kept): _without_memory(kept.detach()) for kept in kept_tensors(model)}
+    return deep_copy(model, twins)  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -18,7 +18,7 @@ FLOORS = {
     0: [
         *("errors", "version", "versions", "config", "functional", "fixed_point", "selection"),
         *("packing", "packed_file", "skeleton", "source", "models", "weight_format", "collector"),
-        "computed_once",
+        *("computed_once", "copying"),
     ],
     1: ["quant"],
     2: ["nn"],

@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from brevitas_multiquant.collector import collector_paused
 from brevitas_multiquant.config import BRANCH_INITS, MultiQuantConfig, check_choice
-from brevitas_multiquant.errors import ConfigError, UnsupportedModelError, UntracedWarning
+from brevitas_multiquant.errors import ConfigError, UntracedWarning
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.packed_entries import layout_of
 from brevitas_multiquant.quant.state import ActiveBits
@@ -26,6 +26,7 @@ from brevitas_multiquant.rewrite.check import self_check
 from brevitas_multiquant.rewrite.finn_profile import quantize_for_finn
 from brevitas_multiquant.rewrite.half import plan_half
 from brevitas_multiquant.rewrite.in_place import let_overwrite
+from brevitas_multiquant.rewrite.intake import take_in
 from brevitas_multiquant.rewrite.narrow import narrow
 from brevitas_multiquant.rewrite.plan import make_plan
 from brevitas_multiquant.rewrite.trace import trace
@@ -100,11 +101,14 @@ def multiquantize(
     """
     config = MultiQuantConfig.create(bits, selection, profile, merge, half_width, weights)
     check_choice("branch_init", branch_init, BRANCH_INITS)
-    shape = _checked_shape(input_shape) or infer_input_shape(model)
-    _refuse_rewritten(model)
+    checked_shape = _checked_shape(input_shape)
+    intake = take_in(model)
+    model = intake.model
+    shape = checked_shape or infer_input_shape(model)
 
     with collector_paused():
         net = _build(model, config, shape, branch_init, stem, head, seed).to(device_of(model))
+        net.plan.notes[:0] = intake.notes
         net.source = _with_cut(source or infer_source(model), stem, head)
         net.layout = layout_of(net)
         if check:
@@ -177,20 +181,3 @@ def _checked_shape(shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
 
 def _with_cut(source: ModelSource | None, stem: str | None, head: str | None) -> ModelSource | None:
     return None if source is None else replace(source, stem=stem, head=head)
-
-
-def _refuse_rewritten(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise UnsupportedModelError(
-            type(model).__name__, [f"expected a torch.nn.Module, got {type(model).__name__}"]
-        )
-    if isinstance(model, MultiQuantNet):
-        raise UnsupportedModelError("MultiQuantNet", ["it is a multi-branch network already"])
-    quantized = [
-        name for name, m in model.named_modules() if type(m).__module__.startswith("brevitas.")
-    ]
-    if quantized:
-        raise UnsupportedModelError(
-            type(model).__name__,
-            [f"{quantized[0]} is a Brevitas layer already; start from the float model"],
-        )

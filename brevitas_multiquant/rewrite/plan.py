@@ -23,6 +23,7 @@ from brevitas_multiquant.rewrite.refusals import (
     unknown_layers,
 )
 from brevitas_multiquant.rewrite.sizes import CannotSettleError, settle_sizes
+from brevitas_multiquant.rewrite.ties import shared_between_parts
 from brevitas_multiquant.rewrite.trace import Trace
 
 
@@ -117,6 +118,7 @@ def make_plan(traced: Trace, name: str, stem: str | None = None, head: str | Non
         raise UnsupportedModelError(name, reasons)
     notes = _settle_sizes(traced, stem_end, head_start, reasons)
     body = body_between(stem_end, head_start)
+    reasons += shared_between_parts(traced, _parts(traced, body, stem_end))
     layers = [*_layers(traced, body), *_inner_layers(traced, body)]
     reasons += unknown_layers(layers) + hidden_layers(traced, body)
     if not layers:
@@ -179,12 +181,17 @@ _PARTS = {
 _FUNCTIONAL_NORMS = {F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm, F.rms_norm}
 
 
-def _describe(traced: Trace, plan: Plan, body: list[fx.Node], stem_end: fx.Node) -> Plan:
+def _parts(traced: Trace, body: list[fx.Node], stem_end: fx.Node) -> dict[str, list[fx.Node]]:
     before, inside = ancestors(stem_end), set(body)
     parts: dict[str, list[fx.Node]] = {"stem": [], "branch": [], "head": []}
     for node in traced.graph.nodes:
         part = "branch" if node in inside else "stem" if node in before else "head"
         parts[part].append(node)
+    return parts
+
+
+def _describe(traced: Trace, plan: Plan, body: list[fx.Node], stem_end: fx.Node) -> Plan:
+    parts = _parts(traced, body, stem_end)
     for node in body:
         if isinstance(traced.module(node), WEIGHTED):
             plan.sites.setdefault(node.all_input_nodes[0].name, []).append(node.name)

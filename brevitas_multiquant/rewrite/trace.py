@@ -4,7 +4,6 @@ Modules with control flow on data stay one node each, see `opaque`; the graph is
 `normalise`; the shape of every tensor is noted.
 """
 
-import copy
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 
+from brevitas_multiquant.copying import deep_copy
 from brevitas_multiquant.errors import TraceError, UnsupportedModelError
 from brevitas_multiquant.nn.traced_size import images_of_size
 from brevitas_multiquant.quant.layers import WEIGHTED
@@ -77,7 +77,7 @@ def copy_sharing_parameters(module: Any) -> Any:
     """A deep copy of modules in which the parameters are the original's, everything else is not."""
     parts = module if isinstance(module, tuple) else (module,)
     shared = {id(p): p for m in parts if isinstance(m, nn.Module) for p in m.parameters()}
-    return copy.deepcopy(module, shared)
+    return deep_copy(module, shared)
 
 
 def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Trace:
