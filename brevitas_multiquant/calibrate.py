@@ -13,6 +13,7 @@ from brevitas_multiquant.config import check_choice
 from brevitas_multiquant.errors import CalibrationError, ConfigError, MultiQuantError
 from brevitas_multiquant.functional import activation_levels
 from brevitas_multiquant.nn.given import given_network
+from brevitas_multiquant.nn.modes import is_frozen
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.nn.switchable import Switchable
 from brevitas_multiquant.quant.layers import CodeLayer, weight_range
@@ -81,8 +82,8 @@ def calibrate(
     """Initialise every range of the network: weights from themselves, activations from data.
 
     For each bit-width the batches pass through the quantized network in order; a quantizer sees
-    what the quantizers before it let through. Norms use and update batch statistics meanwhile;
-    dropout is off. Modes and the active bit-width are restored.
+    what the quantizers before it let through. Norms use and update batch statistics meanwhile, but
+    for frozen ones (in evaluation mode in a network that trains); dropout is off. Modes and the active bit-width are restored.
 
     Args:
         net: the network; ranges it already has are replaced.
@@ -110,7 +111,7 @@ def calibrate(
     net.require_trainable("calibrate")
     images = first_images(loader, batches, "calibrate")
     device = device_of(net)
-    norms = [module for module in net.modules() if is_norm(module)]
+    norms = [module for module in net.modules() if is_norm(module) and not is_frozen(net, module)]
     with torch.no_grad(), unchanged_on_failure(net), only_training(net, norms):
         moved = [f"branches.{name}" for name in move_zeros_apart(net.branches)]
         for layer in net.modules():

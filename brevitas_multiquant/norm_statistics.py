@@ -17,6 +17,7 @@ from brevitas_multiquant.calibrate import (
 )
 from brevitas_multiquant.errors import PackedFileError
 from brevitas_multiquant.nn.given import given_network
+from brevitas_multiquant.nn.modes import is_frozen
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.nn.switchable import Switchable
 from brevitas_multiquant.selection import chosen_bits
@@ -36,7 +37,7 @@ def reestimate_norms(
     Training leaves a moving average over networks of the last steps; where a bit-width does not
     run in every step (`InPlaceDistillation`, ``bits``) those lie far back. Here the statistics
     are means over batches that the present network sees. Nothing else changes: not the norms that
-    bit-widths share, those of the stem, which run as in evaluation; dropout is off; modes and the
+    bit-widths share, those of the stem, which run as in evaluation, nor frozen ones; dropout is off; modes and the
     active bit-width are restored.
 
     Args:
@@ -72,7 +73,7 @@ def reestimate_norms(
     device = device_of(net)
     with torch.no_grad(), unchanged_on_failure(net):
         for bit in chosen:
-            norms = list(norms_of(net, bit))
+            norms = [norm for norm in norms_of(net, bit) if not is_frozen(net, norm)]
             with net.at_bits(bit), only_training(net, norms), _accumulating(norms):
                 for batch in images:
                     run_images(net, batch.to(device), CALLER)

@@ -12,6 +12,7 @@ from brevitas_multiquant.config import MultiQuantConfig
 from brevitas_multiquant.errors import BitWidthError, PackedFileError
 from brevitas_multiquant.nn.compiled import compiled_by_bits, warn_of_graphs
 from brevitas_multiquant.nn.merge import Merge
+from brevitas_multiquant.nn.modes import restore_fixed
 from brevitas_multiquant.nn.pretrained import PretrainedMethods
 from brevitas_multiquant.nn.switchable import ScaleShiftNorm, exact_norm, is_scale_and_shift
 from brevitas_multiquant.nn.twin import twin_of
@@ -113,7 +114,9 @@ class MultiQuantNet(PretrainedMethods, nn.Module):
             yield self
 
     def train(self, mode: bool = True) -> Self:
-        """Training or evaluation mode, as of any module.
+        """Training or evaluation mode of all modules but those whose author keeps them in one.
+
+        That is what the float model's own ``train()`` did, such as freezing its norms.
 
         Raises:
             PackedFileError: training mode for a network of a packed file.
@@ -121,6 +124,7 @@ class MultiQuantNet(PretrainedMethods, nn.Module):
         if mode:
             self.require_trainable("train()")
         super().train(mode)
+        restore_fixed(self)
         self._keep_norms_exact()
         return self
 

@@ -148,7 +148,7 @@ def _swap_in_place(
 
 def _swap(root: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, leaf = name.rpartition(".")
-    setattr(root.get_submodule(parent), leaf, module.train(root.training))
+    setattr(root.get_submodule(parent), leaf, module)
 
 
 def share_parameters(half: fx.GraphModule, whole: fx.GraphModule) -> fx.GraphModule:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from brevitas_multiquant.errors import SelfCheckError
+from brevitas_multiquant.nn.modes import restore_fixed
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.quant.layers import WEIGHTED
 from brevitas_multiquant.quant.ranges import LearnedRange
@@ -37,6 +38,7 @@ def self_check(net: MultiQuantNet, model: nn.Module, input_shape: tuple[int, ...
     ours, theirs = _one_branch(net), copy_sharing_parameters(model)
     for training in (False, True):
         ours.train(training)
+        restore_fixed(ours)
         theirs.train(training)
         for module in _left_out(theirs, net.plan):
             module.eval()  # its dropout would draw random numbers between ours

@@ -27,6 +27,7 @@ from brevitas_multiquant.rewrite.finn_profile import quantize_for_finn
 from brevitas_multiquant.rewrite.half import plan_half
 from brevitas_multiquant.rewrite.in_place import let_overwrite
 from brevitas_multiquant.rewrite.intake import take_in
+from brevitas_multiquant.rewrite.modes import carry_over, modes_of, training_flags_kept
 from brevitas_multiquant.rewrite.narrow import narrow
 from brevitas_multiquant.rewrite.plan import make_plan
 from brevitas_multiquant.rewrite.trace import trace
@@ -83,7 +84,8 @@ def multiquantize(
         check: run the self-check.
 
     Returns:
-        The network, on the model's device and in its training mode, active at ``max(bits)``.
+        The network, on the model's device, each module in the mode of the one it was made of (a
+        norm that was frozen still is), active at ``max(bits)``.
 
     Raises:
         BitWidthError, SelectionError, ConfigError: an option outside its range.
@@ -106,7 +108,7 @@ def multiquantize(
     model = intake.model
     shape = checked_shape or infer_input_shape(model)
 
-    with collector_paused():
+    with collector_paused(), training_flags_kept(model):
         net = _build(model, config, shape, branch_init, stem, head, seed).to(device_of(model))
         net.plan.notes[:0] = intake.notes
         net.source = _with_cut(source or infer_source(model), stem, head)
@@ -130,6 +132,7 @@ def _build(
     seed: int,
 ) -> MultiQuantNet:
     """Trace, plan, build and swap; the traced copy is gone when this returns."""
+    modes = modes_of(model)
     traced = trace(model, shape)
     plan = make_plan(traced, type(model).__name__, stem, head)
     active = ActiveBits(max(config.bits))
@@ -163,7 +166,10 @@ def _build(
         quantize_for_finn(net)
     for branch in (*net.branches, *net.halves.values()):
         let_overwrite(branch)
-    return net.train(model.training)
+    net.train(model.training)
+    for part in (net.stem, *net.branches, *net.halves.values(), net.head):
+        carry_over(modes, part)
+    return net
 
 
 def _half_body(body: fx.GraphModule, model: str, width: str) -> fx.GraphModule:
