@@ -83,7 +83,8 @@ def calibrate(
 
     For each bit-width the batches pass through the quantized network in order; a quantizer sees
     what the quantizers before it let through. Norms use and update batch statistics meanwhile, but
-    for frozen ones (in evaluation mode in a network that trains); dropout is off. Modes and the active bit-width are restored.
+    for frozen ones (in evaluation mode in a network that trains); dropout is off. Modes and the
+    active bit-width are restored.
 
     Args:
         net: the network; ranges it already has are replaced.

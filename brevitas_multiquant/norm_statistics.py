@@ -37,8 +37,8 @@ def reestimate_norms(
     Training leaves a moving average over networks of the last steps; where a bit-width does not
     run in every step (`InPlaceDistillation`, ``bits``) those lie far back. Here the statistics
     are means over batches that the present network sees. Nothing else changes: not the norms that
-    bit-widths share, those of the stem, which run as in evaluation, nor frozen ones; dropout is off; modes and the
-    active bit-width are restored.
+    bit-widths share, those of the stem, which run as in evaluation, nor frozen ones; dropout is
+    off; modes and the active bit-width are restored.
 
     Args:
         net: a network whose ranges are set.
