@@ -1,7 +1,8 @@
 """Act 5, self-check: with quantizers off, a branch is the original model, to the bit."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,22 +12,34 @@ from brevitas_multiquant.nn.modes import restore_fixed
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.quant.layers import WEIGHTED
 from brevitas_multiquant.quant.ranges import LearnedRange
+from brevitas_multiquant.rewrite.behaviour import random_state, seeded, state_of
+from brevitas_multiquant.rewrite.inlined import Inlined
 from brevitas_multiquant.rewrite.kinds import LAYERS
 from brevitas_multiquant.rewrite.plan import Plan
 from brevitas_multiquant.rewrite.trace import copy_sharing_parameters
 
 _SEED = 20230508
-_ADVICE = (
-    ". If a forward there asks for self.training, move what depends on it into a module without "
-    "layers"
+_RUNS = 16
+"""Training runs of a model some code of which decides by its mode, or keeps a feature."""
+
+MOVE = (
+    "move what depends on self.training, on random numbers or on a count into a module of its "
+    "own, without layers"
 )
+"""What the author can do about a forward whose behaviour in training a trace loses."""
 
 
-def self_check(net: MultiQuantNet, model: nn.Module, input_shape: tuple[int, ...]) -> None:
+def self_check(
+    net: MultiQuantNet, model: nn.Module, input_shape: tuple[int, ...]
+) -> dict[str, str]:
     """Compare the first branch with the original, in evaluation and in seeded training mode.
 
-    Runs on copies that share the parameters: neither the network nor the model is changed, nor
-    the global random state.
+    In training mode the random draws and the changes that modules make to their own state are
+    compared, too. Runs on copies that share the parameters: neither the network nor the model is
+    changed, nor the global random state.
+
+    Returns:
+        Modules whose behaviour in training the trace has lost -> what; none if nothing is lost.
 
     Raises:
         SelfCheckError: outputs differ by a bit, naming the first layer that differs; or one of the
@@ -42,15 +55,39 @@ def self_check(net: MultiQuantNet, model: nn.Module, input_shape: tuple[int, ...
         theirs.train(training)
         for module in _left_out(theirs, net.plan):
             module.eval()  # its dropout would draw random numbers between ours
-        mine, reference = _run(ours, images, "one branch"), _run(theirs, images, "the model itself")
-        if not torch.equal(mine, reference):
+        inlined = Inlined(theirs, ours)
+        before = state_of(theirs)
+        for seed in range(_SEED, _SEED + 1 + (_RUNS if training and inlined.may_decide() else 0)):
+            mine, drawn = _run(ours, images, "one branch", seed)
+            reference, wanted = _run(theirs, images, "the model itself", seed)
+            if torch.equal(mine, reference) and drawn == wanted:
+                continue
+            run = partial(_run, theirs, images, "the model itself")
+            lost = inlined.lost(run, images.device) if training else {}
+            if lost and "" not in lost:
+                return lost
             mode = "training" if training else "evaluation"
             raise SelfCheckError(
                 f"{type(model).__name__}: expected one branch with quantizers off to equal the "
-                f"original to the bit in {mode} mode, got {_distance(mine, reference)}, first at "
+                f"original to the bit in {mode} mode, got {_difference(mine, reference)}, first at "
                 f"{_first_difference(ours, theirs, images)}; the model was not changed"
-                f"{_ADVICE if training else ''}"
+                f"{_advice(lost) if training else ''}"
             )
+        lost = inlined.changed(before, state_of(theirs))
+        if training and "" in lost:
+            raise SelfCheckError(
+                f"{type(model).__name__}: expected a forward that a trace can stand for in "
+                f"training, got another; the model was not changed{_advice(lost)}"
+            )
+        if training and lost:
+            return lost
+    return {}
+
+
+def _advice(lost: Mapping[str, str]) -> str:
+    """What to do where the model's own forward, which cannot be kept, does something beside."""
+    does = f" Its forward {lost['']}." if "" in lost else ""
+    return f".{does} {MOVE[0].upper()}{MOVE[1:]}: that is kept as it is"
 
 
 def _check_finite(net: MultiQuantNet, model: str) -> None:
@@ -87,26 +124,33 @@ def _left_out(model: nn.Module, plan: Plan) -> Iterable[nn.Module]:
             yield module
 
 
-def _run(module: nn.Module, images: Tensor, who: str) -> Tensor:
-    """Logits for seeded random draws; the first output where there are auxiliary ones."""
-    devices = [images.device] if images.is_cuda else []
+def _run(
+    module: nn.Module, images: Tensor, who: str, seed: int = _SEED
+) -> tuple[Tensor, tuple[Any, ...]]:
+    """Logits, the first output where there are auxiliary ones; where random draws ended."""
     mode = "training" if module.training else "evaluation"
     try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            torch.manual_seed(_SEED)
+        with seeded(seed, images.device), torch.no_grad():
             output = module(images)
+            drawn = random_state(images.device)
     except Exception as error:
         raise SelfCheckError(
             f"expected {who} to run in {mode} mode on images of shape {tuple(images.shape)}, got "
             f"{type(error).__name__}: {error}"
         ) from error
-    return output if isinstance(output, Tensor) else output[0]
+    return output if isinstance(output, Tensor) else output[0], drawn
 
 
 def _distance(mine: Tensor, reference: Tensor) -> str:
     if mine.shape != reference.shape:
         return f"shape {tuple(mine.shape)} for {tuple(reference.shape)}"
     return f"a difference of {(mine - reference).abs().max():.3g}"
+
+
+def _difference(mine: Tensor, reference: Tensor) -> str:
+    if torch.equal(mine, reference):
+        return "other random draws with the same output"
+    return _distance(mine, reference)
 
 
 def _first_difference(ours: nn.Module, theirs: nn.Module, images: Tensor) -> str:

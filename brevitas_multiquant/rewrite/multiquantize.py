@@ -1,7 +1,7 @@
 """`multiquantize`: a float CNN in, one network for every bit-width out."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -9,7 +9,12 @@ from torch import fx, nn
 
 from brevitas_multiquant.collector import collector_paused
 from brevitas_multiquant.config import BRANCH_INITS, MultiQuantConfig, check_choice
-from brevitas_multiquant.errors import ConfigError, UntracedWarning
+from brevitas_multiquant.errors import (
+    ConfigError,
+    SelfCheckError,
+    UnsupportedModelError,
+    UntracedWarning,
+)
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.packed_entries import layout_of
 from brevitas_multiquant.quant.state import ActiveBits
@@ -22,14 +27,14 @@ from brevitas_multiquant.rewrite.build import (
     shuffle_weights,
     spread_weight_ranges,
 )
-from brevitas_multiquant.rewrite.check import self_check
+from brevitas_multiquant.rewrite.check import MOVE, self_check
 from brevitas_multiquant.rewrite.finn_profile import quantize_for_finn
 from brevitas_multiquant.rewrite.half import plan_half
 from brevitas_multiquant.rewrite.in_place import let_overwrite
 from brevitas_multiquant.rewrite.intake import take_in
 from brevitas_multiquant.rewrite.modes import carry_over, modes_of, training_flags_kept
 from brevitas_multiquant.rewrite.narrow import narrow
-from brevitas_multiquant.rewrite.plan import make_plan
+from brevitas_multiquant.rewrite.plan import Plan, make_plan
 from brevitas_multiquant.rewrite.trace import trace
 from brevitas_multiquant.selection import BRANCH_BITS, branch_count, half_bits, whole_bits
 from brevitas_multiquant.source import ModelSource, infer_input_shape, infer_source
@@ -108,17 +113,37 @@ def multiquantize(
     model = intake.model
     shape = checked_shape or infer_input_shape(model)
 
+    build = partial(_build, model, config, shape, branch_init, stem, head, seed)
     with collector_paused(), training_flags_kept(model):
-        net = _build(model, config, shape, branch_init, stem, head, seed).to(device_of(model))
+        net = _checked(build, model, shape) if check else build({})
         net.plan.notes[:0] = intake.notes
         net.source = _with_cut(source or infer_source(model), stem, head)
         net.layout = layout_of(net)
-        if check:
-            self_check(net, model, shape)
         moved = [f"branches.{name}" for name in move_zeros_apart(net.branches)]
     warn_of_zeros(moved, config.weight_format, stacklevel=2)
     for untraced in net.plan.untraced:
         warnings.warn(f"{type(model).__name__}: {untraced}", UntracedWarning, stacklevel=2)
+    return net
+
+
+def _checked(
+    build: Callable[[Mapping[str, str]], MultiQuantNet], model: nn.Module, shape: tuple[int, ...]
+) -> MultiQuantNet:
+    """The network, with modules kept as they are whose behaviour in training a trace loses."""
+    kept: dict[str, str] = {}
+    try:
+        net = build(kept)
+        while lost := self_check(net, model, shape):
+            kept |= lost
+            net = build(kept)
+    except (UnsupportedModelError, SelfCheckError) as error:
+        if not kept:
+            raise
+        what = "; ".join(f"{name} {does}" for name, does in kept.items())
+        advice = f"{what}: a trace would lose that, and with it kept the model is refused; {MOVE}"
+        if isinstance(error, UnsupportedModelError):
+            raise UnsupportedModelError(type(model).__name__, [*error.reasons, advice]) from error
+        raise SelfCheckError(f"{error}. {advice}") from error
     return net
 
 
@@ -130,11 +155,13 @@ def _build(
     stem: str | None,
     head: str | None,
     seed: int,
+    kept: Mapping[str, str],
 ) -> MultiQuantNet:
     """Trace, plan, build and swap; the traced copy is gone when this returns."""
     modes = modes_of(model)
-    traced = trace(model, shape)
+    traced = trace(model, shape, kept)
     plan = make_plan(traced, type(model).__name__, stem, head)
+    _describe_kept(plan, kept)
     active = ActiveBits(max(config.bits))
     float_stem, body, float_head = cut(traced, plan)
     odd = any(bits % BRANCH_BITS for bits in config.bits)
@@ -169,7 +196,15 @@ def _build(
     net.train(model.training)
     for part in (net.stem, *net.branches, *net.halves.values(), net.head):
         carry_over(modes, part)
-    return net
+    return net.to(device_of(model))
+
+
+def _describe_kept(plan: Plan, kept: Mapping[str, str]) -> None:
+    """They have no control flow on data, so that a file can hold what they do in evaluation."""
+    plan.opaque = [name for name in plan.opaque if name not in kept]
+    for name, does in kept.items():
+        plan.notes = [n for n in plan.notes if not n.startswith(f"{name} cannot be traced (")]
+        plan.notes.insert(0, f"{name} {does}: it stays as it is, its layers are replaced in place")
 
 
 def _half_body(body: fx.GraphModule, model: str, width: str) -> fx.GraphModule:

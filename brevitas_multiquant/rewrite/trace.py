@@ -4,7 +4,7 @@ Modules with control flow on data stay one node each, see `opaque`; the graph is
 `normalise`; the shape of every tensor is noted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import FunctionType
@@ -80,12 +80,15 @@ def copy_sharing_parameters(module: Any) -> Any:
     return deep_copy(module, shared)
 
 
-def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Trace:
+def trace(
+    model: nn.Module, input_shape: tuple[int, ...], kept: Mapping[str, str] | None = None
+) -> Trace:
     """Trace a copy of ``model`` in evaluation mode; the model itself is not touched.
 
     Args:
         model: any module whose forward takes one image batch; other arguments have defaults.
         input_shape: (1, C, H, W).
+        kept: modules to leave as they are, one node each, though they could be traced -> why.
 
     Raises:
         TraceError: the forward does not run on images of that shape, needs more than images, or
@@ -94,7 +97,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Trace:
     """
     _check_arguments(model)
     try:
-        return _trace_graph(model, input_shape)
+        return _trace_graph(model, input_shape, kept)
     except OUT_OF_MEMORY:
         raise
     except Exception as error:  # whatever a model's code raises when it meets a proxy
@@ -118,12 +121,16 @@ def _check_arguments(model: nn.Module) -> None:
         )
 
 
-def _trace_graph(model: nn.Module, input_shape: tuple[int, ...]) -> Trace:
+def _trace_graph(
+    model: nn.Module, input_shape: tuple[int, ...], kept: Mapping[str, str] | None
+) -> Trace:
     twin = copy_sharing_parameters(model)
     modes = {name: module.training for name, module in twin.named_modules()}
     twin.eval()
-    tracer = Tracer(input_shape)
-    graph_module = fx.GraphModule(twin, tracer.trace(twin), type(model).__name__)
+    tracer = Tracer(input_shape, kept)
+    graph = tracer.trace(twin)
+    _renew(twin, tracer.opaque, model)
+    graph_module = fx.GraphModule(twin, graph, type(model).__name__)
     traced = Trace(graph_module, input_shape, tracer.opaque)
     kinds = {name: type(module) for name, module in model.named_modules()}
     traced.layers = {n: kind.__name__ for n, kind in kinds.items() if issubclass(kind, LAYERS)}
@@ -140,6 +147,14 @@ def _guard_size(traced: Trace) -> None:
         guarded = traced.graph.call_function(images_of_size, (image,))
     image.replace_all_uses_with(guarded)
     guarded.args = (image, tuple(traced.input_shape[2:]))
+
+
+def _renew(twin: nn.Module, names: Iterable[str], model: nn.Module) -> None:
+    """Copies of modules as they were before the trace ran parts of their code."""
+    fresh = copy_sharing_parameters(model).eval() if names else None
+    for name in names if fresh is not None else ():
+        parent, _, leaf = name.rpartition(".")
+        setattr(twin.get_submodule(parent), leaf, fresh.get_submodule(name))
 
 
 def _trace_execution(model: nn.Module, input_shape: tuple[int, ...], why: str) -> Trace:
@@ -195,7 +210,9 @@ class _Shapes(fx.Interpreter):
     """Runs a graph to note shapes, and what opaque modules do that a trace cannot see."""
 
     def __init__(self, traced: Trace) -> None:
-        super().__init__(traced.model)
+        # modules that stay one node run as they are: what they keep is not to change
+        module = copy_sharing_parameters(traced.model) if traced.opaque else traced.model
+        super().__init__(module, graph=traced.graph)
         self.extra_traceback = False
 
     def run_node(self, n: fx.Node) -> Any:

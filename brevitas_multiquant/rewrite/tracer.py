@@ -3,7 +3,7 @@
 import inspect
 import operator
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ class Tracer(fx.Tracer):
     makes a module `opaque`.
     """
 
-    def __init__(self, input_shape: tuple[int, ...]) -> None:
+    def __init__(self, input_shape: tuple[int, ...], kept: Mapping[str, str] | None = None) -> None:
         layers = sys.modules.get("timm.layers")
         functions = layers.get_notrace_functions() if layers else []
         super().__init__(
@@ -43,6 +43,7 @@ class Tracer(fx.Tracer):
         self._parameter_proxies: dict[str, fx.Proxy] = {}
         self.decider: Decider
         self.opaque: dict[str, str] = {}
+        self._kept = kept or {}
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -122,6 +123,9 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         """Whether a module becomes one node."""
+        if name in self._kept:
+            self.opaque[name] = self._kept[name]
+            return True
         if type(module) in self._opaque and contains_layer(module):
             return False
         if isinstance(module, self._leaves) or type(module).__name__ in self._leaf_names:
