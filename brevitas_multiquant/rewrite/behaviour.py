@@ -163,6 +163,19 @@ def decides_by_mode(module: nn.Module) -> bool:
     return any(_jumps_by_mode(code) for code in _own_code(module))
 
 
+_UNSEEDED = {
+    *("default_rng", "SystemRandom", "urandom", "secrets", "token_bytes", "uuid4"),
+    *("time", "time_ns", "perf_counter", "monotonic"),
+}
+
+
+def draws_unseeded(module: nn.Module) -> bool:
+    """Whether an author's code reads its mode and names a source of chance that no seed reaches."""
+    return reads_its_mode(module) and any(
+        not _UNSEEDED.isdisjoint(code.co_names) for code in _own_code(module)
+    )
+
+
 def _own_code(module: nn.Module) -> Iterator[CodeType]:
     for kind in type(module).__mro__:
         for name, method in vars(kind).items():

@@ -11,6 +11,7 @@ from brevitas_multiquant.rewrite.behaviour import (
     State,
     changed,
     decides_by_mode,
+    draws_unseeded,
     modules_that_draw,
     reads_its_mode,
 )
@@ -48,11 +49,21 @@ class Inlined:
 
     def lost(self, run: Callable[[], Any], device: torch.device) -> dict[str, str]:
         """Which of them draw random numbers; if none does, which of them read their mode."""
-        drawing = modules_that_draw(self._model, run, device) & self._modules.keys()
-        if drawing:
-            return dict.fromkeys(sorted(drawing), "draws random numbers of its own while it trains")
+        drawing = self._drawing(run, device)
         reading = [name for name, module in self._modules.items() if reads_its_mode(module)]
-        return dict.fromkeys(reading, "reads self.training")
+        return drawing or dict.fromkeys(reading, "reads self.training")
+
+    def suspects(self, run: Callable[[], Any], device: torch.device) -> dict[str, str]:
+        """Which of them may lose something, where no seed makes two runs comparable."""
+        deciding = [name for name, module in self._modules.items() if decides_by_mode(module)]
+        unseeded = [name for name, module in self._modules.items() if draws_unseeded(module)]
+        found = dict.fromkeys(deciding, "decides by self.training")
+        found |= dict.fromkeys(unseeded, "depends on chance or time, which no seed sets")
+        return found | self._drawing(run, device)
+
+    def _drawing(self, run: Callable[[], Any], device: torch.device) -> dict[str, str]:
+        drawing = modules_that_draw(self._model, run, device) & self._modules.keys()
+        return dict.fromkeys(sorted(drawing), "draws random numbers of its own while it trains")
 
     def changed(self, before: State, after: State) -> dict[str, str]:
         """Which of them changed something of their own."""

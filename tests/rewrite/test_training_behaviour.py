@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from brevitas_multiquant import calibrate, extract_subnet, multiquantize
-from brevitas_multiquant.errors import SelfCheckError
+from brevitas_multiquant.errors import SelfCheckError, UnsupportedModelError
 from brevitas_multiquant.export import export_onnx, export_qonnx
 from brevitas_multiquant.quant.layers import CodeLayer
 from tests.tiny import IMAGE
@@ -269,14 +269,48 @@ def test_in_the_models_own_forward_it_is_refused(kind, does):
         convert(Whole())
 
 
-def test_draws_that_no_seed_reaches_are_refused():
-    class Unseeded(Block):
-        def forward(self, x):
-            skips = self.training and np.random.default_rng().random() < 0.5
-            return x if skips else super().forward(x)
+class Unseeded(Block):
+    def forward(self, x):
+        skips = self.training and np.random.default_rng().random() < 0.5
+        return x if skips else super().forward(x)
 
-    with pytest.raises(SelfCheckError, match=r"blocks\.1 reads self\.training: a trace would lose"):
-        convert(Net(Block(), Unseeded()))
+
+def test_draws_that_no_seed_reaches_are_kept(images):
+    """Two runs cannot be compared; it is evaluation that is checked to the bit."""
+    model = Net(Block(), Unseeded())
+    for _ in range(3):
+        net = convert(model)
+        assert type(net.branches[0].get_submodule("blocks.1")) is Unseeded
+    assert net.plan.notes[0].startswith("blocks.1 depends on chance or time, which no seed sets:")
+    with torch.no_grad(), net.floating(), net.at_bits(2):
+        assert len({tuple(net.train()(images).flatten().tolist()) for _ in range(50)}) == 2
+        assert torch.equal(net.eval()(images), model.eval()(images))
+
+
+def test_several_kinds_at_once(images):
+    model = Net(WarmsUp(), SkipsByTorch(), Unseeded(), CountsInBuffer())
+    net = convert(model)
+    kinds = [type(m) for m in net.branches[0].get_submodule("blocks").children()]
+    assert kinds == [WarmsUp, SkipsByTorch, Unseeded, CountsInBuffer]
+
+
+def test_a_kept_module_that_cannot_be_set_apart_says_why():
+    class Whole(nn.Module):
+        def __init__(self, kind):
+            super().__init__()
+            self.net = kind(Block())
+
+        def forward(self, x):
+            return self.net(x)
+
+    class Skips(Net):
+        def forward(self, x):
+            return super().forward(-x if self.training and torch.rand(1) < 0.5 else x)
+
+    with pytest.raises(UnsupportedModelError, match=r"net draws random numbers .*Move|net draws"):
+        convert(Whole(Skips))
+    with pytest.raises(UnsupportedModelError, match=r"blocks\.0 draws random .*with it kept the m"):
+        convert(Net(SkipsByTorch()), (2, 3, 4))
 
 
 def test_the_check_costs_little():
