@@ -192,6 +192,7 @@ def _skeleton(
             weights=config.weights,
             stem=source.stem,
             head=source.head,
+            keep=source.keep,
             input_shape=_shape(header["input_shape"]),
             source=source,
             check=False,

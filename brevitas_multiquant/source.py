@@ -25,6 +25,7 @@ class ModelSource:
         kwargs: further arguments, plain values only.
         stem: ``stem`` option of `brevitas_multiquant.multiquantize`.
         head: its ``head`` option.
+        keep: its ``keep`` option, with what the self-check added to it.
 
     Example:
         >>> source = ModelSource("torchvision", "resnet18", {"num_classes": 10})
@@ -37,10 +38,13 @@ class ModelSource:
     kwargs: dict[str, Any] = field(default_factory=dict)
     stem: str | None = None
     head: str | None = None
+    keep: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self)
+        values = asdict(self)
+        keep = values.pop("keep")
+        return {**values, "keep": list(keep)} if keep else values
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "ModelSource":
@@ -50,9 +54,12 @@ class ModelSource:
             SourceError: keys missing or unknown.
         """
         expected = {"library", "name", "kwargs", "stem", "head"}
-        if not isinstance(data, Mapping) or set(data) != expected:
+        if not isinstance(data, Mapping) or {*data} - {"keep"} != expected:
             raise SourceError(f"model source: expected the keys {sorted(expected)}, got {data!r}")
-        return cls(**data)
+        keep = data.get("keep", [])
+        if not isinstance(keep, list) or not all(isinstance(name, str) for name in keep):
+            raise SourceError(f"model source: expected names of modules to keep, got {keep!r}")
+        return cls(**{**data, "keep": tuple(keep)})
 
     def check(self, largest_number: int | None = None) -> None:
         """Refuse what no file may ask for: arguments that load something, or are not plain.

@@ -52,6 +52,7 @@ def multiquantize(
     branch_init: str = "copy",
     stem: str | None = None,
     head: str | None = None,
+    keep: Sequence[str] = (),
     input_shape: tuple[int, ...] | None = None,
     source: ModelSource | None = None,
     seed: int = 0,
@@ -81,6 +82,9 @@ def multiquantize(
             training from scratch: each but the first from a seeded permutation of the weights.
         stem: module that ends the stem, instead of the first convolution and its norm.
         head: module that starts the float head, instead of the last layer.
+        keep: modules that stay as their author wrote them, with their layers replaced in place.
+            The self-check adds those whose behaviour in training a trace would lose: random
+            draws, counters, other paths (``net.plan.notes``).
         input_shape: (1, C, H, W); default: what the model declares, else (1, 3, 224, 224). Where
             the forward decides by the image's size, it is decided for this one.
         source: how to build the float model again, for files; default: found out where it is of
@@ -115,9 +119,12 @@ def multiquantize(
 
     build = partial(_build, model, config, shape, branch_init, stem, head, seed)
     with collector_paused(), training_flags_kept(model):
-        net = _checked(build, model, shape) if check else build({})
+        kept = _checked_names(keep, model)
+        net = _checked(build, kept, model, shape) if check else build(kept)
         net.plan.notes[:0] = intake.notes
-        net.source = _with_cut(source or infer_source(model), stem, head)
+        found = source or infer_source(model)
+        if found is not None:
+            net.source = replace(found, stem=stem, head=head, keep=tuple(kept))
         net.layout = layout_of(net)
         moved = [f"branches.{name}" for name in move_zeros_apart(net.branches)]
     warn_of_zeros(moved, config.weight_format, stacklevel=2)
@@ -126,11 +133,22 @@ def multiquantize(
     return net
 
 
+def _checked_names(keep: Sequence[str], model: nn.Module) -> dict[str, str]:
+    names = dict(model.named_modules())
+    if isinstance(keep, str) or not all(name and name in names for name in keep):
+        raise ConfigError(
+            f"keep: expected a list of names of modules in {type(model).__name__}, got {keep!r}"
+        )
+    return dict.fromkeys(keep, "was to be kept")
+
+
 def _checked(
-    build: Callable[[Mapping[str, str]], MultiQuantNet], model: nn.Module, shape: tuple[int, ...]
+    build: Callable[[Mapping[str, str]], MultiQuantNet],
+    kept: dict[str, str],
+    model: nn.Module,
+    shape: tuple[int, ...],
 ) -> MultiQuantNet:
-    """The network, with modules kept as they are whose behaviour in training a trace loses."""
-    kept: dict[str, str] = {}
+    """The network; what its trace lost of the behaviour in training is kept, and added to it."""
     try:
         net = build(kept)
         while lost := self_check(net, model, shape):
@@ -218,7 +236,3 @@ def _checked_shape(shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
     if not listed or len(shape) != 4 or any(not isinstance(s, int) or s < 1 for s in shape):
         raise ConfigError(f"input_shape: expected (1, channels, height, width), got {shape!r}")
     return (1, *shape[1:])
-
-
-def _with_cut(source: ModelSource | None, stem: str | None, head: str | None) -> ModelSource | None:
-    return None if source is None else replace(source, stem=stem, head=head)

@@ -4,7 +4,7 @@ Modules with control flow on data stay one node each, see `opaque`; the graph is
 `normalise`; the shape of every tensor is noted.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import FunctionType
@@ -149,10 +149,10 @@ def _guard_size(traced: Trace) -> None:
     guarded.args = (image, tuple(traced.input_shape[2:]))
 
 
-def _renew(twin: nn.Module, names: Iterable[str], model: nn.Module) -> None:
+def _renew(twin: nn.Module, names: Collection[str], model: nn.Module) -> None:
     """Copies of modules as they were before the trace ran parts of their code."""
-    fresh = copy_sharing_parameters(model).eval() if names else None
-    for name in names if fresh is not None else ():
+    fresh = copy_sharing_parameters(model).eval() if names else model
+    for name in names:
         parent, _, leaf = name.rpartition(".")
         setattr(twin.get_submodule(parent), leaf, fresh.get_submodule(name))
 

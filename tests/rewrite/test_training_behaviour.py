@@ -9,8 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from brevitas_multiquant import calibrate, extract_subnet, multiquantize
-from brevitas_multiquant.errors import SelfCheckError, UnsupportedModelError
+from brevitas_multiquant import (
+    ModelSource,
+    calibrate,
+    extract_subnet,
+    load_packed,
+    multiquantize,
+    save_packed,
+)
+from brevitas_multiquant.errors import ConfigError, SelfCheckError, UnsupportedModelError
 from brevitas_multiquant.export import export_onnx, export_qonnx
 from brevitas_multiquant.quant.layers import CodeLayer
 from tests.tiny import IMAGE
@@ -224,6 +231,30 @@ def test_it_trains_and_evaluates(images, kind, tmp_path):
         assert torch.equal(extract_subnet(net, 4)(images), net(images))
     assert export_qonnx(net, tmp_path / "q", bits=[4])
     assert export_onnx(net, tmp_path / "o", bits=[4])
+
+
+def test_it_is_stored_and_loaded(images, tmp_path):
+    """A reader cannot run the check: the file says what is kept."""
+
+    def build():
+        return Net(Block(), SkipsByTorch(), WarmsUp())
+
+    net = convert(build(), source=ModelSource("own", "Net"))
+    assert net.source.keep == ("blocks.1", "blocks.2")
+    calibrate(net, [images])
+    path = save_packed(net, tmp_path / "net")
+    loaded = load_packed(path, build())
+    assert loaded.source == net.source
+    with torch.no_grad():
+        assert torch.equal(loaded(images), net.eval()(images))
+    named = convert(build(), keep=["blocks.1", "blocks.2"], check=False)
+    named.load_state_dict(net.state_dict())
+
+
+@pytest.mark.parametrize("keep", ["blocks.1", ["nowhere"], [""]])
+def test_wrong_names_to_keep(keep):
+    with pytest.raises(ConfigError, match=r"keep: expected a list of names of modules in Net, got"):
+        convert(Net(Block()), keep=keep)
 
 
 @pytest.mark.parametrize("kind", [Keeps, Announces, Block])
