@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 
 from brevitas_multiquant.errors import ExportError, MultiQuantError
 from brevitas_multiquant.export.exporter import OPSET_VERSION
-from brevitas_multiquant.rewrite.tracer import call_node, first_line
+from brevitas_multiquant.rewrite.cause import first_line
+from brevitas_multiquant.rewrite.decide import call_node
 from brevitas_multiquant.subnet import Subnet
 
 Attempt = Callable[[nn.Module, Tensor], Any]
