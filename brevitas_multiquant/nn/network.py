@@ -241,8 +241,9 @@ class MultiQuantNet(PretrainedMethods, nn.Module):
 
         Example:
             >>> from torchvision.models import resnet18
-            >>> from brevitas_multiquant import multiquantize
+            >>> from brevitas_multiquant import calibrate, multiquantize
             >>> net = multiquantize(resnet18(num_classes=10), [2, 4], input_shape=(1, 3, 32, 32))
+            >>> calibrate(net, [torch.rand(4, 3, 32, 32)])
             >>> net.compile(backend="eager", dynamic=False)
             >>> net(torch.rand(2, 3, 32, 32)).shape
             torch.Size([2, 10])
