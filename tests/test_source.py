@@ -97,3 +97,14 @@ def test_input_shape(tiny):
     assert infer_input_shape(timm.create_model("cifar_resnet8", in_chans=1)) == (1, 1, 32, 32)
     assert infer_input_shape(tiny) == (1, 3, 224, 224)
     assert infer_input_shape(torch.nn.Conv2d(5, 1, 1)) == (1, 5, 224, 224)
+
+
+def test_modules_to_keep_are_written_only_where_there_are_some():
+    """Files of networks without any are as they were."""
+    plain, kept = ModelSource("own", "Net"), ModelSource("own", "Net", keep=("blocks.1",))
+    assert set(plain.to_dict()) == {"library", "name", "kwargs", "stem", "head"}
+    assert kept.to_dict() == {**plain.to_dict(), "keep": ["blocks.1"]}
+    assert ModelSource.from_dict(kept.to_dict()) == kept
+    for wrong in ("blocks.1", [1], None):
+        with pytest.raises(SourceError, match="names of modules to keep"):
+            ModelSource.from_dict({**plain.to_dict(), "keep": wrong})

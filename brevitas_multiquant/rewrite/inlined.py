@@ -17,6 +17,9 @@ from brevitas_multiquant.rewrite.behaviour import (
 )
 from brevitas_multiquant.rewrite.kinds import is_norm
 
+LIBRARIES = ("timm", "torchvision")
+"""Their models decide by their mode for auxiliary classifiers alone; one run shows as much."""
+
 
 class Inlined:
     """The modules of a model that have no counterpart of their type in the network.
@@ -40,11 +43,12 @@ class Inlined:
         }
 
     def may_decide(self) -> bool:
-        """Whether code that is gone decides by its mode, or keeps a feature from a forward."""
+        """Whether a user's code that is gone decides by its mode, or keeps a feature."""
         return any(
             decides_by_mode(module)
             or any(isinstance(value, torch.Tensor) for value in vars(module).values())
             for module in self._modules.values()
+            if type(module).__module__.partition(".")[0] not in LIBRARIES
         )
 
     def lost(self, run: Callable[[], Any], device: torch.device) -> dict[str, str]:
