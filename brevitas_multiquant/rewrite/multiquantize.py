@@ -221,7 +221,9 @@ def _describe_kept(plan: Plan, kept: Mapping[str, str]) -> None:
     """They have no control flow on data, so that a file can hold what they do in evaluation."""
     plan.opaque = [name for name in plan.opaque if name not in kept]
     for name, does in kept.items():
-        plan.notes = [n for n in plan.notes if not n.startswith(f"{name} cannot be traced (")]
+        told = [note for note in plan.untraced if note.startswith(f"{name} cannot be traced (")]
+        plan.untraced = [note for note in plan.untraced if note not in told]
+        plan.notes = [note for note in plan.notes if note not in told]
         plan.notes.insert(0, f"{name} {does}: it stays as it is, its layers are replaced in place")
 
 

@@ -206,14 +206,18 @@ def _random_image(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
     return image.to(empty_image(model, (0,)))
 
 
-class _Shapes(fx.Interpreter):
-    """Runs a graph to note shapes, and what opaque modules do that a trace cannot see."""
+class _Run(fx.Interpreter):
+    """Runs a graph, and changes nothing that its modules keep."""
 
     def __init__(self, traced: Trace) -> None:
-        # modules that stay one node run as they are: what they keep is not to change
+        # modules that stay one node run as their author wrote them: counters and all
         module = copy_sharing_parameters(traced.model) if traced.opaque else traced.model
         super().__init__(module, graph=traced.graph)
         self.extra_traceback = False
+
+
+class _Shapes(_Run):
+    """Notes shapes, and what opaque modules do that a trace cannot see."""
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node, and note the shape of what it gives."""
@@ -261,12 +265,11 @@ def _interpret(traced: Trace, interpreter: fx.Interpreter, shape: tuple[int, ...
                 interpreter.run(fake.from_tensor(empty_image(traced.model, shape)))
 
 
-class _Values(fx.Interpreter):
-    """Runs a graph to collect shapes of tensors, and values that are no tensors."""
+class _Values(_Run):
+    """Collects shapes of tensors, and values that are no tensors."""
 
     def __init__(self, traced: Trace) -> None:
-        super().__init__(traced.model)
-        self.extra_traceback = False
+        super().__init__(traced)
         self.values: dict[fx.Node, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:
