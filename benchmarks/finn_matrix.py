@@ -37,7 +37,7 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import brevitas_multiquant.models  # noqa: F401, E402  (registers the CIFAR networks)
+import brevitas_multiquant.core.cifar_networks  # noqa: F401, E402  (registers the CIFAR networks)
 from brevitas_multiquant import (  # noqa: E402
     MultiQuantNet,
     calibrate,
@@ -51,7 +51,7 @@ from brevitas_multiquant.export.finn.lower import lower  # noqa: E402
 from brevitas_multiquant.export.finn.project_files import build_config  # noqa: E402
 from brevitas_multiquant.export.sample import smooth_images  # noqa: E402
 from brevitas_multiquant.nn.plain import IntWeightConst, OutputScale  # noqa: E402
-from brevitas_multiquant.subnet import Subnet  # noqa: E402
+from brevitas_multiquant.nn.subnet import Subnet  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "finn_matrix"
 NETWORKS = {  # name -> (height and width of the images, frames a second)

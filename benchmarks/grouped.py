@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from brevitas_multiquant import MultiQuantNet
-from brevitas_multiquant.functional import activation_levels, guarded_upper
+from brevitas_multiquant.core.clip_quantize import activation_levels, guarded_upper
 from brevitas_multiquant.nn.switchable import SwitchableNorm, SwitchableQuantizer
 from brevitas_multiquant.quant.layers import CodeLayer
 from brevitas_multiquant.quant.proxies import activation_tensor_quant
-from brevitas_multiquant.rewrite.decide import call_node
+from brevitas_multiquant.rewrite.graph.decide import call_node
 
 
 def grouped_forward(net: MultiQuantNet, images: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from itertools import islice
 
 import torch
 
-from recipes.create import create_run
-from recipes.loop import groups
-from recipes.options import parse_train
+from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.run.create import create_run
+from brevitas_multiquant.recipes.run.loop import groups
 
 
 def main() -> None:

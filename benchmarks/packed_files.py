@@ -16,7 +16,7 @@ from pathlib import Path
 import timm
 import torch
 
-import brevitas_multiquant.models  # noqa: F401  (registers the CIFAR networks)
+import brevitas_multiquant.core.cifar_networks  # noqa: F401  (registers the CIFAR networks)
 from brevitas_multiquant import MultiQuantNet, load_packed, multiquantize, save_packed
 from brevitas_multiquant.quant.ranges import LearnedRange
 

@@ -14,7 +14,7 @@ import json
 from typing import NamedTuple
 
 from benchmarks.training_step import RESULTS
-from brevitas_multiquant.selection import BRANCH_BITS
+from brevitas_multiquant.core.selection import BRANCH_BITS
 
 IMAGES = 1_281_167
 MODE = "channels_last"

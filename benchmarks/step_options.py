@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import cpu_seconds
-from recipes.create import create_run
-from recipes.execution import running_by
-from recipes.memory import keep_freed_memory
-from recipes.options import parse_train
-from recipes.run import Run
-from recipes.step import Batch
+from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.run.create import create_run
+from brevitas_multiquant.recipes.run.execution import running_by
+from brevitas_multiquant.recipes.run.memory import keep_freed_memory
+from brevitas_multiquant.recipes.run.run import Run
+from brevitas_multiquant.recipes.run.step import Batch
 
 OPTIONS = {
     "plain": [],

@@ -27,11 +27,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import brevitas_multiquant.models  # noqa: F401  registers the CIFAR networks
+import brevitas_multiquant.core.cifar_networks  # noqa: F401  registers the CIFAR networks
 from benchmarks.measure import conditions, median_seconds, paired_ratio, peak_bytes
 from brevitas_multiquant import InPlaceDistillation, calibrate, multiquantize
-from recipes.execution import running_by, training_forwards
-from recipes.memory import keep_freed_memory
+from brevitas_multiquant.recipes.run.execution import running_by, training_forwards
+from brevitas_multiquant.recipes.run.memory import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results" / "training_step"
 MODES = ("plain", "channels_last", "compiled", "compiled, channels_last")

@@ -18,11 +18,11 @@ from brevitas.graph.calibrate import calibration_mode
 from brevitas.graph.quantize import preprocess_for_quantize, quantize
 from torch import Tensor, nn
 
-import brevitas_multiquant.models  # noqa: F401  registers the CIFAR networks
-from recipes.create import create_batches
-from recipes.evaluate import top1
-from recipes.networks import create_float_model, model_source
-from recipes.options import parse_train
+import brevitas_multiquant.core.cifar_networks  # noqa: F401  registers the CIFAR networks
+from brevitas_multiquant.recipes.evaluate import top1
+from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.run.create import create_batches
+from brevitas_multiquant.recipes.run.networks import create_float_model, model_source
 
 RESULTS = Path(__file__).parent / "results" / "cifar10_short"
 BITS = 8

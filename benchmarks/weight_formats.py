@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from brevitas_multiquant import InPlaceDistillation, MultiQuantNet, calibrate, multiquantize
-from brevitas_multiquant.weight_format import WEIGHT_FORMATS
+from brevitas_multiquant.core.grids import WEIGHT_FORMATS
 
 TRAINING = 1437
 BATCH = 64

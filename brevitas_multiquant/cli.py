@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from brevitas_multiquant.cost import cost
+from brevitas_multiquant.core.float_model import ModelSource, infer_input_shape
+from brevitas_multiquant.core.grids import WEIGHT_FORMATS
+from brevitas_multiquant.cost.table import cost
 from brevitas_multiquant.errors import MultiQuantError, SourceError
 from brevitas_multiquant.export import check_finn
+from brevitas_multiquant.methods.convert import multiquantize
 from brevitas_multiquant.nn import MultiQuantNet
-from brevitas_multiquant.rewrite import multiquantize
-from brevitas_multiquant.source import ModelSource, infer_input_shape
-from brevitas_multiquant.weight_format import WEIGHT_FORMATS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

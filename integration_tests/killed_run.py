@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from recipes import checkpoints, create, loop, train
-from recipes.step import Step
+from brevitas_multiquant.recipes import train
+from brevitas_multiquant.recipes.run import checkpoints, create, loop
+from brevitas_multiquant.recipes.run.step import Step
 
 Moment = tuple[str, int]
 PHASES = ("calibrate", "step", "evaluate", "half written", "before rename", "after rename")

@@ -10,8 +10,8 @@ from functools import partial
 import pytest
 import torch
 
-from recipes.create import create_run
-from recipes.options import parse_train
+from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.run.create import create_run
 from tests.recipes.runs import tiny
 
 # The compiler looks at the gradient of every tensor that enters a graph.

@@ -13,7 +13,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-import brevitas_multiquant.models  # noqa: F401  (registers the CIFAR networks)
+import brevitas_multiquant.core.cifar_networks  # noqa: F401  (registers the CIFAR networks)
 from brevitas_multiquant import calibrate, multiquantize
 from brevitas_multiquant.export import check_finn, export_finn
 from brevitas_multiquant.export.finn.project.estimate import _words

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-import brevitas_multiquant.models  # noqa: F401  (registers the CIFAR networks)
+import brevitas_multiquant.core.cifar_networks  # noqa: F401  (registers the CIFAR networks)
 from brevitas_multiquant import (
     InPlaceDistillation,
     calibrate,

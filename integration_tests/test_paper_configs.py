@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from brevitas_multiquant import cost, load_packed
-from recipes import train
-from recipes.report import SUMMARY_FILE
+from brevitas_multiquant.recipes import train
+from brevitas_multiquant.recipes.run.report import SUMMARY_FILE
 
 CONFIGS = Path(train.__file__).parent / "configs"
 

@@ -24,9 +24,9 @@ import pytest
 import torch
 from PIL import Image
 
+from brevitas_multiquant.recipes.run.checkpoints import checkpoints_in, read_checkpoint
+from brevitas_multiquant.recipes.run.report import SUMMARY_FILE
 from integration_tests import killed_run
-from recipes.checkpoints import checkpoints_in, read_checkpoint
-from recipes.report import SUMMARY_FILE
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from recipes.create import create_run
-from recipes.options import parse_train
+from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.run.create import create_run
 from tests.recipes.runs import tiny
 
 STEPS = 50

@@ -25,10 +25,10 @@ from torch import nn
 from brevitas_multiquant import MultiQuantNet, calibrate, multiquantize
 from brevitas_multiquant.errors import MultiQuantError, SelfCheckError
 from brevitas_multiquant.rewrite.build import cut
-from brevitas_multiquant.rewrite.half import plan_half
-from brevitas_multiquant.rewrite.narrow import narrow
+from brevitas_multiquant.rewrite.graph.trace import trace
+from brevitas_multiquant.rewrite.narrow.body import narrow
+from brevitas_multiquant.rewrite.narrow.widths import plan_half
 from brevitas_multiquant.rewrite.plan import make_plan
-from brevitas_multiquant.rewrite.trace import trace
 from integration_tests.models import (
     all_names,
     build,

@@ -1,84 +1,11 @@
-"""A packed network to verified ONNX files, one a bit-width: QONNX for FINN, or plain ONNX."""
+"""``brevitas_multiquant.recipes.export`` of this clone, by its path."""
 
-import argparse
-import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from brevitas_multiquant import load_packed
-from brevitas_multiquant.export import export_onnx, export_qonnx
-from recipes.errors import MissingFileError, OptionError, exit_code
-from recipes.option_types import positive
-
-
-def export_parser() -> argparse.ArgumentParser:
-    """All options of ``recipes/export.py``."""
-    parser = argparse.ArgumentParser(
-        prog="export.py",
-        description="Write one ONNX file a bit-width, executed and compared with torch before.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("packed", metavar="PACKED.safetensors")
-    parser.add_argument("--output", default="export", metavar="DIR")
-    parser.add_argument("--format", choices=["qonnx", "onnx"], default="qonnx")
-    parser.add_argument("--bits", type=int, nargs="+", metavar="B", help="default: all")
-    parser.add_argument("--img-size", type=positive, metavar="PIXELS", help="default: as trained")
-    parser.add_argument(
-        "--allow-ties",
-        action="store_true",
-        help="of qonnx: accept codes that float rounding decides, as behind layer norms",
-    )
-    return parser
-
-
-def run(args: argparse.Namespace) -> dict[int, Path]:
-    """Export, and print a line for each file.
-
-    Raises:
-        MissingFileError: there is no packed file.
-        OptionError: an option that the format does not know.
-    """
-    if args.allow_ties and args.format != "qonnx":
-        raise OptionError(f"--allow-ties: expected --format qonnx, got {args.format}")
-    if not Path(args.packed).is_file():
-        raise MissingFileError(f"expected a packed network at {args.packed}, found none")
-    net = load_packed(args.packed)
-    shape = net.input_shape
-    if args.img_size:
-        shape = (1, shape[1] if shape else 3, args.img_size, args.img_size)
-    if args.format == "onnx":
-        files = export_onnx(net, args.output, input_shape=shape, bits=args.bits)
-        lines = dict.fromkeys(files, "same class as torch in onnxruntime")
-    else:
-        files = export_qonnx(
-            net, args.output, input_shape=shape, bits=args.bits, allow_ties=args.allow_ties
-        )
-        lines = agreement(Path(args.output) / "export.json")
-    for bits, path in files.items():
-        print(f"{bits} bits: {path}: {lines[bits]}")
-    return files
-
-
-def agreement(report: Path) -> dict[int, str]:
-    """Bit-width -> how well its QONNX file agrees with torch, from the report of the export."""
-    text = {}
-    for bits, entry in json.loads(report.read_text(encoding="utf-8"))["bits"].items():
-        compared = entry["compared"].values()
-        codes, flipped = (sum(c[key] for c in compared) for key in ("codes", "flipped_codes"))
-        difference = max(c["logit_difference"] for c in compared)
-        text[int(bits)] = (
-            f"flipped codes {flipped} of {codes}, largest difference of logits {difference:.1e}"
-        )
-    return text
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the recipe; 0 for success, 2 for wrong usage, 1 for any other named error."""
-    return exit_code(lambda: run(export_parser().parse_args(argv)))
-
+from brevitas_multiquant.recipes.export import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -16,8 +16,8 @@ from brevitas_multiquant import (
     load_packed,
     save_packed,
 )
+from brevitas_multiquant.core.clip_quantize import quantize_activation, quantize_weight
 from brevitas_multiquant.export import export_qonnx
-from brevitas_multiquant.functional import quantize_activation, quantize_weight
 from brevitas_multiquant.nn import SwitchableQuantizer
 from brevitas_multiquant.quant.layers import CodeLayer
 from tests.tiny import TinyNet

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from brevitas_multiquant import ModelSource, load_packed, save_packed
-from brevitas_multiquant.packed_file import VERSION
+from brevitas_multiquant.storage.packed_file import VERSION
 from tests.data.make_golden import BITS, CLASSES, logits
 from tests.packed import rewrite, take_apart
 

@@ -16,7 +16,7 @@ from timm.models.resnet import ResNet as TimmResNet
 from timm.models.resnetv2 import ResNetV2
 from torchvision.models import convnext, densenet, resnet, vgg
 
-import brevitas_multiquant.models  # noqa: F401  (registers the CIFAR networks)
+import brevitas_multiquant.core.cifar_networks  # noqa: F401  (registers the CIFAR networks)
 
 SHAPE = (1, 3, 64, 64)
 

@@ -11,9 +11,9 @@ from torch import Tensor, fx, nn
 
 from brevitas_multiquant.errors import ExportError, MultiQuantError
 from brevitas_multiquant.export.exporter import OPSET_VERSION
-from brevitas_multiquant.rewrite.cause import first_line
-from brevitas_multiquant.rewrite.decide import call_node
-from brevitas_multiquant.subnet import Subnet
+from brevitas_multiquant.nn.subnet import Subnet
+from brevitas_multiquant.rewrite.graph.cause import first_line
+from brevitas_multiquant.rewrite.graph.decide import call_node
 
 Attempt = Callable[[nn.Module, Tensor], Any]
 """Exports a module that reads one tensor, runs the file on that tensor, gives the array."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from brevitas_multiquant.core.selection import chosen_bits
 from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.nn.network import MultiQuantNet
-from brevitas_multiquant.selection import chosen_bits
 
 PACKAGES = ("onnx", "onnxoptimizer", "onnxruntime", "qonnx")
 

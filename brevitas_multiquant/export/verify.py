@@ -21,7 +21,7 @@ from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer as QuantWBIO
 from torch import Tensor, nn
 
 from brevitas_multiquant.errors import ExportError
-from brevitas_multiquant.subnet import Subnet
+from brevitas_multiquant.nn.subnet import Subnet
 
 STEM_TOLERANCE = 1e-5
 """A sum of n fp32 terms is uncertain by about sqrt(n) 6e-8; stems have n up to some hundreds."""

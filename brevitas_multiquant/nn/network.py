@@ -1,29 +1,28 @@
 """The multi-branch network: shared stem, 2-bit branches, shared head."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from brevitas_multiquant.config import MultiQuantConfig
+from brevitas_multiquant.core.config import MultiQuantConfig
+from brevitas_multiquant.core.precision import ActiveBits
+from brevitas_multiquant.core.selection import Selection, half_branch, is_whole
 from brevitas_multiquant.errors import BitWidthError, PackedFileError
 from brevitas_multiquant.nn.compiled import compiled_by_bits, warn_of_graphs
 from brevitas_multiquant.nn.merge import Merge
 from brevitas_multiquant.nn.modes import restore_fixed
-from brevitas_multiquant.nn.pretrained import PretrainedMethods
 from brevitas_multiquant.nn.switchable import ScaleShiftNorm, exact_norm, is_scale_and_shift
 from brevitas_multiquant.nn.twin import twin_of
 from brevitas_multiquant.quant.exact import exact_arithmetic
 from brevitas_multiquant.quant.pickling import reconnect
 from brevitas_multiquant.quant.ranges import LearnedRange
-from brevitas_multiquant.quant.state import ActiveBits
-from brevitas_multiquant.selection import Selection, half_branch, is_whole
 
 
-class MultiQuantNet(PretrainedMethods, nn.Module):
+class MultiQuantNet(nn.Module):
     """One network for every candidate bit-width; made by `brevitas_multiquant.multiquantize`.
 
     Args:
@@ -45,6 +44,15 @@ class MultiQuantNet(PretrainedMethods, nn.Module):
     """
 
     layout: Mapping[str, str] | None = None
+    save_pretrained: Callable[..., str | None]
+    """`brevitas_multiquant.storage.hub.save_pretrained`."""
+
+    push_to_hub: Callable[..., str]
+    """`brevitas_multiquant.storage.hub.push_to_hub`."""
+
+    from_pretrained: ClassVar[Callable[..., "MultiQuantNet"]]
+    """`brevitas_multiquant.storage.hub.from_pretrained`."""
+
     evaluation_only = False
     batch_statistics = True
 

@@ -8,9 +8,9 @@ from brevitas.nn import QuantIdentity
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from brevitas_multiquant.computed_once import computed_once
+from brevitas_multiquant.core.computed_once import computed_once
+from brevitas_multiquant.core.precision import ActiveBits
 from brevitas_multiquant.quant.injectors import UintActPerTensorLearnedRange
-from brevitas_multiquant.quant.state import ActiveBits
 
 WITHOUT_FP64 = ("mps",)
 """Types of devices that refuse fp64 tensors."""

@@ -5,13 +5,13 @@ from brevitas.inject.enum import BitWidthImplType, FloatToIntImplType, QuantType
 from brevitas.quant.solver.act import ActQuantSolver
 from brevitas.quant.solver.weight import WeightQuantSolver
 
+from brevitas_multiquant.core.grids import ODD, WEIGHT_FORMATS, WeightFormat
 from brevitas_multiquant.quant.proxies import (
     LearnedRangeActQuantProxy,
     LearnedRangeWeightQuantProxy,
 )
 from brevitas_multiquant.quant.ranges import ActivationRange, WeightRange
 from brevitas_multiquant.quant.tensor_quant import ActivationCodes, WeightCodes
-from brevitas_multiquant.weight_format import ODD, WEIGHT_FORMATS, WeightFormat
 
 
 class _LearnedRangeCodes(ExtendedInjector):

@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from brevitas.nn import QuantConv1d, QuantConv2d, QuantLinear
 from torch import Tensor, nn
 
-from brevitas_multiquant.functional import activation_levels
+from brevitas_multiquant.core.clip_quantize import activation_levels
+from brevitas_multiquant.core.grids import ODD, WeightFormat
+from brevitas_multiquant.core.precision import ActiveBits
+from brevitas_multiquant.core.selection import BRANCH_BITS
 from brevitas_multiquant.quant.exact import contract_exactly, refuse_mixed_types
 from brevitas_multiquant.quant.injectors import WeightPerTensorLearnedRange
 from brevitas_multiquant.quant.kept_weights import codes_kept
-from brevitas_multiquant.quant.state import ActiveBits
-from brevitas_multiquant.weight_format import ODD, WeightFormat
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 """Layers that are quantized wherever they stand between stem and head."""
@@ -56,6 +57,9 @@ class CodeLayer(nn.Module):
     """
 
     active: ActiveBits
+    stored_bits = BRANCH_BITS
+    """Bits of a weight in memory and files."""
+
     weight_function: Callable[[nn.Module], Tensor] | None
     weight: Tensor
     bias: Tensor | None

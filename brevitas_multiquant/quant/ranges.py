@@ -8,9 +8,9 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from brevitas_multiquant.core.clip_quantize import MIN_WIDTH
+from brevitas_multiquant.core.grids import ODD, WeightFormat
 from brevitas_multiquant.errors import CalibrationError
-from brevitas_multiquant.functional import MIN_WIDTH
-from brevitas_multiquant.weight_format import ODD, WeightFormat
 
 SIGMAS = 3.0
 """Activation ranges start three standard deviations wide (published code; docs/concepts.md)."""

@@ -9,9 +9,9 @@ import torch
 from brevitas.core.utils import StatelessBuffer
 from torch import Tensor, nn
 
-from brevitas_multiquant.functional import quantize_activation, quantize_weight
+from brevitas_multiquant.core.clip_quantize import quantize_activation, quantize_weight
+from brevitas_multiquant.core.grids import ODD, WeightFormat
 from brevitas_multiquant.quant.ranges import LearnedRange
-from brevitas_multiquant.weight_format import ODD, WeightFormat
 
 QuantArgs = tuple[Tensor, Tensor, Tensor, Tensor]
 """Value, scale, zero-point, bit-width: what a Brevitas proxy expects."""

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from brevitas_multiquant.core.grids import WeightFormat
 from brevitas_multiquant.quant.layers import CodeLayer, weight_range
 from brevitas_multiquant.quant.slices import LayerSlice
-from brevitas_multiquant.weight_format import WeightFormat
 
 NEGLIGIBLE = 1e-6
 """Weights of which none is larger count as 0. Too small to have a range of their own, they get one
@@ -33,7 +33,7 @@ def move_zeros_apart(module: nn.Module) -> list[str]:
 
     Example:
         >>> from brevitas_multiquant.quant.layers import code_layer
-        >>> from brevitas_multiquant.quant.state import ActiveBits
+        >>> from brevitas_multiquant.core.precision import ActiveBits
         >>> zeros = nn.Linear(2, 2)
         >>> _ = nn.init.zeros_(zeros.weight)
         >>> layer = code_layer(zeros, ActiveBits(4))

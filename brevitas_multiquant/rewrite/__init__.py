@@ -1,5 +1,1 @@
-"""The rewrite in five acts: trace, plan, build, swap, self-check."""
-
-from brevitas_multiquant.rewrite.multiquantize import multiquantize
-
-__all__ = ["multiquantize"]
+"""The rewrite: trace, plan, build, check. The package methods puts the acts together."""

@@ -6,17 +6,17 @@ from collections import OrderedDict
 import torch
 from torch import fx, nn
 
+from brevitas_multiquant.core.grids import WeightFormat
+from brevitas_multiquant.core.precision import ActiveBits
 from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.nn.shared import SharedParameter
 from brevitas_multiquant.nn.switchable import SwitchableNorm, SwitchableQuantizer, exact_norm
 from brevitas_multiquant.quant.layers import WEIGHTED, CodeLayer, code_layer, weight_range
 from brevitas_multiquant.quant.slices import make_slice
-from brevitas_multiquant.quant.state import ActiveBits
-from brevitas_multiquant.rewrite.kinds import is_norm
-from brevitas_multiquant.rewrite.paths import nodes_between
+from brevitas_multiquant.rewrite.graph.kinds import is_norm
+from brevitas_multiquant.rewrite.graph.paths import nodes_between
+from brevitas_multiquant.rewrite.graph.trace import Trace
 from brevitas_multiquant.rewrite.plan import Plan
-from brevitas_multiquant.rewrite.trace import Trace
-from brevitas_multiquant.weight_format import WeightFormat
 
 
 def cut(traced: Trace, plan: Plan) -> tuple[fx.GraphModule, fx.GraphModule, fx.GraphModule]:

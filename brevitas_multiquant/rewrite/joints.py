@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from brevitas_multiquant.quant.layers import WEIGHTED
-from brevitas_multiquant.rewrite.kinds import has_parameters, is_norm
-from brevitas_multiquant.rewrite.paths import image_path, nodes_between, separators
-from brevitas_multiquant.rewrite.trace import Trace, shape_of
+from brevitas_multiquant.rewrite.graph.kinds import has_parameters, is_norm
+from brevitas_multiquant.rewrite.graph.paths import image_path, nodes_between, separators
+from brevitas_multiquant.rewrite.graph.trace import Trace, shape_of
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 _STATELESS_LINEAR_MODULES = (

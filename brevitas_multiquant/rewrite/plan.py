@@ -11,9 +11,12 @@ from torch import fx, nn
 
 from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.quant.layers import WEIGHTED
+from brevitas_multiquant.rewrite.graph.kinds import LAYERS, contains_layer, is_frozen_norm, is_norm
+from brevitas_multiquant.rewrite.graph.paths import ancestors
+from brevitas_multiquant.rewrite.graph.sizes import CannotSettleError, settle_sizes
+from brevitas_multiquant.rewrite.graph.trace import Trace
+from brevitas_multiquant.rewrite.intake.ties import shared_between_parts
 from brevitas_multiquant.rewrite.joints import Joints, body_between
-from brevitas_multiquant.rewrite.kinds import LAYERS, contains_layer, is_frozen_norm, is_norm
-from brevitas_multiquant.rewrite.paths import ancestors
 from brevitas_multiquant.rewrite.refusals import (
     fixed_filter,
     hidden_layers,
@@ -22,9 +25,6 @@ from brevitas_multiquant.rewrite.refusals import (
     not_convolutional,
     unknown_layers,
 )
-from brevitas_multiquant.rewrite.sizes import CannotSettleError, settle_sizes
-from brevitas_multiquant.rewrite.ties import shared_between_parts
-from brevitas_multiquant.rewrite.trace import Trace
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from brevitas_multiquant.quant.layers import WEIGHTED, can_quantize
-from brevitas_multiquant.rewrite.axes import axes_of, mixes_positions
-from brevitas_multiquant.rewrite.kinds import LAYERS
-from brevitas_multiquant.rewrite.opaque import FUNCTIONAL_LAYERS, PRODUCTS
-from brevitas_multiquant.rewrite.paths import image_path
-from brevitas_multiquant.rewrite.trace import Trace, is_tensor, shape_of
+from brevitas_multiquant.rewrite.graph.axes import axes_of, mixes_positions
+from brevitas_multiquant.rewrite.graph.kinds import LAYERS
+from brevitas_multiquant.rewrite.graph.opaque import FUNCTIONAL_LAYERS, PRODUCTS
+from brevitas_multiquant.rewrite.graph.paths import image_path
+from brevitas_multiquant.rewrite.graph.trace import Trace, is_tensor, shape_of
 
 _ATTENTION_MODULES = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, nn.Transformer)
 _PRODUCT_METHODS = {"matmul", "bmm", "mm", "__matmul__"}

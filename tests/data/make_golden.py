@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from brevitas_multiquant import ModelSource, MultiQuantNet, calibrate, multiquantize, save_packed
-from brevitas_multiquant.packed_file import VERSION
+from brevitas_multiquant.storage.packed_file import VERSION
 
 FOLDER = Path(__file__).parent
 BITS = (2, 4)

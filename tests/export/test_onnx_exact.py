@@ -12,8 +12,8 @@ from torch import nn
 from brevitas_multiquant import calibrate, extract_subnet, multiquantize
 from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export import export_onnx
-from brevitas_multiquant.export.onnx import check_logits, to_onnx, verify_onnx
-from brevitas_multiquant.export.qonnx import to_qonnx, verify_qonnx
+from brevitas_multiquant.export.onnx.qcdq import check_logits, to_onnx, verify_onnx
+from brevitas_multiquant.export.qonnx.files import to_qonnx, verify_qonnx
 from brevitas_multiquant.export.sample import smooth_images
 from tests.export.nets import build
 
@@ -67,7 +67,7 @@ def test_a_finn_network_is_exact_in_onnxruntime(finn_net, tmp_path):
 
 def test_a_quantizer_that_rounds_to_even_instead_is_found(finn_net, monkeypatch, tmp_path):
     """What a floor written as QuantizeLinear does: named, though the class is right."""
-    monkeypatch.setattr("brevitas_multiquant.export.onnx._with_floors", lambda subnet: subnet)
+    monkeypatch.setattr("brevitas_multiquant.export.onnx.qcdq._with_floors", lambda subnet: subnet)
     with pytest.raises(ExportError, match=r"2 bits: expected identical codes after stem\.image_q"):
         export_onnx(finn_net, tmp_path / "out", bits=[2])
     assert list(tmp_path.iterdir()) == []
@@ -166,7 +166,7 @@ def test_it_is_compared_on_eight_images_and_on_those_that_are_given(monkeypatch,
         seen.append(images)
         original(model, subnet, images)
 
-    monkeypatch.setattr("brevitas_multiquant.export.onnx.verify_onnx", counted)
+    monkeypatch.setattr("brevitas_multiquant.export.onnx.qcdq.verify_onnx", counted)
     mine = torch.randn(3, *SHAPE[1:], dtype=torch.float64)
     net = build("plain")
     export_onnx(net, tmp_path, bits=[2], images=mine)

@@ -10,11 +10,11 @@ from torch import nn
 from brevitas_multiquant import calibrate, multiquantize
 from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export import export_onnx, export_qonnx
-from brevitas_multiquant.export.execute import execute, session_of
 from brevitas_multiquant.export.exporter import readable_ir_version, run_exporter
 from brevitas_multiquant.export.operations import operations_named
-from brevitas_multiquant.export.qonnx import _exported, clean_up
-from brevitas_multiquant.subnet import extract_subnet
+from brevitas_multiquant.export.qonnx.execute import execute, session_of
+from brevitas_multiquant.export.qonnx.files import _exported, clean_up
+from brevitas_multiquant.nn.subnet import extract_subnet
 
 
 class Apply(nn.Module):

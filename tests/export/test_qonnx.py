@@ -17,9 +17,9 @@ from brevitas_multiquant import extract_subnet
 from brevitas_multiquant.errors import BitWidthError, ExportError
 from brevitas_multiquant.export import export_qonnx
 from brevitas_multiquant.export import verify as verify_module
-from brevitas_multiquant.export.execute import execute
 from brevitas_multiquant.export.exporter import readable_ir_version
-from brevitas_multiquant.export.qonnx import _check_sample, to_qonnx, verify_qonnx
+from brevitas_multiquant.export.qonnx.execute import execute
+from brevitas_multiquant.export.qonnx.files import _check_sample, to_qonnx, verify_qonnx
 from brevitas_multiquant.export.sample import impulse_images, smooth_images
 from brevitas_multiquant.export.verify import TIE_TOLERANCE, tie_tolerance
 from tests.export.nets import build
@@ -172,7 +172,7 @@ def flip_a_code(monkeypatch, bits: int) -> None:
 
         return original(dataclasses.replace(graph, run=run), subnet, images, allow_ties)
 
-    monkeypatch.setattr("brevitas_multiquant.export.qonnx.verify", tampered)
+    monkeypatch.setattr("brevitas_multiquant.export.qonnx.files.verify", tampered)
 
 
 def test_a_flipped_code_is_an_error_and_leaves_no_file(tmp_path, monkeypatch):

@@ -22,8 +22,8 @@ from brevitas_multiquant import (
 )
 from brevitas_multiquant.errors import NetworkError
 from brevitas_multiquant.export import check_finn, export_finn, export_onnx, export_qonnx
-from brevitas_multiquant.hub import push_to_hub, save_pretrained
 from brevitas_multiquant.nn.given import given_network
+from brevitas_multiquant.storage.hub import push_to_hub, save_pretrained
 from tests.tiny import TinyNet
 
 FUNCTIONS: dict[str, Callable] = {

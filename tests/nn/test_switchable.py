@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from brevitas_multiquant.core.precision import ActiveBits
 from brevitas_multiquant.nn import SwitchableNorm, SwitchableQuantizer
 from brevitas_multiquant.nn.switchable import ScaleShiftNorm, exact_norm, scale_and_shift
-from brevitas_multiquant.quant.state import ActiveBits
 
 
 def trained_batch_norm(channels=5, **options):

@@ -4,7 +4,8 @@ import pytest
 import torch
 from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear
 
-from brevitas_multiquant.functional import quantize_activation, quantize_weight
+from brevitas_multiquant.core.clip_quantize import quantize_activation, quantize_weight
+from brevitas_multiquant.core.grids import WEIGHT_FORMATS
 from brevitas_multiquant.quant import (
     Int2WeightPerTensorLearnedRange,
     OddInt3WeightPerTensorLearnedRange,
@@ -12,7 +13,6 @@ from brevitas_multiquant.quant import (
     UintActPerTensorLearnedRange,
 )
 from brevitas_multiquant.quant.ranges import activation_bounds, weight_bounds
-from brevitas_multiquant.weight_format import WEIGHT_FORMATS
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
+from brevitas_multiquant.core.precision import ActiveBits
 from brevitas_multiquant.quant import kept_weights, layers
-from brevitas_multiquant.quant.state import ActiveBits
 
 LAYERS = {
     "conv": (lambda: nn.Conv2d(64, 64, 3, padding=1), (1, 64, 6, 6)),

@@ -7,8 +7,9 @@ from timm.layers import StdConv2d
 from torch import nn
 
 from brevitas_multiquant import multiquantize
+from brevitas_multiquant.core.precision import ActiveBits
 from brevitas_multiquant.errors import UnsupportedModelError
-from brevitas_multiquant.quant.fixed_point import fixed_point_layer
+from brevitas_multiquant.profiles.finn.quantizers import fixed_point_layer
 from brevitas_multiquant.quant.layers import (
     CodeConv2d,
     can_quantize,
@@ -16,7 +17,6 @@ from brevitas_multiquant.quant.layers import (
     is_plain,
     register_layer,
 )
-from brevitas_multiquant.quant.state import ActiveBits
 
 
 class StdConv2d_(nn.Conv2d):  # noqa: N801

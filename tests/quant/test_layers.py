@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from torch import nn
 
-from brevitas_multiquant.functional import quantize_activation
+from brevitas_multiquant.core.clip_quantize import quantize_activation
+from brevitas_multiquant.core.precision import ActiveBits
 from brevitas_multiquant.quant.layers import (
     CodeConv1d,
     CodeConv2d,
@@ -18,7 +19,6 @@ from brevitas_multiquant.quant.layers import (
     weight_range,
 )
 from brevitas_multiquant.quant.ranges import weight_bounds
-from brevitas_multiquant.quant.state import ActiveBits
 from tests import reference
 
 BITS = [2, 4, 6, 8]

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.distributed
 
+from brevitas_multiquant.core.clip_quantize import quantize_weight
+from brevitas_multiquant.core.grids import WEIGHT_FORMATS
 from brevitas_multiquant.errors import CalibrationError
-from brevitas_multiquant.functional import quantize_weight
 from brevitas_multiquant.quant.ranges import (
     ActivationRange,
     MeanObserver,
@@ -15,7 +16,6 @@ from brevitas_multiquant.quant.ranges import (
     activation_bounds,
     weight_bounds,
 )
-from brevitas_multiquant.weight_format import WEIGHT_FORMATS
 
 
 def test_weight_rule_is_three_deviations():

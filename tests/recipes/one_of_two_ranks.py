@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from recipes.checkpoints import write_tensors
-from recipes.create import create_run
-from recipes.evaluate import top1
-from recipes.interrupt import StopRequest
-from recipes.loop import train_epoch
-from recipes.options import parse_train
-from recipes.run import Run, save_checkpoint
+from brevitas_multiquant.recipes.evaluate import top1
+from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.run.checkpoints import write_tensors
+from brevitas_multiquant.recipes.run.create import create_run
+from brevitas_multiquant.recipes.run.interrupt import StopRequest
+from brevitas_multiquant.recipes.run.loop import train_epoch
+from brevitas_multiquant.recipes.run.run import Run, save_checkpoint
 
 
 def gradients(run: Run) -> dict[str, Tensor]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from recipes.checkpoints import checkpoints_in, read_checkpoint
-from recipes.report import SUMMARY_FILE
+from brevitas_multiquant.recipes.run.checkpoints import checkpoints_in, read_checkpoint
+from brevitas_multiquant.recipes.run.report import SUMMARY_FILE
 
 NAME = "run"
 TINY = [

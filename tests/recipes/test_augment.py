@@ -2,7 +2,7 @@
 
 import torch
 
-from recipes import augment
+from brevitas_multiquant.recipes.data import augment
 
 
 def test_crop_moves_each_image_by_its_own_offset():

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recipes import checkpoints, evaluate, export, tracking, train
-from recipes.checkpoints import checkpoints_in, read_checkpoint
+from brevitas_multiquant.recipes import evaluate, export, train
+from brevitas_multiquant.recipes.run import checkpoints, tracking
+from brevitas_multiquant.recipes.run.checkpoints import checkpoints_in, read_checkpoint
 from tests.recipes.runs import NAME, tiny
 
 USAGE = [

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from recipes import checkpoints
-from recipes.checkpoints import (
+from brevitas_multiquant.recipes.errors import CheckpointError, OutputError
+from brevitas_multiquant.recipes.run import checkpoints
+from brevitas_multiquant.recipes.run.checkpoints import (
     SET_ASIDE,
     Checkpoint,
     checkpoint_path,
@@ -15,7 +16,6 @@ from recipes.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
-from recipes.errors import CheckpointError, OutputError
 
 
 @pytest.fixture(autouse=True)

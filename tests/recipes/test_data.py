@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from brevitas_multiquant import MultiQuantError
-from recipes import augment, data, sources
-from recipes.data import Shard
-from recipes.data_options import DataOptions
-from recipes.errors import DatasetError, MissingFileError, UnknownDatasetError
+from brevitas_multiquant.recipes.data import augment, sources
+from brevitas_multiquant.recipes.data import batches as data
+from brevitas_multiquant.recipes.data.batches import Shard
+from brevitas_multiquant.recipes.errors import DatasetError, MissingFileError, UnknownDatasetError
+from brevitas_multiquant.recipes.options.data import DataOptions
 
 # timm's tar reader never closes its file.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")

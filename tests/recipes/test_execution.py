@@ -4,9 +4,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from recipes.create import create_run
-from recipes.execution import running_by
-from recipes.options import parse_train
+from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.run.create import create_run
+from brevitas_multiquant.recipes.run.execution import running_by
 from tests.recipes.runs import tiny
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from brevitas_multiquant import calibrate, multiquantize, save_packed
-from brevitas_multiquant.models import cifar_resnet8
-from recipes import export as recipe
+from brevitas_multiquant.core.cifar_networks import cifar_resnet8
+from brevitas_multiquant.recipes import export as recipe
 
 # Brevitas mentions an optional package when its exporters are imported.
 pytestmark = pytest.mark.filterwarnings("ignore:fast_hadamard_transform:UserWarning")

@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 
-from recipes import health, train
-from recipes.checkpoints import checkpoints_in, read_checkpoint
-from recipes.create import create_run
-from recipes.errors import NonFiniteError
-from recipes.loop import fit
-from recipes.options import parse_train
-from recipes.run import save_checkpoint
+from brevitas_multiquant.recipes import train
+from brevitas_multiquant.recipes.errors import NonFiniteError
+from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.run import health
+from brevitas_multiquant.recipes.run.checkpoints import checkpoints_in, read_checkpoint
+from brevitas_multiquant.recipes.run.create import create_run
+from brevitas_multiquant.recipes.run.loop import fit
+from brevitas_multiquant.recipes.run.run import save_checkpoint
 from tests.recipes.runs import NAME, tiny
 
 

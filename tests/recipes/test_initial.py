@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 from brevitas_multiquant import calibrate, multiquantize, save_packed
-from brevitas_multiquant.source import ModelSource
-from recipes.errors import MissingFileError, OptionError
-from recipes.networks import create_float_model, model_source
-from recipes.options import parse_train
+from brevitas_multiquant.core.float_model import ModelSource
+from brevitas_multiquant.recipes.errors import MissingFileError, OptionError
+from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.run.networks import create_float_model, model_source
 
 SOURCE = ModelSource("timm", "test_resnet", {"num_classes": 10})
 

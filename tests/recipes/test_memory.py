@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from recipes.memory import keep_freed_memory
+from brevitas_multiquant.recipes.run.memory import keep_freed_memory
 
 FAULTS = """
 import ctypes, resource
-from recipes.memory import keep_freed_memory
+from brevitas_multiquant.recipes.run.memory import keep_freed_memory
 if {keep}:
     assert keep_freed_memory()
 libc = ctypes.CDLL(None)

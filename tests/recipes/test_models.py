@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-import brevitas_multiquant.models  # noqa: F401  (registers the networks)
+import brevitas_multiquant.core.cifar_networks  # noqa: F401  (registers the networks)
 from brevitas_multiquant import InPlaceDistillation, calibrate, multiquantize
 from brevitas_multiquant.quant.layers import CodeLayer
 

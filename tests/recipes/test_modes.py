@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from brevitas_multiquant import norm_statistics
-from recipes import health
-from recipes.create import create_run
-from recipes.evaluate import top1
-from recipes.modes import evaluating
-from recipes.norms import refresh_norms
-from recipes.options import parse_train
+from brevitas_multiquant.recipes.evaluate import top1
+from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.run import health
+from brevitas_multiquant.recipes.run.create import create_run
+from brevitas_multiquant.recipes.run.modes import evaluating
+from brevitas_multiquant.recipes.run.norms import refresh_norms
 from tests.recipes.runs import tiny
 
 

@@ -14,12 +14,13 @@ import yaml
 from PIL import Image
 
 from brevitas_multiquant import calibrate, multiquantize, save_packed
-from recipes import data, evaluate, export, train
-from recipes.data_options import BUILT_IN, DataOptions
-from recipes.errors import DatasetError, MissingFileError, OptionError
-from recipes.options import parse_train
-from recipes.shard import Shard
-from recipes.sources import check_splits_differ, split_root
+from brevitas_multiquant.recipes import evaluate, export, train
+from brevitas_multiquant.recipes.data import batches as data
+from brevitas_multiquant.recipes.data.shard import Shard
+from brevitas_multiquant.recipes.data.sources import check_splits_differ, split_root
+from brevitas_multiquant.recipes.errors import DatasetError, MissingFileError, OptionError
+from brevitas_multiquant.recipes.options.data import BUILT_IN, DataOptions
+from brevitas_multiquant.recipes.options.parsers import parse_train
 from tests.recipes.runs import tiny
 
 # timm's tar reader never closes its file.

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from brevitas_multiquant import reestimate_norms
-from recipes import norms
-from recipes.create import create_run
-from recipes.norms import refresh_norms
-from recipes.options import parse_train
+from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.run import norms
+from brevitas_multiquant.recipes.run.create import create_run
+from brevitas_multiquant.recipes.run.norms import refresh_norms
 from tests.recipes.runs import tiny
 
 SAMPLED = ("--bits", "2", "4", "6", "--bits-per-step", "2.5")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from recipes.optimizers import create_scheduler
-from recipes.options import parse_train
+from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.run.optimizers import create_scheduler
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from recipes import options, report, yaml_options
-from recipes.errors import OptionError
+from brevitas_multiquant.recipes.errors import OptionError
+from brevitas_multiquant.recipes.options import parsers as options
+from brevitas_multiquant.recipes.options import yaml_files as yaml_options
+from brevitas_multiquant.recipes.run import report
 from tests.recipes.runs import tiny
 
 
@@ -48,7 +50,7 @@ def test_saved_arguments_read_back(tmp_path):
 
 
 def test_every_config_in_the_repository_parses():
-    folder = Path(options.__file__).parent / "configs"
+    folder = Path(options.__file__).parents[1] / "configs"
     configs = sorted(folder.glob("*.yaml"))
     assert len(configs) >= 5
     for config in configs:

@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from recipes import processes, train
-from recipes.checkpoints import checkpoints_in
-from recipes.create import create_run
-from recipes.errors import LaunchError, OptionError
-from recipes.evaluate import top1
-from recipes.options import parse_train
-from recipes.run import save_checkpoint
+from brevitas_multiquant.recipes import train
+from brevitas_multiquant.recipes.errors import LaunchError, OptionError
+from brevitas_multiquant.recipes.evaluate import top1
+from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.run import processes
+from brevitas_multiquant.recipes.run.checkpoints import checkpoints_in
+from brevitas_multiquant.recipes.run.create import create_run
+from brevitas_multiquant.recipes.run.run import save_checkpoint
 from tests.recipes.one_of_two_ranks import gradients
 from tests.recipes.runs import NAME, tiny
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from recipes.evaluate import top1
-from recipes.health import dead_branches, first_fault
+from brevitas_multiquant.recipes.evaluate import top1
+from brevitas_multiquant.recipes.run.health import dead_branches, first_fault
 
 
 def state_of(net):

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from recipes import train
-from recipes.create import create_run
-from recipes.errors import CheckpointError, OptionError
-from recipes.optimizers import go_on
-from recipes.options import parse_train
-from recipes.state import differences_between
+from brevitas_multiquant.recipes import train
+from brevitas_multiquant.recipes.errors import CheckpointError, OptionError
+from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.run.create import create_run
+from brevitas_multiquant.recipes.run.optimizers import go_on
+from brevitas_multiquant.recipes.run.state import differences_between
 from tests.recipes.runs import NAME, tiny
 
 

@@ -10,12 +10,13 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from timm.utils import random_seed
 
-from recipes import evaluate, loop, run_folder, step, tracking, train
-from recipes.checkpoints import checkpoints_in, read_checkpoint
-from recipes.create import create_run
-from recipes.errors import CheckpointError
-from recipes.networks import FLOAT_BITS, create_network
-from recipes.options import parse_train
+from brevitas_multiquant.recipes import evaluate, train
+from brevitas_multiquant.recipes.errors import CheckpointError
+from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.run import loop, run_folder, step, tracking
+from brevitas_multiquant.recipes.run.checkpoints import checkpoints_in, read_checkpoint
+from brevitas_multiquant.recipes.run.create import create_run
+from brevitas_multiquant.recipes.run.networks import FLOAT_BITS, create_network
 from tests.recipes.runs import rows_of, tensors_of, tiny
 
 

@@ -10,18 +10,18 @@ import timm
 import torch
 from torch import nn
 
-import brevitas_multiquant.models  # noqa: F401  (registers the CIFAR networks)
+import brevitas_multiquant.core.cifar_networks  # noqa: F401  (registers the CIFAR networks)
 from brevitas_multiquant import InPlaceDistillation, calibrate, cost, extract_subnet, multiquantize
 from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.quant.layers import WEIGHTED, CodeLayer
 from brevitas_multiquant.quant.slices import LayerSlice
 from brevitas_multiquant.rewrite.build import cut
-from brevitas_multiquant.rewrite.channels import channel_sets
-from brevitas_multiquant.rewrite.half import HALF, HalfPlan, macs_share, plan_half
-from brevitas_multiquant.rewrite.narrow import narrow
+from brevitas_multiquant.rewrite.graph.channels import channel_sets
+from brevitas_multiquant.rewrite.graph.trace import trace
+from brevitas_multiquant.rewrite.narrow.body import narrow
+from brevitas_multiquant.rewrite.narrow.scaling import change_at, value_at
+from brevitas_multiquant.rewrite.narrow.widths import HALF, HalfPlan, macs_share, plan_half
 from brevitas_multiquant.rewrite.plan import make_plan
-from brevitas_multiquant.rewrite.scaling import change_at, value_at
-from brevitas_multiquant.rewrite.trace import trace
 from tests.tiny import IMAGE, SharedLayerNet, TinyNet
 from tests.zoo import SHAPE, ZOO
 

@@ -21,7 +21,7 @@ from brevitas_multiquant.export import export_onnx, export_qonnx
 from brevitas_multiquant.nn import SwitchableNorm
 from brevitas_multiquant.nn.switchable import ScaleShiftNorm
 from brevitas_multiquant.quant.layers import CodeLayer
-from brevitas_multiquant.rewrite.trace import copy_sharing_parameters
+from brevitas_multiquant.rewrite.graph.trace import copy_sharing_parameters
 from tests.tiny import IMAGE, BranchingOnData, TinyNet
 
 untraced_is_known = pytest.mark.filterwarnings("ignore::brevitas_multiquant.errors.UntracedWarning")

@@ -10,7 +10,7 @@ from torch import nn
 
 from brevitas_multiquant import MultiQuantNet, multiquantize
 from brevitas_multiquant.quant.layers import CodeLayer
-from brevitas_multiquant.rewrite.kinds import LAYERS
+from brevitas_multiquant.rewrite.graph.kinds import LAYERS
 from integration_tests.models import build, small_shape, zoo
 from tests.idle import idle_parameters
 

@@ -3,13 +3,13 @@
 import copy
 from dataclasses import dataclass
 
-from brevitas_multiquant.calibrate import calibrate
 from brevitas_multiquant.export.finn.lower import problems_of
 from brevitas_multiquant.export.sample import smooth_images
 from brevitas_multiquant.nn.given import float32_network
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
+from brevitas_multiquant.nn.subnet import extract_subnet
 from brevitas_multiquant.quant.ranges import LearnedRange
-from brevitas_multiquant.subnet import extract_subnet
+from brevitas_multiquant.training.calibrate import calibrate
 
 
 @dataclass(frozen=True)

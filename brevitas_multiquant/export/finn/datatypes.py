@@ -2,8 +2,8 @@
 
 from collections import Counter
 
+from brevitas_multiquant.core.grids import weight_datatype
 from brevitas_multiquant.export.finn.integer_graph import Convolution, IntegerGraph
-from brevitas_multiquant.weight_format import weight_datatype
 
 
 def weight_section(graph: IntegerGraph) -> str:

@@ -33,12 +33,12 @@ from brevitas_multiquant.export.finn.project_files import (
     write_json,
 )
 from brevitas_multiquant.export.finn.switchable import table_set, with_gates
-from brevitas_multiquant.export.folder import staged
 from brevitas_multiquant.export.request import requested_bits, requested_shape, require_packages
 from brevitas_multiquant.export.sample import smooth_images
 from brevitas_multiquant.nn.given import float32_network
 from brevitas_multiquant.nn.network import MultiQuantNet
-from brevitas_multiquant.subnet import Subnet, extract_subnet
+from brevitas_multiquant.nn.subnet import Subnet, extract_subnet
+from brevitas_multiquant.storage.staging import staged
 
 SAMPLES = 2
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from brevitas_multiquant.fixed_point import integer_range
-from brevitas_multiquant.weight_format import weight_datatype
+from brevitas_multiquant.core.grids import weight_datatype
+from brevitas_multiquant.core.power_of_two import integer_range
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from brevitas_multiquant.core.grids import signed_bits
 from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export.exporter import IR_VERSION, OPSET_VERSION
 from brevitas_multiquant.export.finn.integer_graph import (
@@ -23,7 +24,6 @@ from brevitas_multiquant.export.finn.integer_graph import (
     Stream,
     Thresholds,
 )
-from brevitas_multiquant.weight_format import signed_bits
 
 DOMAIN = "qonnx.custom_op.general"
 INPUT, OUTPUT = "image_codes", "class_integers"

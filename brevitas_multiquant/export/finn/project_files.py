@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from brevitas_multiquant.core.selection import BRANCH_BITS, branch_count
 from brevitas_multiquant.export.finn.integer_graph import HostSide
-from brevitas_multiquant.selection import BRANCH_BITS, branch_count
 
 PROJECT = Path(__file__).parent / "project"
 CARRIED = ("multiquant_steps.py", "host.py", "estimate.py")

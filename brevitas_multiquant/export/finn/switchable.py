@@ -18,6 +18,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from brevitas_multiquant.core.selection import Selection, half_branch, whole_bits
 from brevitas_multiquant.errors import FinnMappingError
 from brevitas_multiquant.export.finn.check import branch_name
 from brevitas_multiquant.export.finn.integer_graph import (
@@ -28,7 +29,6 @@ from brevitas_multiquant.export.finn.integer_graph import (
     Stream,
     Thresholds,
 )
-from brevitas_multiquant.selection import Selection, half_branch, whole_bits
 
 Tables = dict[str, Tensor]
 """Name of a template's threshold layer's output -> table (C, levels)."""

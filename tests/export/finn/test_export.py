@@ -13,6 +13,7 @@ from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.core.onnx_exec import execute_onnx
 
 from brevitas_multiquant import extract_subnet, multiquantize
+from brevitas_multiquant.core.grids import WEIGHT_FORMATS
 from brevitas_multiquant.errors import (
     BitWidthError,
     CalibrationError,
@@ -23,7 +24,6 @@ from brevitas_multiquant.export import export_finn
 from brevitas_multiquant.export.exporter import readable_ir_version
 from brevitas_multiquant.export.finn import environment
 from brevitas_multiquant.export.finn import export as export_module
-from brevitas_multiquant.weight_format import WEIGHT_FORMATS
 from tests.export.finn.nets import build, images_for
 from tests.tiny import IMAGE, TinyNet
 

@@ -6,12 +6,12 @@ from timm.layers import Conv2dSame
 from torch import nn
 
 from brevitas_multiquant import calibrate, extract_subnet, multiquantize
+from brevitas_multiquant.core.grids import WEIGHT_FORMATS
 from brevitas_multiquant.errors import FinnMappingError
 from brevitas_multiquant.export.finn import check_finn
 from brevitas_multiquant.export.finn.check import branch_names
 from brevitas_multiquant.export.finn.integer_graph import ChannelSlice, Convolution, Thresholds
 from brevitas_multiquant.export.finn.lower import lower
-from brevitas_multiquant.weight_format import WEIGHT_FORMATS
 from tests.export.finn.nets import NAMES, build, images_for
 from tests.tiny import IMAGE, TinyNet
 

@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from brevitas_multiquant.core.power_of_two import integer_range
 from brevitas_multiquant.export.finn.integer_graph import MaxPool, Thresholds
 from brevitas_multiquant.export.finn.lower.builder import NO_QUANTIZER, Builder, HostQuantizer
 from brevitas_multiquant.export.finn.lower.geometry import Window
 from brevitas_multiquant.export.finn.lower.values import Value
 from brevitas_multiquant.export.finn.thresholds import directions, threshold_table
-from brevitas_multiquant.fixed_point import integer_range
 from brevitas_multiquant.nn.plain import RangeToCodes
 
 LARGEST_BITS = 8

@@ -1,0 +1,1 @@
+"""Pure pieces: formulas, grids, selections, configurations. Nothing here knows a network."""

@@ -1,0 +1,268 @@
+"""How a float model can be built again by name: what a packed file needs to know."""
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from brevitas_multiquant.errors import SourceError
+
+LIBRARIES = ("timm", "torchvision", "own")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Library, name and arguments of a float model, and where it was cut.
+
+    Args:
+        library: ``"timm"``, ``"torchvision"``, or ``"own"`` for a model of the user's, who
+            then passes it to `brevitas_multiquant.load_packed`.
+        name: what the library's ``create_model`` or ``get_model`` takes.
+        kwargs: further arguments, plain values only.
+        stem: ``stem`` option of `brevitas_multiquant.multiquantize`.
+        head: its ``head`` option.
+        keep: its ``keep`` option, with what the self-check added to it.
+
+    Example:
+        >>> source = ModelSource("torchvision", "resnet18", {"num_classes": 10})
+        >>> source.build().fc.out_features
+        10
+    """
+
+    library: str
+    name: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    stem: str | None = None
+    head: str | None = None
+    keep: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        values = asdict(self)
+        keep = values.pop("keep")
+        return {**values, "keep": list(keep)} if keep else values
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "ModelSource":
+        """The inverse of `to_dict`.
+
+        Raises:
+            SourceError: keys missing or unknown.
+        """
+        expected = {"library", "name", "kwargs", "stem", "head"}
+        if not isinstance(data, Mapping) or {*data} - {"keep"} != expected:
+            raise SourceError(f"model source: expected the keys {sorted(expected)}, got {data!r}")
+        keep = data.get("keep", [])
+        if not isinstance(keep, list) or not all(isinstance(name, str) for name in keep):
+            raise SourceError(f"model source: expected names of modules to keep, got {keep!r}")
+        return cls(**{**data, "keep": tuple(keep)})
+
+    def check(self, largest_number: int | None = None) -> None:
+        """Refuse what no file may ask for: arguments that load something, or are not plain.
+
+        Args:
+            largest_number: that a whole number among the arguments may be.
+
+        Raises:
+            SourceError: naming the argument.
+        """
+        if self.library not in LIBRARIES:
+            raise SourceError(
+                f"model source: expected a library of {list(LIBRARIES)}, got {self.library!r}"
+            )
+        if not isinstance(self.name, str) or not isinstance(self.kwargs, dict):
+            raise SourceError(
+                "model source: expected a name and a mapping of arguments that load no weights, "
+                f"got {self.kwargs!r} for {self.name!r}"
+            )
+        loading = sorted(key for key in self.kwargs if _LOADS.fullmatch(str(key)))
+        if loading:
+            raise SourceError(
+                f"model source: expected arguments that load no weights, got {loading[0]!r} "
+                f"in {self.kwargs!r}"
+            )
+        for key, value in self.kwargs.items():
+            _check_plain(key, value, largest_number)
+
+    def build(self) -> nn.Module:
+        """The float model with random weights; nothing is downloaded.
+
+        Raises:
+            SourceError: an unknown library or name, a library that is not installed, or arguments
+                that it does not take.
+        """
+        self.check()
+        try:
+            return _BUILDERS[self.library](self.name, self.kwargs)
+        except SourceError:
+            raise
+        except ImportError as error:
+            raise SourceError(
+                f"{self.library} is needed to build {self.name}: pip install {self.library}"
+            ) from error
+        except Exception as error:
+            raise SourceError(
+                f"{self.library} cannot build {self.name!r} with {self.kwargs}: {error}"
+            ) from error
+
+
+_LOADS = re.compile(r"pretrained\w*|weights\w*|checkpoint_path|cache_dir|device|dtype")
+"""Arguments that load weights, from disk or network, or put them elsewhere."""
+
+
+def _check_plain(key: str, value: Any, largest: int | None, depth: int = 3) -> None:
+    """Numbers, names, and lists of lists of them."""
+    if isinstance(value, (list, tuple)) and depth:
+        for item in value:
+            _check_plain(key, item, largest, depth - 1)
+    elif value is not None and not isinstance(value, (bool, int, float, str)):
+        raise SourceError(
+            f"model source: expected numbers, names or short lists of them, got {key}="
+            f"{type(value).__name__}; a model with other arguments is one of your own: "
+            'ModelSource("own", NAME)'
+        )
+    elif isinstance(value, int) and largest is not None and abs(value) > largest:
+        raise SourceError(
+            f"model source: expected a model of about the size of its file, got {key}={value}"
+        )
+
+
+def _build_timm(name: str, kwargs: dict[str, Any]) -> nn.Module:
+    import timm
+
+    importlib.import_module("brevitas_multiquant.core.cifar_networks")
+    if not timm.is_model(name):  # timm would look for "hf-hub:..." in the network
+        raise SourceError(f"timm cannot build {name!r}: it has no model of that name")
+    return timm.create_model(name, pretrained=False, **kwargs)
+
+
+def _build_own(name: str, kwargs: dict[str, Any]) -> nn.Module:
+    raise SourceError(f"{name} is a model of your own: pass it as load_packed(path, model=...)")
+
+
+def _build_torchvision(name: str, kwargs: dict[str, Any]) -> nn.Module:
+    import torchvision.models
+
+    # detection and segmentation models load the weights of their backbones
+    if name.lower() not in torchvision.models.list_models(module=torchvision.models):
+        raise SourceError(f"torchvision cannot build {name!r}: no classification model of it")
+    return torchvision.models.get_model(name, weights=None, **kwargs)
+
+
+_BUILDERS = {"timm": _build_timm, "torchvision": _build_torchvision, "own": _build_own}
+
+
+def infer_source(model: nn.Module) -> ModelSource | None:
+    """The source of a timm or torchvision model, or None.
+
+    Only a source that builds the same model is returned, see `builds_same`.
+    """
+    if type(model).__module__.startswith("torchvision.models."):
+        return _infer_torchvision(model)
+    return _infer_timm(model)
+
+
+def _infer_torchvision(model: nn.Module) -> ModelSource | None:
+    """The first builder of the model's own module that gives the same model."""
+    from torchvision import models
+
+    classifier = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
+    classes = len(classifier.weight)
+    body_size = _size(model) - _size(classifier)
+    published_head = _size(classifier) // classes * 1000
+    kwargs = {} if classes == 1000 else {"num_classes": classes}
+    for name in models.list_models():
+        if models.get_model_builder(name).__module__ != type(model).__module__:
+            continue
+        published = models.get_model_weights(name)
+        sizes = {weights.meta["num_params"] - published_head for weights in published}
+        source = ModelSource("torchvision", name, kwargs)
+        if sizes <= {body_size} and builds_same(model, source):
+            return source
+    return None
+
+
+def _size(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _infer_timm(model: nn.Module) -> ModelSource | None:
+    declared: Any = getattr(model, "pretrained_cfg", None)
+    name = declared.get("architecture") if isinstance(declared, dict) else None
+    if not name:
+        return None
+    kwargs: dict[str, Any] = {}
+    classes = getattr(model, "num_classes", None)
+    if isinstance(classes, int) and classes != declared.get("num_classes"):
+        kwargs["num_classes"] = classes
+    declared_channels, *_ = declared.get("input_size", (3,))
+    channels = _image_channels(model, declared_channels)
+    if channels != declared_channels:
+        kwargs["in_chans"] = channels
+    source = ModelSource("timm", name, kwargs)
+    return source if builds_same(model, source) else None
+
+
+def _image_channels(model: nn.Module, declared: int) -> int:
+    """Channels of the images: those of the first convolution, unless it reads blocks of pixels.
+
+    A model of timm that names no first convolution takes the channels it declares, no others.
+    """
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    config = getattr(model, "pretrained_cfg", None)
+    adaptable = not isinstance(config, dict) or bool(config.get("first_conv", True))
+    if first is None or not adaptable or first.in_channels in (4 * declared, 16 * declared):
+        return declared
+    return first.in_channels
+
+
+def builds_same(model: nn.Module, source: ModelSource) -> bool:
+    """Whether a source builds this model, weights apart.
+
+    Compares the names and shapes of the state, and what the modules print of themselves: types,
+    strides, dropout rates, activations.
+    """
+    try:
+        twin = _build_without_weights(source)
+    except SourceError:
+        return False
+    return _shapes(model) == _shapes(twin) and repr(model) == repr(twin)
+
+
+def _build_without_weights(source: ModelSource) -> nn.Module:
+    """The model on the meta device, or where its constructor computes with tensors, a real one."""
+    try:
+        with torch.device("meta"):
+            return source.build()
+    except SourceError:
+        with torch.random.fork_rng(devices=[]):
+            return source.build()
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+def infer_input_shape(model: nn.Module) -> tuple[int, ...]:
+    """(1, C, H, W) that a model declares, else (1, 3, 224, 224)."""
+    declared = getattr(model, "pretrained_cfg", None)
+    size = declared.get("input_size") if isinstance(declared, dict) else None
+    if type(model).__module__.startswith("torchvision.models."):
+        size = _torchvision_size(model)
+    channels, height, width = size or (3, 224, 224)
+    return (1, _image_channels(model, channels), height, width)
+
+
+def _torchvision_size(model: nn.Module) -> tuple[int, int, int] | None:
+    """The images that all published weights of a model's module were trained for, if one size."""
+    from torchvision import models
+
+    builders = [models.get_model_builder(name) for name in models.list_models(module=models)]
+    names = [b.__name__ for b in builders if b.__module__ == type(model).__module__]
+    weights = [w for name in names for w in models.get_model_weights(name)]
+    sizes = {w.transforms.keywords["crop_size"] for w in weights}
+    return (3, *sizes, *sizes) if len(sizes) == 1 else None  # type: ignore[return-value]

@@ -1,0 +1,129 @@
+"""Where modules were before release 0.2: their old names work for one release, with a warning."""
+
+import importlib
+import sys
+import warnings
+from types import ModuleType
+from typing import Any
+
+PACKAGE = "brevitas_multiquant"
+
+_MODULES = """
+calibrate training.calibrate
+checkpoint storage.packed_net
+collector core.paused_collector
+computed_once core.computed_once
+config core.config
+distill training.objective
+export.cleanup export.qonnx.cleanup
+export.execute export.qonnx.execute
+export.folder storage.staging
+fixed_point core.power_of_two
+functional core.clip_quantize
+hub storage.hub
+models core.cifar_networks
+nn.fixed_point profiles.finn.modules
+norm_statistics training.norm_statistics
+packed_file storage.packed_file
+packing core.packing
+quant.fixed_point profiles.finn.quantizers
+quant.state core.precision
+rewrite.axes rewrite.graph.axes
+rewrite.channels rewrite.graph.channels
+rewrite.finn_profile profiles.finn.passes
+rewrite.half rewrite.narrow.widths
+rewrite.in_place rewrite.overwriting
+rewrite.kinds rewrite.graph.kinds
+rewrite.multiquantize methods.convert
+rewrite.normalise rewrite.graph.normalise
+rewrite.opaque rewrite.graph.opaque
+rewrite.paths rewrite.graph.paths
+rewrite.scaling rewrite.narrow.scaling
+rewrite.trace rewrite.graph.trace
+rewrite.tracer rewrite.graph.tracer
+selection core.selection
+skeleton storage.skeleton
+source core.float_model
+subnet nn.subnet
+versions core.supported_versions
+weight_format core.grids
+"""
+_RECIPES = """
+augment data.augment
+cached_batches data.cached_batches
+checkpoints run.checkpoints
+create run.create
+data data.batches
+data_options options.data
+dry_run run.dry_run
+errors errors
+execution run.execution
+file_batches data.file_batches
+health run.health
+images data.images
+interrupt run.interrupt
+loop run.loop
+memory run.memory
+networks run.networks
+norms run.norms
+optimizers run.optimizers
+option_types options.types
+options options.parsers
+plots run.plots
+processes run.processes
+reading data.reading
+report run.report
+run run.run
+run_folder run.run_folder
+sampling run.sampling
+seeds run.seeds
+shard data.shard
+sources data.sources
+state run.state
+step run.step
+streams data.streams
+tracking run.tracking
+yaml_options options.yaml_files
+"""
+
+MOVED = {
+    **{
+        f"{PACKAGE}.{old}": f"{PACKAGE}.{new}"
+        for old, new in (line.split() for line in _MODULES.strip().splitlines())
+    },
+    **{
+        f"recipes.{old}": f"{PACKAGE}.recipes.{new}"
+        for old, new in (line.split() for line in _RECIPES.strip().splitlines())
+    },
+}
+"""Old module -> new one."""
+
+
+class MovedModule(ModuleType):
+    """Stands under a module's old name; looks everything up in the module itself."""
+
+    def __init__(self, old: str, new: str) -> None:
+        super().__init__(old, f"Moved to `{new}`.")
+        self.__dict__["_new"] = new
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # the import system asks for what a module may lack
+            raise AttributeError(name)
+        warnings.warn(
+            f"{self.__name__} has moved to {self._new}; the old name goes with the next release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(importlib.import_module(self._new), name)
+
+
+def keep_old_names() -> None:
+    """Make every old module name importable.
+
+    Example:
+        >>> from brevitas_multiquant.packing import pack  # was here once
+        >>> pack.__module__
+        'brevitas_multiquant.storage.packing'
+    """
+    for old, new in MOVED.items():
+        sys.modules.setdefault(old, MovedModule(old, new))

@@ -1,0 +1,5 @@
+"""Plain ONNX for onnxruntime."""
+
+from brevitas_multiquant.export.onnx.qcdq import export_onnx, to_onnx, verify_onnx
+
+__all__ = ["export_onnx", "to_onnx", "verify_onnx"]

@@ -1,0 +1,286 @@
+"""Plain ONNX in QCDQ style (quantize, clip, dequantize), for onnxruntime."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from brevitas.nn import QuantIdentity
+from torch import Tensor, nn
+
+from brevitas_multiquant.core.power_of_two import integer_range
+from brevitas_multiquant.errors import ExportError
+from brevitas_multiquant.export.exporter import copy_of_modules, quiet, run_exporter
+from brevitas_multiquant.export.operations import operations_named
+from brevitas_multiquant.export.qonnx.execute import session_of
+from brevitas_multiquant.export.request import (
+    requested_bits,
+    requested_images,
+    requested_shape,
+    require_graph,
+    require_packages,
+)
+from brevitas_multiquant.export.sample import smooth_images
+from brevitas_multiquant.export.verify import (
+    Graph,
+    check_classes,
+    last_node,
+    quantizer_order,
+    verify,
+    weights_quantized_once,
+)
+from brevitas_multiquant.nn.given import float32_network
+from brevitas_multiquant.nn.network import MultiQuantNet
+from brevitas_multiquant.nn.plain import IntActConst, UintActConst
+from brevitas_multiquant.nn.subnet import Subnet, extract_subnet
+from brevitas_multiquant.storage.staging import staged
+
+LARGEST_BITS = 8
+"""ONNX's QuantizeLinear emits 8-bit integers."""
+
+SAMPLES = 8
+"""Random images that a file is compared on."""
+
+LOGIT_TOLERANCE = 1e-3
+"""Of an image's largest logit: onnxruntime may fuse what it runs, and sums floats in its order."""
+
+
+def to_onnx(subnet: Subnet, images: Tensor) -> Any:
+    """The QCDQ model of one bit-width.
+
+    Args:
+        subnet: of `brevitas_multiquant.extract_subnet`, on the CPU; not changed.
+        images: (N, C, H, W); the model has this shape.
+
+    Returns:
+        An ``onnx.ModelProto``.
+
+    Raises:
+        ExportError: a package is missing.
+    """
+    require_packages()
+    with quiet():
+        from brevitas.export import export_onnx_qcdq
+
+    return run_exporter(export_onnx_qcdq, _with_floors(subnet), images)
+
+
+def _attempt(operation: nn.Module, x: Tensor) -> Any:
+    """Export and run one operation."""
+    with quiet():
+        from brevitas.export import export_onnx_qcdq
+
+    session = session_of(run_exporter(export_onnx_qcdq, operation, x))
+    return session.run(None, {value.name: x.numpy() for value in session.get_inputs()})[0]
+
+
+def _with_floors(subnet: Subnet) -> Any:
+    """A copy in which a quantizer that rounds down is a floor, and a quantizer of its integers.
+
+    ONNX's QuantizeLinear rounds to the nearest integer, ties to even: of an integer, always right.
+    """
+    flooring = {
+        module: nn.Sequential(_Floor(), _rounding(module))
+        for module in subnet.modules()
+        if isinstance(module, QuantIdentity) and module.act_quant.rounding_mode == "FLOOR"
+    }
+    return copy_of_modules(subnet, flooring)
+
+
+class _Floor(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.floor()
+
+
+def _rounding(quantizer: Any) -> nn.Module:
+    """The same quantizer of scale 1, rounding to the nearest integer."""
+    bits, signed = int(quantizer.act_quant.bit_width()), bool(quantizer.act_quant.is_signed)
+    return QuantIdentity(
+        act_quant=IntActConst if signed else UintActConst,
+        bit_width=bits,
+        scaling_init=float(integer_range(bits, signed)[1] + signed),
+    ).eval()
+
+
+def verify_onnx(model: Any, subnet: Subnet, images: Tensor) -> None:
+    """Run a QCDQ model with onnxruntime and compare it with its network.
+
+    A copy that gives its codes is run first, to tell which tensor differs where one does: codes
+    identical given the stem's output, but where the value lies next to a rounding threshold. Then
+    the model as it is: for every image torch's class, and logits within `LOGIT_TOLERANCE` of the
+    largest. Where float rounding in the stem, or of float functions in the body, gives other codes
+    from the image on, the model's logits have to be those of the copy instead.
+
+    Args:
+        model: of `to_onnx`.
+        subnet: the network it was made from.
+        images: (N, C, H, W), any number of the model's size.
+
+    Raises:
+        ExportError: they differ; names the tensor.
+    """
+    session, tapped = session_of(model), _Tapped(model, quantizer_order(subnet, images[:1]))
+    size = session.get_inputs()[0].shape[0]
+    for batch in _batches(images, size):
+        (logits,) = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
+        tensors = tapped.run(batch.numpy())
+        graph = replace(tapped.graph, run=partial(_given, tensors))
+        comparison = verify(graph, subnet, batch, allow_ties=True)
+        with torch.no_grad():
+            expected = subnet(batch)
+        if comparison.end_to_end_flipped_codes:
+            expected = torch.from_numpy(tensors[graph.logits])
+        check_logits(f"export at {subnet.bits} bits", torch.from_numpy(logits), expected)
+
+
+def check_logits(where: str, actual: Tensor, expected: Tensor) -> None:
+    """Check the logits of each image, and its class.
+
+    Args:
+        where: start of the error.
+        actual: logits (N, classes) of the file.
+        expected: logits (N, classes) of torch.
+
+    Raises:
+        ExportError: an image gets other logits or another class.
+    """
+    difference = (actual - expected).abs().amax(-1)
+    wrong = ~(difference <= LOGIT_TOLERANCE * expected.abs().amax(-1))
+    if wrong.any():
+        raise ExportError(
+            f"{where}: expected logits within {LOGIT_TOLERANCE:g} of the largest, got other ones "
+            f"for {int(wrong.sum())} of {len(wrong)} images (largest difference "
+            f"{float(difference.max()):.3g} of {float(expected.abs().max()):.3g}) with identical "
+            "codes; no file was written. onnxruntime runs the file in another way than its nodes "
+            "say: report the model, or use export_qonnx"
+        )
+    check_classes(where, actual, expected)
+
+
+def _given(tensors: dict[str, np.ndarray], _images: np.ndarray) -> dict[str, np.ndarray]:
+    return tensors
+
+
+def _batches(images: Tensor, size: int) -> Iterator[Tensor]:
+    """Images in batches of the size that a file has, the last one filled up with the first ones."""
+    missing = -len(images) % size
+    repeated = (
+        images.repeat(-(-missing // len(images)), 1, 1, 1)[:missing] if missing else images[:0]
+    )
+    yield from torch.cat([images, repeated]).split(size)
+
+
+class _Tapped:
+    """A copy of a model that gives the stem's output, the codes and the merge too."""
+
+    def __init__(self, model: Any, paths: list[str]) -> None:
+        twin = type(model)()
+        twin.CopyFrom(model)
+        logits = twin.graph.output[0].name
+        stem, merge = (last_node(twin.graph, part) for part in ("stem", "merge"))
+        codes = dict(zip(paths, _codes(twin.graph), strict=True))
+        ends = [node.output[0] if node else None for node in (stem, merge)]
+        # the stem may end in a quantizer: its codes are compared like all others
+        stem_end, merge_end = (None if end in codes.values() else end for end in ends)
+        self._wanted = list(dict.fromkeys([logits, *codes.values(), *filter(None, ends)]))
+        self.graph = Graph(self.run, stem_end, codes, logits, merge_end)
+        for name in self._wanted[1:]:
+            twin.graph.output.add().name = name
+        self._session = session_of(twin)
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Every tensor that is compared, by name."""
+        feed = {self._session.get_inputs()[0].name: images}
+        return dict(zip(self._wanted, self._session.run(self._wanted, feed), strict=True))
+
+
+def _codes(graph: Any) -> list[str]:
+    """Outputs of the activation quantizers, in the order of execution."""
+    constants = {tensor.name for tensor in graph.initializer}
+    constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    integers: set[str] = set()
+    codes = []
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[0] not in constants:
+            integers.add(node.output[0])
+        elif node.input and node.input[0] in integers:
+            if node.op_type == "DequantizeLinear":
+                codes.append(node.output[0])
+            else:  # the clip of fewer than 8 bits
+                integers.add(node.output[0])
+    return codes
+
+
+def export_onnx(
+    net: MultiQuantNet,
+    folder: str | os.PathLike[str],
+    input_shape: Sequence[int] | None = None,
+    bits: Sequence[int] | None = None,
+    *,
+    images: Tensor | None = None,
+) -> dict[int, Path]:
+    """Write one plain ONNX file a bit-width, each run with onnxruntime and compared before.
+
+    Every code and the logits are compared, see `verify_onnx`, on eight smooth random images and on
+    those that are given. Files ``model_4b_qcdq.onnx`` and their like are moved into the folder
+    after all were verified; a failure leaves the folder as it was.
+
+    Args:
+        net: the network; not changed, not even for a moment.
+        folder: made if it does not exist.
+        input_shape: (N, C, H, W) of the files; default: ``net.input_shape``.
+        bits: which bit-widths, at most 8; default: all of ``net.bits``.
+        images: (M, C, H, W), to compare on too: those of the calibration, for one.
+
+    Returns:
+        Bit-width -> file.
+
+    Raises:
+        NetworkError, PrecisionError: not a `MultiQuantNet`, or one that is not in fp32.
+        BitWidthError: not candidates of the network.
+        CalibrationError: ranges that have seen no data.
+        ExportError: more than 8 bits, a missing package, a wrong shape, a folder that cannot be
+            written, an operation without a form in ONNX, or a file that does not reproduce the
+            network.
+
+    Example:
+        >>> import tempfile
+        >>> from torchvision.models import resnet18
+        >>> from brevitas_multiquant import calibrate, multiquantize
+        >>> net = multiquantize(resnet18(num_classes=10), [2], input_shape=(1, 3, 32, 32))
+        >>> calibrate(net, [torch.rand(4, 3, 32, 32)])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     [path.name for path in export_onnx(net, folder).values()]
+        ['model_2b_qcdq.onnx']
+    """
+    require_packages()
+    net = float32_network(net, "export_onnx")
+    require_graph(net)
+    chosen, shape = requested_bits(net, bits), requested_shape(net, input_shape)
+    if chosen[-1] > LARGEST_BITS:
+        raise ExportError(
+            f"export_onnx: expected at most {LARGEST_BITS} bits, which is what ONNX's "
+            f"QuantizeLinear can hold, got {list(chosen)}; choose fewer with bits=, or use "
+            "export_qonnx"
+        )
+    compared = smooth_images((SAMPLES, *shape[1:]))
+    if images is not None:
+        compared = torch.cat([compared, requested_images(images, shape)])
+    sample = compared[:1].expand(shape).contiguous()
+    with staged(folder) as staging:
+        for bit in chosen:
+            subnet = extract_subnet(net, bit).cpu()
+            with operations_named(subnet, sample, _attempt):
+                model = to_onnx(subnet, sample)
+                with torch.no_grad(), weights_quantized_once(subnet):
+                    verify_onnx(model, subnet, compared)
+            (staging / _file_name(bit)).write_bytes(model.SerializeToString())
+    return {bit: Path(folder) / _file_name(bit) for bit in chosen}
+
+
+def _file_name(bits: int) -> str:
+    return f"model_{bits}b_qcdq.onnx"

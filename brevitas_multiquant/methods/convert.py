@@ -1,0 +1,240 @@
+"""`multiquantize`: a float CNN in, one network for every bit-width out."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+from torch import fx, nn
+
+from brevitas_multiquant.core.config import BRANCH_INITS, MultiQuantConfig, check_choice
+from brevitas_multiquant.core.float_model import ModelSource, infer_input_shape, infer_source
+from brevitas_multiquant.core.paused_collector import collector_paused
+from brevitas_multiquant.core.precision import ActiveBits
+from brevitas_multiquant.core.selection import BRANCH_BITS, branch_count, half_bits, whole_bits
+from brevitas_multiquant.errors import (
+    ConfigError,
+    SelfCheckError,
+    UnsupportedModelError,
+    UntracedWarning,
+)
+from brevitas_multiquant.nn.network import MultiQuantNet, device_of
+from brevitas_multiquant.nn.stored import layout_of
+from brevitas_multiquant.profiles.finn.passes import quantize_for_finn
+from brevitas_multiquant.quant.zero_weights import move_zeros_apart, warn_of_zeros
+from brevitas_multiquant.rewrite.build import (
+    build_branch,
+    build_shared,
+    cut,
+    share_parameters,
+    shuffle_weights,
+    spread_weight_ranges,
+)
+from brevitas_multiquant.rewrite.check.compare import MOVE, self_check
+from brevitas_multiquant.rewrite.graph.trace import trace
+from brevitas_multiquant.rewrite.intake.models import take_in
+from brevitas_multiquant.rewrite.intake.modes import carry_over, modes_of, training_flags_kept
+from brevitas_multiquant.rewrite.narrow.body import narrow
+from brevitas_multiquant.rewrite.narrow.widths import plan_half
+from brevitas_multiquant.rewrite.overwriting import let_overwrite
+from brevitas_multiquant.rewrite.plan import Plan, make_plan
+
+
+def multiquantize(
+    model: nn.Module,
+    bits: Sequence[int] = (2, 4, 6, 8),
+    *,
+    profile: str = "paper",
+    selection: str | Mapping[int, Sequence[int]] = "amortized",
+    merge: str = "mean",
+    half_width: str = "macs",
+    weights: str = "odd",
+    branch_init: str = "copy",
+    stem: str | None = None,
+    head: str | None = None,
+    keep: Sequence[str] = (),
+    input_shape: tuple[int, ...] | None = None,
+    source: ModelSource | None = None,
+    seed: int = 0,
+    check: bool = True,
+) -> MultiQuantNet:
+    """One network that runs at every bit-width of ``bits``, from a float CNN.
+
+    A shared float stem, ``max(bits) / 2`` branches with fixed 2-bit weights, activations and
+    norms at the bit-width chosen at run time, a shared float classifier (paper, section 3). At an
+    odd bit-width the last branch runs at half: a channel slice of it (section 3.4). The
+    rewrite traces the model, plans, builds, and checks to the bit that one branch with
+    quantizers off is the original. The model is left untouched; its weights are in every branch.
+
+    Args:
+        model: classification CNN: images (N, C, H, W) -> logits (N, classes).
+        bits: candidate bit-widths from 2 to 16.
+        profile: ``"paper"``: stem, residual path and classifier stay float. ``"finn"``: they are
+            quantized too, as FPGAs need it (docs/finn.md).
+        selection: ``"amortized"`` (section 3.4), ``"serial"``, or bit-width -> branch indices.
+        merge: ``"mean"`` of the branch outputs as in the published code, or ``"sum"`` (eq. 6).
+        half_width: of the half branch: ``"macs"``, the widest that costs at most half of a branch's
+            multiply-accumulates; ``"channels"``, half of the channels.
+        weights: which integers the branches' weights are: ``"odd"``, the paper's -3, -1, 1, 3;
+            ``"int2"``, -2 to 1, and ``"ternary"``, -1 to 1, take two bits in hardware, not three.
+        branch_init: ``"copy"``: each branch starts from the model's weights, with weight ranges
+            2% apart, since branches equal in both would stay equal for ever. ``"shuffle"``, for
+            training from scratch: each but the first from a seeded permutation of the weights.
+        stem: module that ends the stem, instead of the first convolution and its norm.
+        head: module that starts the float head, instead of the last layer.
+        keep: modules that stay as their author wrote them, with their layers replaced in place.
+            The self-check adds those whose behaviour in training a trace would lose: random
+            draws, counters, other paths (``net.plan.notes``).
+        input_shape: (1, C, H, W); default: what the model declares, else (1, 3, 224, 224). Where
+            the forward decides by the image's size, it is decided for this one.
+        source: how to build the float model again, for files; default: found out where it is of
+            timm or torchvision.
+        seed: of the permutations.
+        check: run the self-check.
+
+    Returns:
+        The network, on the model's device, each module in the mode of the one it was made of (a
+        norm that was frozen still is), active at ``max(bits)``.
+
+    Raises:
+        BitWidthError, SelectionError, ConfigError: an option outside its range.
+        TraceError: the forward cannot be traced, or does not run on ``input_shape``.
+        UnsupportedModelError: not a CNN, or one of an unsupported kind; lists every reason.
+        SelfCheckError: the branch differs from the original.
+
+    Example:
+        >>> import torch
+        >>> from torchvision.models import resnet18
+        >>> net = multiquantize(resnet18(num_classes=10), [2, 4], input_shape=(1, 3, 64, 64))
+        >>> net.set_active_bits(2)
+        >>> net(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
+    """
+    config = MultiQuantConfig.create(bits, selection, profile, merge, half_width, weights)
+    check_choice("branch_init", branch_init, BRANCH_INITS)
+    checked_shape = _checked_shape(input_shape)
+    intake = take_in(model)
+    model = intake.model
+    shape = checked_shape or infer_input_shape(model)
+
+    build = partial(_build, model, config, shape, branch_init, stem, head, seed)
+    with collector_paused(), training_flags_kept(model):
+        kept = _checked_names(keep, model)
+        net = _checked(build, kept, model, shape) if check else build(kept)
+        net.plan.notes[:0] = intake.notes
+        found = source or infer_source(model)
+        if found is not None:
+            net.source = replace(found, stem=stem, head=head, keep=tuple(kept))
+        net.layout = layout_of(net)
+        moved = [f"branches.{name}" for name in move_zeros_apart(net.branches)]
+    warn_of_zeros(moved, config.weight_format, stacklevel=2)
+    for untraced in net.plan.untraced:
+        warnings.warn(f"{type(model).__name__}: {untraced}", UntracedWarning, stacklevel=2)
+    return net
+
+
+def _checked_names(keep: Sequence[str], model: nn.Module) -> dict[str, str]:
+    names = dict(model.named_modules())
+    if isinstance(keep, str) or not all(name and name in names for name in keep):
+        raise ConfigError(
+            f"keep: expected a list of names of modules in {type(model).__name__}, got {keep!r}"
+        )
+    return dict.fromkeys(keep, "was to be kept")
+
+
+def _checked(
+    build: Callable[[Mapping[str, str]], MultiQuantNet],
+    kept: dict[str, str],
+    model: nn.Module,
+    shape: tuple[int, ...],
+) -> MultiQuantNet:
+    """The network; what its trace lost of the behaviour in training is kept, and added to it."""
+    try:
+        net = build(kept)
+        while lost := self_check(net, model, shape):
+            kept |= lost
+            net = build(kept)
+    except (UnsupportedModelError, SelfCheckError) as error:
+        if not kept:
+            raise
+        what = "; ".join(f"{name} {does}" for name, does in kept.items())
+        advice = f"{what}: a trace would lose that, and with it kept the model is refused; {MOVE}"
+        if isinstance(error, UnsupportedModelError):
+            raise UnsupportedModelError(type(model).__name__, [*error.reasons, advice]) from error
+        raise SelfCheckError(f"{error}. {advice}") from error
+    return net
+
+
+def _build(
+    model: nn.Module,
+    config: MultiQuantConfig,
+    shape: tuple[int, ...],
+    branch_init: str,
+    stem: str | None,
+    head: str | None,
+    seed: int,
+    kept: Mapping[str, str],
+) -> MultiQuantNet:
+    """Trace, plan, build and swap; the traced copy is gone when this returns."""
+    modes = modes_of(model)
+    traced = trace(model, shape, kept)
+    plan = make_plan(traced, type(model).__name__, stem, head)
+    _describe_kept(plan, kept)
+    active = ActiveBits(max(config.bits))
+    float_stem, body, float_head = cut(traced, plan)
+    odd = any(bits % BRANCH_BITS for bits in config.bits)
+    narrow_body = _half_body(body, plan.model, config.half_width) if odd else body
+    build = partial(build_branch, plan=plan, active=active, weight_format=config.weight_format)
+    branches, halves = [], {}
+    for index in range(branch_count(config.bits)):
+        at_whole, at_half = (f(config.selection, index) for f in (whole_bits, half_bits))
+        branch = build(body if at_whole else narrow_body, bits=at_whole or at_half)
+        if branch_init == "copy":
+            spread_weight_ranges(branch, index)
+        elif index > 0:
+            shuffle_weights(branch, seed + index)
+        branches.append(branch)
+        if at_whole and at_half:
+            half = build(narrow_body, bits=at_half)
+            halves[index] = share_parameters(half, branch)
+    net = MultiQuantNet(
+        build_shared(float_stem, active),
+        branches,
+        halves,
+        build_shared(float_head, active),
+        config,
+        active,
+        plan,
+        input_shape=shape,
+    )
+    if config.profile == "finn":
+        quantize_for_finn(net)
+    for branch in (*net.branches, *net.halves.values()):
+        let_overwrite(branch)
+    net.train(model.training)
+    for part in (net.stem, *net.branches, *net.halves.values(), net.head):
+        carry_over(modes, part)
+    return net.to(device_of(model))
+
+
+def _describe_kept(plan: Plan, kept: Mapping[str, str]) -> None:
+    """They have no control flow on data, so that a file can hold what they do in evaluation."""
+    plan.opaque = [name for name in plan.opaque if name not in kept]
+    for name, does in kept.items():
+        told = [note for note in plan.untraced if note.startswith(f"{name} cannot be traced (")]
+        plan.untraced = [note for note in plan.untraced if note not in told]
+        plan.notes = [note for note in plan.notes if note not in told]
+        plan.notes.insert(0, f"{name} {does}: it stays as it is, its layers are replaced in place")
+
+
+def _half_body(body: fx.GraphModule, model: str, width: str) -> fx.GraphModule:
+    return narrow(body, plan_half(body, model, width), model)
+
+
+def _checked_shape(shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if shape is None:
+        return None
+    listed = isinstance(shape, (tuple, list))
+    if not listed or len(shape) != 4 or any(not isinstance(s, int) or s < 1 for s in shape):
+        raise ConfigError(f"input_shape: expected (1, channels, height, width), got {shape!r}")
+    return (1, *shape[1:])

@@ -1,0 +1,1 @@
+"""What a network quantizes beside the paper's branches: one folder for each deployment."""

@@ -1,0 +1,1 @@
+"""Everything quantized that the dataflow compiler FINN needs."""

@@ -1,0 +1,239 @@
+"""Modules of the hardware profile: what the paper leaves in float, on fixed-point grids.
+
+Each has a `plain` form for one bit-width, of stock Brevitas modules and constants.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from brevitas.inject.enum import FloatToIntImplType
+from brevitas.nn import QuantIdentity
+from torch import Tensor, nn
+
+from brevitas_multiquant.core.clip_quantize import activation_levels, guarded_upper
+from brevitas_multiquant.core.power_of_two import EDGE_BITS, integer_range
+from brevitas_multiquant.core.precision import ActiveBits
+from brevitas_multiquant.nn.merge import merge_outputs
+from brevitas_multiquant.nn.plain import (
+    IntActConst,
+    OutputScale,
+    RangeToCodes,
+    UintActConst,
+)
+from brevitas_multiquant.nn.switchable import Switchable, SwitchableQuantizer
+from brevitas_multiquant.profiles.finn.quantizers import (
+    fixed_point_of,
+    fixed_point_quantizer,
+)
+from brevitas_multiquant.quant.proxies import activation_tensor_quant
+
+
+def operand_bits(bits: int) -> int:
+    """Bits of an addition's operands at a bit-width: two more than the activations, at most 8.
+
+    One is for the sign, which activations do not have; one because the paper adds in float.
+
+    Example:
+        >>> [operand_bits(bits) for bits in (2, 3, 4, 6, 8)]
+        [4, 5, 6, 8, 8]
+    """
+    return min(EDGE_BITS, bits + 2)
+
+
+class FixedPointQuantizer(nn.Module):
+    """One fixed-point quantizer for all bit-widths: that of the image."""
+
+    def __init__(self, bits: int, signed: bool, active: ActiveBits) -> None:
+        super().__init__()
+        self.quantizer = fixed_point_quantizer(bits, signed)
+        self.active = active
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fixed-point values of ``x``, same shape."""
+        return self.quantizer(x) if self.active.quantized else x
+
+    def plain(self, bits: int, where: str) -> nn.Module:
+        """The same for every bit-width."""
+        return plain_fixed_point(self.quantizer, where)
+
+
+class SwitchableFixedPoint(Switchable):
+    """A fixed-point quantizer for each bit-width; nothing while quantizers are off."""
+
+    def __init__(self, bits: dict[int, int], signed: bool, active: ActiveBits) -> None:
+        """Takes bit-width of the network -> bits of the integers."""
+        members = {bit: fixed_point_quantizer(own, signed) for bit, own in bits.items()}
+        super().__init__(members, active)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fixed-point values of ``x``, same shape."""
+        return super().forward(x) if self.active.quantized else x
+
+    def plain(self, bits: int, where: str) -> nn.Module:
+        """The quantizer of one bit-width."""
+        return plain_fixed_point(self[str(bits)], where)
+
+
+class QuantizedSum(SwitchableFixedPoint):
+    """A sum whose operands pass one shared quantizer: hardware adds integers of one scale."""
+
+    def forward(self, *operands: Tensor) -> Tensor:  # type: ignore[override]
+        """The sum of two or more tensors of one shape."""
+        if not self.active.quantized:
+            return merge_outputs(operands, "sum")
+        if len(operands) == 1:
+            return super().forward(operands[0])
+        # one tensor, so that the range sees all operands when it takes them from the first batch
+        return super().forward(torch.stack(operands)).sum(0)
+
+    def plain(self, bits: int, where: str, operands: int = 2) -> "PlainSum":
+        """The sum of one bit-width."""
+        return PlainSum(plain_fixed_point(self[str(bits)], where) for _ in range(operands))
+
+
+class PlainSum(nn.Module):
+    """`QuantizedSum` of one bit-width: a stock quantizer for each operand, then binary additions.
+
+    Args:
+        quantizers: equal ones, one an operand.
+    """
+
+    def __init__(self, quantizers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.quantizers = nn.ModuleList(quantizers)
+
+    def forward(self, *operands: Tensor) -> Tensor:
+        """The sum of the operands."""
+        pairs = zip(self.quantizers, operands, strict=True)
+        return merge_outputs([quantizer(operand) for quantizer, operand in pairs], "sum")
+
+
+class QuantizedMerge(nn.Module):
+    """Branch outputs through one shared quantizer, added; divided only behind the pooling.
+
+    A third of an integer is not on the grid, so that the mean waits for the next quantizer (see
+    `BranchMean`): until there everything is an integer sum.
+
+    Args:
+        merge: ``"sum"`` or ``"mean"``.
+        branches: bit-width -> number of branches.
+        signed: whether branch outputs can be negative.
+        active: the network's state.
+    """
+
+    def __init__(
+        self, merge: str, branches: dict[int, int], signed: bool, active: ActiveBits
+    ) -> None:
+        super().__init__()
+        self.merge = merge
+        self.branches = branches
+        self.sum = QuantizedSum({bit: operand_bits(bit) for bit in branches}, signed, active)
+        self.active = active
+
+    def forward(self, outputs: Sequence[Tensor]) -> Tensor:
+        """One tensor of the branch outputs; while quantizers are off, what the paper merges."""
+        if not self.active.quantized:
+            return merge_outputs(outputs, self.merge)
+        return self.sum(*outputs)
+
+    def plain(self, bits: int, where: str) -> nn.Module:
+        """The merge of one bit-width."""
+        return PlainMerge(self.sum.plain(bits, where, self.branches[bits]))
+
+
+class PlainMerge(nn.Module):
+    """`QuantizedMerge` of one bit-width."""
+
+    def __init__(self, total: PlainSum) -> None:
+        super().__init__()
+        self.sum = total
+
+    def forward(self, outputs: Sequence[Tensor]) -> Tensor:
+        """The sum of the quantized branch outputs."""
+        return self.sum(*outputs)
+
+
+class BranchMean(nn.Module):
+    """Divides the sum of branches by how many run: the mean that `QuantizedMerge` left out.
+
+    Args:
+        branches: bit-width -> number of branches.
+        active: the network's state.
+    """
+
+    def __init__(self, branches: dict[int, int], active: ActiveBits) -> None:
+        super().__init__()
+        self.branches = branches
+        self.active = active
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The mean, same shape."""
+        return x.div(self.branches[self.active.bits]) if self.active.quantized else x
+
+    def plain(self, bits: int, where: str) -> nn.Module:
+        """The division of one bit-width."""
+        return Divide(self.branches[bits])
+
+
+class Divide(nn.Module):
+    """``x / divisor``."""
+
+    def __init__(self, divisor: float) -> None:
+        super().__init__()
+        self.divisor = divisor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The quotient, same shape."""
+        return x.div(self.divisor)
+
+
+class CodesToValues(nn.Module):
+    """What the codes of a shared quantizer stand for: ``l + code * (u - l) / (2**b - 1)``.
+
+    For those who read the stem's output other than through a 2-bit layer, such as shortcuts.
+    """
+
+    def __init__(self, quantizer: SwitchableQuantizer) -> None:
+        super().__init__()
+        self._quantizer = (quantizer,)  # the stem's: not a child, its parameters are not ours
+        self.active = quantizer.active
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Values of the codes, same shape."""
+        if not self.active.quantized:
+            return codes
+        step, lower = self._step_and_lower(self.active.bits)
+        return codes.mul(step).add(lower)
+
+    def _step_and_lower(self, bits: int) -> tuple[Tensor, Tensor]:
+        member: Any = self._quantizer[0][str(bits)]
+        learned = activation_tensor_quant(member).range_impl
+        width = guarded_upper(learned.lower, learned.upper) - learned.lower
+        return width / activation_levels(bits), learned.lower
+
+    def plain(self, bits: int, where: str) -> nn.Module:
+        """Factor and summand of one bit-width."""
+        step, lower = self._step_and_lower(bits)
+        return OutputScale(step.detach().clone(), lower.detach().clone())
+
+
+def plain_fixed_point(quantizer: QuantIdentity, where: str) -> nn.Module:
+    """A fixed-point quantizer as stock modules: half a step up, floor to integers, one scale.
+
+    Raises:
+        CalibrationError: its range has seen no data.
+    """
+    fixed = fixed_point_of(quantizer)
+    fixed.range_impl.require_ready(where)
+    scale = fixed.scale.detach().clone()
+    _, highest = integer_range(fixed.bits, fixed.signed)
+    integers = QuantIdentity(
+        act_quant=IntActConst if fixed.signed else UintActConst,
+        bit_width=fixed.bits,
+        scaling_init=float(highest + fixed.signed),
+        float_to_int_impl_type=FloatToIntImplType.FLOOR,
+    )
+    return nn.Sequential(
+        RangeToCodes(-scale / 2, 1 / scale), integers.to(scale.device), OutputScale(scale, None)
+    )

@@ -1,0 +1,1 @@
+"""Train, evaluate and export a network from the command line."""

@@ -1,0 +1,1 @@
+"""The options of the recipes: parsers, types, configuration files."""

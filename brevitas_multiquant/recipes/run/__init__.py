@@ -1,0 +1,1 @@
+"""One training run: its network, its steps, its checkpoints, its results."""

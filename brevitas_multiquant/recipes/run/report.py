@@ -1,0 +1,140 @@
+"""What a run leaves for people: args.yaml, summary.csv, a table."""
+
+import argparse
+import csv
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from brevitas_multiquant.recipes.options.yaml_files import ENVIRONMENT
+from brevitas_multiquant.recipes.run.checkpoints import PARTIAL
+
+PACKAGES = ("torch", "torchvision", "timm", "accelerate", "brevitas")
+SUMMARY_FILE = "summary.csv"
+
+
+def git_commit() -> str | None:
+    """The commit of this checkout, with ``-dirty`` after local changes; None outside of git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def hardware() -> str:
+    """The machine in one line."""
+    names = Path("/proc/cpuinfo")
+    lines = names.read_text().splitlines() if names.is_file() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    cpu = models[0] if models else platform.processor() or platform.machine()
+    parts = [cpu, f"{torch.get_num_threads()} torch threads", platform.system()]
+    if torch.cuda.is_available():
+        parts.insert(0, f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}")
+    return ", ".join(parts)
+
+
+def save_args(args: argparse.Namespace, folder: Path) -> None:
+    """Write ``args.yaml``: all options, so that it serves as ``-c``, and the environment."""
+    options: dict[str, Any] = dict(sorted(vars(args).items()))
+    options["model_kwargs"] = dict(args.model_kwargs)
+    options[ENVIRONMENT] = {
+        "versions": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "commit": git_commit(),
+        "hardware": hardware(),
+    }
+    text = yaml.safe_dump(options, sort_keys=False)
+    aside = folder / f"args.yaml{PARTIAL}"
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, folder / "args.yaml")
+
+
+def top1_columns(accuracy: Mapping[int, float]) -> dict[str, float]:
+    """Bit-width -> percent, under the names that ``summary.csv`` has: ``top1_2b``."""
+    return {f"top1_{bit}b": value for bit, value in accuracy.items()}
+
+
+def summary_row(
+    epoch: int, loss: float, seconds: float, accuracy: Mapping[int, float], lr: float
+) -> dict[str, float]:
+    """An epoch's results, under the names that ``summary.csv`` has, which are timm's."""
+    return {
+        "epoch": epoch,
+        "train_loss": loss,
+        "train_seconds": round(seconds, 2),
+        **{f"eval_{name}": value for name, value in top1_columns(accuracy).items()},
+        "lr": lr,
+    }
+
+
+def accuracy_of(row: Mapping[str, float]) -> dict[int, float]:
+    """Bit-width -> top-1 in percent of a row of `summary_row`."""
+    found = ((re.fullmatch(r"eval_top1_(\d+)b", name), value) for name, value in row.items())
+    return {int(match[1]): value for match, value in found if match}
+
+
+def write_summary(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write ``summary.csv``, a row an epoch, at once."""
+    if not rows:
+        return
+    aside = folder / f"{SUMMARY_FILE}{PARTIAL}"
+    with open(aside, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(aside, folder / SUMMARY_FILE)
+
+
+def read_summary(folder: Path) -> dict[str, list[float]]:
+    """The columns of ``summary.csv``."""
+    with open(folder / SUMMARY_FILE, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [float(row[name]) for row in rows] for name in rows[0]}
+
+
+def result_table(accuracy: Mapping[int, float], costs: Mapping[int, Any] | None = None) -> str:
+    """Top-1 a bit-width, beside its cost where that is known, as aligned text."""
+    header = ["bits", "top-1 %"] + (cost_header() if costs else [])
+    rows = [[str(bit), f"{value:.2f}"] for bit, value in accuracy.items()]
+    if costs:
+        for row, bit in zip(rows, accuracy, strict=True):
+            row += cost_cells(costs[bit])
+    return aligned([header, *rows])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text cells as columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+
+
+def cost_header() -> list[str]:
+    """The columns of `cost_cells`."""
+    return ["branches", "MMACs", "GBitOPs", "kB"]
+
+
+def cost_cells(cost: Any) -> list[str]:
+    """What one bit-width costs."""
+    branches = cost.branches
+    count = branches if isinstance(branches, int | float) else len(branches)
+    return [
+        str(count),
+        f"{cost.macs / 1e6:.1f}",
+        f"{cost.bitops / 1e9:.3f}",
+        f"{cost.bytes / 1e3:.1f}",
+    ]

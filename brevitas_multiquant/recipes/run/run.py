@@ -1,0 +1,120 @@
+"""Everything a run holds while it trains, and the checkpoint of it."""
+
+import argparse
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from accelerate import Accelerator
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.optim import Optimizer
+
+from brevitas_multiquant import MultiQuantNet
+from brevitas_multiquant.recipes.data.batches import Eval, Train
+from brevitas_multiquant.recipes.errors import NonFiniteError
+from brevitas_multiquant.recipes.run.checkpoints import (
+    Checkpoint,
+    checkpoint_path,
+    write_checkpoint,
+)
+from brevitas_multiquant.recipes.run.health import non_finite_tensor
+from brevitas_multiquant.recipes.run.networks import FLOAT_BITS
+from brevitas_multiquant.recipes.run.state import (
+    network_tensors,
+    optimizer_tensors,
+)
+from brevitas_multiquant.recipes.run.step import Step
+
+
+@dataclass
+class Progress:
+    """Where a run is.
+
+    Args:
+        epoch: epochs done.
+        step: updates done in the epoch after them.
+        loss_sum: of those updates.
+        seconds: they took.
+        best: highest mean top-1 so far, in percent.
+        history: a row of results for each epoch done.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    best: float = -1.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass
+class Run:
+    """Everything that a run holds while it trains."""
+
+    args: argparse.Namespace
+    accelerator: Accelerator
+    folder: Path
+    net: nn.Module
+    ema: ModelEmaV3 | None
+    optimizers: list[Optimizer]
+    schedulers: list[Scheduler]
+    step: Step
+    train: Train
+    val: Eval
+    progress: Progress
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """The bit-widths that are evaluated; 32 stands for the float baseline."""
+        return self.net.bits if isinstance(self.net, MultiQuantNet) else (FLOAT_BITS,)
+
+    @property
+    def result(self) -> nn.Module:
+        """The network that is evaluated and kept: the moving average where there is one."""
+        return self.net if self.ema is None else self.ema.module
+
+    @property
+    def steps(self) -> int:
+        """Updates in an epoch."""
+        return len(self.train) // self.args.grad_accum_steps
+
+    @property
+    def rate(self) -> float:
+        """The model's present learning rate."""
+        return self.optimizers[0].param_groups[0]["lr"]
+
+    @property
+    def images_per_step(self) -> int:
+        """Over all processes."""
+        args = self.args
+        return args.batch_size * args.grad_accum_steps * self.accelerator.num_processes
+
+
+def state_of(run: Run) -> Checkpoint:
+    """All that a resumed run needs."""
+    tensors = network_tensors("net.", run.net)
+    if run.ema is not None:
+        tensors |= network_tensors("ema.", run.ema.module)
+    tensors |= optimizer_tensors(run.optimizers)
+    groups = [optimizer.state_dict()["param_groups"] for optimizer in run.optimizers]
+    return Checkpoint(tensors, {"progress": asdict(run.progress), "param_groups": groups})
+
+
+def save_checkpoint(run: Run) -> None:
+    """Write a checkpoint of the present state; the main process does it.
+
+    Raises:
+        NonFiniteError: a parameter is not finite; nothing is written.
+        OutputError: it cannot be written.
+    """
+    if name := non_finite_tensor(run.net):
+        raise NonFiniteError(
+            f"expected finite parameters, got {name} that is not after epoch "
+            f"{run.progress.epoch}, step {run.progress.step}: lower --lr {run.args.lr}; the last "
+            "good checkpoint stands"
+        )
+    if run.accelerator.is_main_process:
+        path = checkpoint_path(run.folder, run.progress.epoch, run.progress.step)
+        write_checkpoint(path, state_of(run), keep=run.args.checkpoint_hist)
+    run.accelerator.wait_for_everyone()

@@ -1,0 +1,52 @@
+"""The folder of one run: who may write to it, and the networks in it."""
+
+from pathlib import Path
+
+from torch import nn
+
+from brevitas_multiquant import MultiQuantNet, save_packed
+from brevitas_multiquant.recipes.errors import ExperimentExistsError
+from brevitas_multiquant.recipes.run.checkpoints import PARTIAL, checkpoints_in, write_tensors
+from brevitas_multiquant.recipes.run.report import SUMMARY_FILE
+
+BEST_FILE = "best.safetensors"
+LAST_FILE = "last.safetensors"
+RESULT_FILES = (
+    *("args.yaml", SUMMARY_FILE, "learning_curves.png", "accuracy_cost.png"),
+    *(BEST_FILE, LAST_FILE),
+)
+
+
+def require_new(folder: Path, overwrite: bool) -> None:
+    """Check that a new run may write to ``folder``.
+
+    Raises:
+        ExperimentExistsError: it holds something already, and ``overwrite`` is false.
+    """
+    if not overwrite and folder.is_dir() and any(folder.iterdir()):
+        raise ExperimentExistsError(
+            f"expected a new or empty folder for this run, got {folder}: add --resume {folder} to "
+            "continue the run in it, --experiment NAME for another folder, or --overwrite to "
+            "replace its results"
+        )
+
+
+def clear(folder: Path) -> None:
+    """Remove what a former run left, so that no file of it is taken for one of the new run."""
+    for path in [*(folder / name for name in RESULT_FILES), *checkpoints_in(folder)]:
+        path.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the files that a run was writing aside when it was killed."""
+    for pattern in (f"*{PARTIAL}", f".{BEST_FILE}.*", f".{LAST_FILE}.*"):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def save_network(net: nn.Module, path: Path) -> None:
+    """The multi-branch network packed; the float baseline as ``--initial-checkpoint`` reads it."""
+    if isinstance(net, MultiQuantNet):
+        save_packed(net, path)
+    else:
+        write_tensors(path, net.state_dict())

@@ -1,0 +1,147 @@
+"""One update of all optimizers: the batches it takes, what processes exchange, what is checked."""
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from timm.data import Mixup
+from timm.utils import ModelEmaV3, random_seed
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from brevitas_multiquant import InPlaceDistillation, MultiQuantNet
+from brevitas_multiquant.recipes.errors import NonFiniteError, OptionError
+from brevitas_multiquant.recipes.run import processes
+from brevitas_multiquant.recipes.run.execution import running_by, training_forwards
+from brevitas_multiquant.recipes.run.health import first_fault
+from brevitas_multiquant.recipes.run.networks import FloatTask
+from brevitas_multiquant.recipes.run.sampling import sampled_bits
+from brevitas_multiquant.recipes.run.seeds import derived_seed
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Of one update: the mean loss over batches and processes; whether any was asked to stop."""
+
+    loss: float
+    stop: bool
+
+
+class Step:
+    """Makes updates; whatever is random in one is a function of (seed, epoch, step, rank)."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        accelerator: Accelerator,
+        task: FloatTask | InPlaceDistillation,
+        optimizers: Sequence[Optimizer],
+        ema: ModelEmaV3 | None,
+        num_classes: int,
+    ) -> None:
+        self.args, self.accelerator, self.task = args, accelerator, task
+        self.optimizers, self.ema = optimizers, ema
+        self.net: nn.Module = task.net
+        self.num_classes = num_classes
+        self.mixup = create_mixup(args, num_classes)
+        self.forwards = (
+            training_forwards(self.net, args.compile, args.recompute)
+            if isinstance(self.net, MultiQuantNet)
+            else {}
+        )
+
+    def __call__(
+        self, batches: Sequence[Batch], epoch: int, step: int, updates: int, stop: bool = False
+    ) -> StepResult:
+        """One update.
+
+        Args:
+            batches: images (B, 3, H, W) and labels (B,); their gradients are averaged.
+            epoch: of the update, from 0.
+            step: of the epoch, from 0.
+            updates: made before in the whole run.
+            stop: whether this process was asked to stop; all of them learn of it.
+
+        Raises:
+            NonFiniteError: the loss is not finite; no parameter was changed.
+        """
+        random_seed(derived_seed(self.args.seed, epoch, step, self.accelerator.process_index))
+        bits = self._choose_bits(epoch, step)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        losses = []
+        for images, labels in batches:
+            images, target = self._augment(images, labels, epoch)
+            losses.append(self._backward(images, target, bits, share=1 / len(batches)))
+        own_loss = torch.stack(losses).sum().item()
+        tensors = processes.exchanged(self.net)
+        loss, stops = processes.average(tensors, [own_loss, float(stop)])
+        if not math.isfinite(loss):
+            self._refuse(loss, images, epoch, step)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        if self.ema is not None:
+            self.ema.update(self.net, step=updates + 1)
+        return StepResult(loss, stops > 0)
+
+    def _choose_bits(self, epoch: int, step: int) -> tuple[int, ...] | None:
+        if self.args.bits_per_step is None or not isinstance(self.net, MultiQuantNet):
+            return None
+        seed = derived_seed(self.args.seed, epoch, step)
+        return sampled_bits(self.net.bits, self.args.bits_per_step, seed)
+
+    def _augment(self, images: Tensor, labels: Tensor, epoch: int) -> Batch:
+        off = self.args.mixup_off_epoch
+        if self.mixup is not None and (not off or epoch < off):
+            images, labels = self.mixup(images, labels)
+        if self.args.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images, labels
+
+    def _backward(
+        self, images: Tensor, target: Tensor, bits: Sequence[int] | None, share: float
+    ) -> Tensor:
+        """Gradients of ``share`` times the loss, a bit-width at a time; that loss."""
+        with running_by(self.forwards), self.accelerator.autocast():
+            result = self.task.step(images, target, scaled_backward(share), bits)
+        return result["loss"].detach() * share
+
+    def _refuse(self, loss: float, images: Tensor, epoch: int, step: int) -> None:
+        with self.accelerator.autocast():
+            own_fault = first_fault(self.net, images)
+        faults = [fault for fault in gather_object([own_fault]) if fault]
+        where = faults[0] if faults else "the loss itself, not in any module's output"
+        raise NonFiniteError(
+            f"expected a finite loss, got {loss} in epoch {epoch + 1}, step {step + 1}; the first "
+            f"numbers that are not finite: {where}. Lower --lr {self.args.lr}, add "
+            "--warmup-epochs or look at the images; the last good checkpoint stands"
+        )
+
+
+def scaled_backward(share: float) -> Callable[[Tensor], None]:
+    """Differentiates ``share`` times a loss, outside of autocast as torch asks for."""
+
+    def backward(loss: Tensor) -> None:
+        with torch.autocast(loss.device.type, enabled=False):
+            (loss * share).backward()
+
+    return backward
+
+
+def create_mixup(args: argparse.Namespace, num_classes: int) -> Mixup | None:
+    """Mixup and cutmix where asked for; labels are smoothed by the criterion, not here.
+
+    Raises:
+        OptionError: an odd batch size, as images are mixed in pairs.
+    """
+    if not (args.mixup or args.cutmix):
+        return None
+    if args.batch_size % 2:
+        raise OptionError(f"--mixup, --cutmix: expected an even batch size, got {args.batch_size}")
+    return Mixup(args.mixup, args.cutmix, label_smoothing=0.0, num_classes=num_classes)

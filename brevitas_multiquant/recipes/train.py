@@ -1,0 +1,78 @@
+"""Train one network for every bit-width: ``accelerate launch recipes/train.py -c CONFIG.yaml``.
+
+A run is a function of its options: whatever is random is seeded from its place in the run, so that
+a run that was killed, wherever it was, ends after ``--resume`` where an uninterrupted one does.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+
+from brevitas_multiquant import MultiQuantNet, cost
+from brevitas_multiquant.recipes.errors import exit_code
+from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.run import plots, report, run_folder
+from brevitas_multiquant.recipes.run.create import create_run
+from brevitas_multiquant.recipes.run.dry_run import dry_run
+from brevitas_multiquant.recipes.run.header import train_header
+from brevitas_multiquant.recipes.run.loop import fit
+from brevitas_multiquant.recipes.run.memory import keep_freed_memory
+from brevitas_multiquant.recipes.run.run import Run
+from brevitas_multiquant.recipes.run.tracking import start_trackers
+
+
+def start(run: Run) -> None:
+    """Write what a new run leaves at once; a resumed one keeps the rows of the epochs it has."""
+    if run.accelerator.is_main_process:
+        if run.args.resume is None:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            run_folder.clear(run.folder)
+            report.save_args(run.args, run.folder)
+        run_folder.remove_unfinished(run.folder)
+        report.write_summary(run.folder, run.progress.history)
+    run.accelerator.wait_for_everyone()
+    if run.args.log_with:
+        start_trackers(run.accelerator, run.folder.name, vars(run.args))
+
+
+def finish(run: Run, accuracy: Mapping[int, float]) -> None:
+    """Draw the plots and print the table."""
+    costs = None
+    plots.plot_learning_curves(run.folder, run.bits, run.args.model)
+    if isinstance(run.net, MultiQuantNet):
+        costs = cost(run.net, (1, 3, run.args.img_size, run.args.img_size))
+        plots.plot_accuracy_cost(run.folder, accuracy, costs, run.args.model)
+    print(report.result_table(accuracy, costs))
+    print(f"results in {run.folder}")
+
+
+def train(args: argparse.Namespace) -> dict[int, float]:
+    """Train as the options say; top-1 in percent a bit-width of the last epoch."""
+    run = create_run(args)
+    if run.accelerator.device.type == "cpu":
+        keep_freed_memory()
+    if run.accelerator.is_main_process:
+        print(train_header(run), flush=True)
+    if args.dry_run:
+        dry_run(run)
+        return {}
+    start(run)
+    accuracy = fit(run)
+    if run.accelerator.is_main_process:
+        finish(run, accuracy)
+    run.accelerator.end_training()
+    return accuracy
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the recipe.
+
+    Returns:
+        0; 2 for wrong usage; 1 for any other named error; 130 after SIGINT and 143 after SIGTERM,
+        where a checkpoint is written first.
+    """
+    return exit_code(lambda: train(parse_train(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The self-check: one branch with quantizers off is the original model, to the bit."""

@@ -1,0 +1,1 @@
+"""The half branch: which channels it keeps, and the body of that width."""

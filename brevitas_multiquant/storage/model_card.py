@@ -1,0 +1,165 @@
+"""What a folder of the Hub holds beside the packed file: for people and for the Hub's search."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from brevitas_multiquant.core.selection import is_whole
+from brevitas_multiquant.cost.table import Cost, cost
+from brevitas_multiquant.errors import HubError
+from brevitas_multiquant.nn.network import MultiQuantNet
+from brevitas_multiquant.storage.packed_net import save_packed
+from brevitas_multiquant.version import __version__
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+CARD = "README.md"
+PLOT = "accuracy.png"
+LIBRARY = "brevitas_multiquant"
+PAPER = "https://arxiv.org/abs/2305.08117"
+
+
+@dataclass(frozen=True)
+class Details:
+    """What only the person who trained the network knows."""
+
+    accuracy: Mapping[int, float] | None
+    dataset: str | None
+    license: str
+
+    def check(self, net: MultiQuantNet) -> None:
+        """Refuse accuracies of other bit-widths than the network has.
+
+        Raises:
+            HubError: naming them.
+        """
+        if self.accuracy is None:
+            return
+        if set(self.accuracy) != set(net.bits) or not all(map(is_whole, self.accuracy)):
+            raise HubError(
+                f"accuracy: expected one number for each of the bit-widths {list(net.bits)}, got "
+                f"{dict(self.accuracy)!r}"
+            )
+
+
+def write_folder(net: MultiQuantNet, folder: Path, details: Details) -> None:
+    """Packed file, configuration and model card, with a plot where matplotlib is installed."""
+    save_packed(net, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(_config(net, details), indent=2) + "\n")
+    costs = cost(net)
+    plotted = _plot(costs, details.accuracy, folder / PLOT)
+    (folder / CARD).write_text(_card(net, costs, details, plotted))
+
+
+def _config(net: MultiQuantNet, details: Details) -> dict[str, Any]:
+    return {
+        "library_name": LIBRARY,
+        "library_version": __version__,
+        "architecture": None if net.source is None else net.source.to_dict(),
+        "multiquant": net.config.to_dict(),
+        "input_shape": None if net.input_shape is None else list(net.input_shape),
+        "top1": None if details.accuracy is None else {str(b): v for b, v in _rows(details)},
+    }
+
+
+def _rows(details: Details) -> list[tuple[int, float]]:
+    return sorted((int(bits), float(top1)) for bits, top1 in (details.accuracy or {}).items())
+
+
+def _plot(costs: Cost, accuracy: Mapping[int, float] | None, path: Path) -> bool:
+    """Accuracy over bit operations; whether it was drawn."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    if accuracy is None:
+        return False
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([costs[b].bitops / 1e9 for b in costs], [accuracy[b] for b in costs], "o-")
+    for bits in costs:
+        place = (costs[bits].bitops / 1e9, accuracy[bits])
+        axes.annotate(f"{bits} bits", place, textcoords="offset points", xytext=(6, -12))
+    axes.set(xlabel="bit operations an image (GBitOPs)", ylabel="top-1 accuracy (%)")
+    axes.margins(x=0.15, y=0.25)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    return True
+
+
+_EDGES = {"paper": "a float", "finn": "an 8-bit"}
+"""Profile -> what stem and classifier are."""
+
+
+def _card(net: MultiQuantNet, costs: Cost, details: Details, plotted: bool) -> str:
+    name = "the network" if net.source is None else net.source.name
+    measured = "" if details.dataset is None else f" on {details.dataset}"
+    plot = f"\n![Top-1 accuracy over bit operations]({PLOT})\n" if plotted else ""
+    return f"""---
+{_metadata(details)}---
+
+# {name} at {", ".join(map(str, net.bits))} bits
+
+One network that runs at every bit-width, made with
+[`{LIBRARY}`](https://pypi.org/project/brevitas-multiquant) after
+[MultiQuant]({PAPER}): branches with 2-bit weights share {_EDGES[net.config.profile]} stem and
+classifier, and the bit-width of the activations is chosen at run time.
+Weights are {net.config.weight_format},
+stored in two bits each.
+
+| bits | top-1{measured} | branches | MMACs | GBitOPs | MB |
+|---|---|---|---|---|---|
+{_table(costs, details)}
+All bit-widths together take {costs.total_bytes / 1e6:.3f} MB, in `{WEIGHTS}`
+{costs.file_bytes / 1e6:.3f} MB; the float model {costs.float_bytes / 1e6:.3f} MB
+(1 MB = 1e6 bytes). Counts are for one image of
+{"x".join(map(str, (net.input_shape or ())[1:]))}.
+{plot}
+## How to load it
+
+```python
+from brevitas_multiquant import MultiQuantNet
+
+net = MultiQuantNet.from_pretrained("FOLDER OR REPOSITORY"){_own_model(net)}
+net.set_active_bits({net.bits[0]})
+```
+
+Nothing is unpickled: `{WEIGHTS}` holds packed codes and floats with checksums. For FPGAs and
+onnxruntime see `brevitas_multiquant.export`.
+
+## Licence and citation
+
+Weights: {details.license}. Method: Zhong et al., *MultiQuant: Training Once for Multi-bit
+Quantization of Neural Networks*, [arXiv 2305.08117]({PAPER}).
+"""
+
+
+def _metadata(details: Details) -> str:
+    lines = [
+        f"library_name: {LIBRARY}",
+        f"license: {json.dumps(details.license)}",
+        "pipeline_tag: image-classification",
+        "tags:",
+        *(f"- {tag}" for tag in ("quantization", "brevitas", "multiquant", "arxiv:2305.08117")),
+    ]
+    if details.dataset is not None:
+        lines += ["datasets:", f"- {json.dumps(details.dataset)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _table(costs: Cost, details: Details) -> str:
+    rows = []
+    for bits, one in costs.items():
+        accuracy = "not measured" if details.accuracy is None else f"{details.accuracy[bits]:.2f} %"
+        rows.append(
+            f"| {bits} | {accuracy} | {len(one.branches)} | {one.macs / 1e6:.1f} "
+            f"| {one.bitops / 1e9:.3f} | {one.bytes / 1e6:.3f} |\n"
+        )
+    return "".join(rows)
+
+
+def _own_model(net: MultiQuantNet) -> str:
+    own = net.source is not None and net.source.library == "own"
+    return "  # model=YOUR_FLOAT_MODEL" if own else ""

@@ -1,0 +1,1 @@
+"""Initialising ranges, running statistics, and the training objective."""

@@ -1,0 +1,127 @@
+"""Running statistics of norms anew, as plain means over batches."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from brevitas_multiquant.core.selection import chosen_bits
+from brevitas_multiquant.errors import PackedFileError
+from brevitas_multiquant.nn.given import given_network
+from brevitas_multiquant.nn.modes import is_frozen
+from brevitas_multiquant.nn.network import MultiQuantNet, device_of
+from brevitas_multiquant.nn.switchable import Switchable
+from brevitas_multiquant.training.calibrate import (
+    first_images,
+    only_training,
+    run_images,
+    unchanged_on_failure,
+)
+
+CALLER = "reestimate_norms"
+
+
+def reestimate_norms(
+    net: MultiQuantNet,
+    loader: Iterable[Any],
+    *,
+    batches: int = 10,
+    bits: Sequence[int] | None = None,
+) -> None:
+    """Replace the running statistics of norms that each bit-width has for itself.
+
+    Training leaves a moving average over networks of the last steps; where a bit-width does not
+    run in every step (`InPlaceDistillation`, ``bits``) those lie far back. Here the statistics
+    are means over batches that the present network sees. Nothing else changes: not the norms that
+    bit-widths share, those of the stem, which run as in evaluation, nor frozen ones; dropout is
+    off; modes and the active bit-width are restored.
+
+    Args:
+        net: a network whose ranges are set.
+        loader: batches of images (N, C, H, W), or tuples that start with one.
+        batches: how many to use.
+        bits: bit-widths; default all.
+
+    Raises:
+        NetworkError: not a `MultiQuantNet`.
+        ConfigError: fewer than one batch asked for.
+        BitWidthError: not candidates of the network.
+        PackedFileError: the network came out of a packed file, which has no statistics.
+        CalibrationError: no batch, one without images, or of one where a norm needs two; the
+            network is left as it was.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> from brevitas_multiquant import calibrate, multiquantize
+        >>> net = multiquantize(resnet18(num_classes=10), [2, 4], input_shape=(1, 3, 32, 32))
+        >>> calibrate(net, [torch.rand(8, 3, 32, 32)])
+        >>> reestimate_norms(net, [torch.rand(8, 3, 32, 32)], batches=1)
+    """
+    net = given_network(net, CALLER)
+    net.require_trainable(CALLER)
+    if not net.batch_statistics:
+        raise PackedFileError(
+            f"{CALLER}: expected batch norms with statistics, got those of a packed file, which "
+            "are a factor and a summand a channel and train as that; there is nothing to estimate"
+        )
+    chosen = net.bits if bits is None else chosen_bits(bits, net.bits, CALLER)
+    images = first_images(loader, batches, CALLER)
+    device = device_of(net)
+    with torch.no_grad(), unchanged_on_failure(net):
+        for bit in chosen:
+            norms = [norm for norm in norms_of(net, bit) if not is_frozen(net, norm)]
+            with net.at_bits(bit), only_training(net, norms), _accumulating(norms):
+                for batch in images:
+                    run_images(net, batch.to(device), CALLER)
+
+
+def norms_of(net: MultiQuantNet, bits: int) -> Iterator[nn.Module]:
+    """Norms with running statistics that one bit-width has for itself."""
+    for module in net.modules():
+        if isinstance(module, Switchable) and str(bits) in module:
+            yield from filter(_keeps_statistics, module[str(bits)].modules())
+
+
+def _keeps_statistics(module: nn.Module) -> bool:
+    """Whether a module has running statistics that follow its batches by ``momentum``.
+
+    In torch's sense: the share of the new batch. Norms of other libraries may mean the other one.
+    """
+    follows = isinstance(module, _NormBase) or type(module).__module__.startswith("timm.")
+    return follows and isinstance(getattr(module, "running_var", None), Tensor)
+
+
+@contextmanager
+def _accumulating(norms: Sequence[Any]) -> Iterator[None]:
+    """Inside the block these norms average what they see, forgetting what was before."""
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        if isinstance(norm, _NormBase):
+            norm.reset_running_stats()
+        else:
+            norm.running_var.fill_(1.0)
+    hooks = [norm.register_forward_pre_hook(_every_call_counts_alike()) for norm in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def _every_call_counts_alike() -> Callable[[Any, Any], None]:
+    """For the k-th call of a norm, momentum 1 / k.
+
+    ``momentum=None`` says that to batch norms alone; an instance norm takes it for 0.
+    """
+    calls = count(1)
+
+    def set_momentum(norm: Any, _: Any) -> None:
+        norm.momentum = 1.0 / next(calls)
+
+    return set_momentum
