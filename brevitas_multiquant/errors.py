@@ -89,3 +89,7 @@ class FinnMappingError(ExportError):
             f"export at {bits} bits: expected a network of the profile 'finn' that maps to "
             f"dataflow hardware as a whole, got:{listed}"
         )
+
+
+class HardwareError(MultiQuantError):
+    """A hardware layer, board or table of costs that cannot be."""

@@ -1,0 +1,61 @@
+"""What a layer costs on an FPGA: LUTs, block RAMs, DSPs and UltraRAMs, without FINN.
+
+FINN's rules of estimation (finn-plus 1.6.1) as pure functions: descriptions of hardware layers in,
+resources out. They reproduce FINN's own report, layer by layer; `tests/luts/` compares them. They
+are estimates, as FINN's are: nothing here knows what synthesis will make of a layer.
+"""
+
+from brevitas_multiquant.luts.boards import BOARDS, Board, board_named
+from brevitas_multiquant.luts.folding import fold, target_cycles
+from brevitas_multiquant.luts.nodes import (
+    Addition,
+    DepthwiseProduct,
+    Duplication,
+    MatrixProduct,
+    Node,
+    Padding,
+    Pool,
+    PositionSum,
+    Thresholds,
+    WidthConverter,
+    Window,
+)
+from brevitas_multiquant.luts.resources import Resources
+from brevitas_multiquant.luts.rules import resources, total
+from brevitas_multiquant.luts.table import ResourceTable, tabulate
+from brevitas_multiquant.luts.widths import (
+    accumulator_bits,
+    accumulator_range,
+    integer_bits,
+    largest_accumulator_bits,
+    threshold_bits,
+)
+
+__all__ = [
+    "BOARDS",
+    "Addition",
+    "Board",
+    "DepthwiseProduct",
+    "Duplication",
+    "MatrixProduct",
+    "Node",
+    "Padding",
+    "Pool",
+    "PositionSum",
+    "ResourceTable",
+    "Resources",
+    "Thresholds",
+    "WidthConverter",
+    "Window",
+    "accumulator_bits",
+    "accumulator_range",
+    "board_named",
+    "fold",
+    "integer_bits",
+    "largest_accumulator_bits",
+    "resources",
+    "tabulate",
+    "target_cycles",
+    "threshold_bits",
+    "total",
+]
