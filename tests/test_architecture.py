@@ -123,7 +123,9 @@ def test_no_cycles():
 def test_core_below_the_leaves_knows_no_torch():
     """Selection, packing and configuration are pure."""
     core = ("selection", "packing", "grids", "config", "supported_versions", "moved")
-    for module in ("errors", "version", *(f"core.{name}" for name in core)):
+    pure = ["errors", "version", *(f"core.{name}" for name in core)]
+    pure += [module for module in MODULES if module.startswith("cost.luts")]
+    for module in pure:
         statements = ast.walk(ast.parse(MODULES[module].read_text()))
         imported = {
             name.partition(".")[0]

@@ -6,7 +6,8 @@ are estimates, as FINN's are: nothing here knows what synthesis will make of a l
 """
 
 from brevitas_multiquant.luts.boards import BOARDS, Board, board_named
-from brevitas_multiquant.luts.folding import fold, target_cycles
+from brevitas_multiquant.luts.convolution import ConvolutionShape
+from brevitas_multiquant.luts.folding import fold, target_cycles, unfolded
 from brevitas_multiquant.luts.nodes import (
     Addition,
     DepthwiseProduct,
@@ -35,6 +36,7 @@ __all__ = [
     "BOARDS",
     "Addition",
     "Board",
+    "ConvolutionShape",
     "DepthwiseProduct",
     "Duplication",
     "MatrixProduct",
@@ -58,4 +60,5 @@ __all__ = [
     "target_cycles",
     "threshold_bits",
     "total",
+    "unfolded",
 ]

@@ -5,7 +5,7 @@ divisors of what it runs over, that keeps it within the cycles of a frame. If on
 others are folded again for what that one manages.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +16,6 @@ from brevitas_multiquant.luts.nodes import (
     MatrixProduct,
     Node,
     Pool,
-    Streamed,
-    Thresholds,
     Window,
 )
 from brevitas_multiquant.luts.products import DspBlock, multiplies_in_dsps
@@ -74,29 +72,51 @@ def fold(nodes: Sequence[Node], target: int, dsp: DspBlock = "DSP48E2") -> tuple
     return _fold_each(folded, slowest, dsp) if slowest > target else folded
 
 
+def unfolded(node: Node) -> Node:
+    """The layer with the least parallelism.
+
+    Example:
+        >>> from brevitas_multiquant.luts import Addition
+        >>> unfolded(Addition(16, 1024, pe=4))
+        Addition(channels=16, positions=1024, pe=1)
+    """
+    least = {"pe": 1, "simd": 1, "parallel": False}
+    return replace(node, **{name: one for name, one in least.items() if hasattr(node, name)})
+
+
 def _fold_each(nodes: Sequence[Node], target: int, dsp: DspBlock) -> tuple[Node, ...]:
     folded: list[Node] = []
-    for node in nodes:
-        before = folded[-1] if folded else None
-        if isinstance(node, (DepthwiseProduct, Pool)):
-            node = _fold_channelwise(node, target)
-            if isinstance(before, Window) and before.depthwise:
-                folded[-1], node = _fold_with_window(before, node, target)
-        elif isinstance(before, Window) and before.depthwise:
-            break
-        elif isinstance(node, MatrixProduct):
-            node = _fold_matrix_product(node, target, dsp)
-        elif isinstance(node, Window) and not node.depthwise:
-            node = _fold_window(node, target)
-        elif isinstance(node, (Streamed, Thresholds)):
-            node = _least(node, "pe", node.channels, target)
-        folded.append(node)
-    if folded and isinstance(folded[-1], Window) and folded[-1].depthwise:
-        raise HardwareError(
-            "fold: expected a DepthwiseProduct or a Pool right behind a depthwise Window, got "
-            f"{type(nodes[len(folded)]).__name__ if len(folded) < len(nodes) else 'none'}"
-        )
+    for window, node in _with_windows(nodes):
+        node = _fold_alone(node, target, dsp)
+        folded += [node] if window is None else _fold_with_window(window, node, target)
     return tuple(folded)
+
+
+def _with_windows(nodes: Sequence[Node]) -> Iterator[tuple[Window | None, Node]]:
+    """Each layer, with the depthwise window in front of it."""
+    window = None
+    for node in nodes:
+        if window is not None and not isinstance(node, (DepthwiseProduct, Pool)):
+            break
+        if isinstance(node, Window) and node.depthwise:
+            window = node
+        else:
+            yield window, node
+            window = None
+    if window is not None:
+        raise HardwareError(
+            f"fold: expected a DepthwiseProduct or a Pool right behind the depthwise {window}"
+        )
+
+
+def _fold_alone(node: Node, target: int, dsp: DspBlock) -> Node:
+    if isinstance(node, MatrixProduct):
+        return _fold_matrix_product(node, target, dsp)
+    if isinstance(node, DepthwiseProduct):
+        return _fold_depthwise_product(node, target)
+    if isinstance(node, Window):
+        return _fold_window(node, target)
+    return _least(node, "pe", node.channels, target) if hasattr(node, "channels") else node
 
 
 def divisors(number: int) -> list[int]:
@@ -139,12 +159,12 @@ def _fold_matrix_product(node: MatrixProduct, target: int, dsp: DspBlock) -> Mat
 
 
 def _widen(
-    node: MatrixProduct,
+    node: Any,
     name: str,
     values: Sequence[int],
     target: int,
     too_wide: Callable[[MatrixProduct], bool],
-) -> MatrixProduct:
+) -> Any:
     for value in values:
         wider = replace(node, **{name: value})
         if too_wide(wider):
@@ -161,20 +181,17 @@ def _fold_window(node: Window, target: int) -> Window:
     return replace(node, parallel=cycles(node) > target)
 
 
-def _fold_channelwise(node: Any, target: int) -> Any:
-    """Channels first; then, of products, positions of the kernel."""
-    if isinstance(node, Pool):
-        return _least(node, "pe", node.channels, target)
+def _fold_depthwise_product(node: DepthwiseProduct, target: int) -> DepthwiseProduct:
+    """Channels first, then positions of the kernel."""
     node = _least(replace(node, pe=1, simd=1), "pe", node.channels, target)
     return _least(node, "simd", node.fan_in, target) if cycles(node) > target else node
 
 
-def _fold_with_window(window: Window, node: Any, target: int) -> tuple[Window, Any]:
+def _fold_with_window(window: Window, node: Any, target: int) -> list[Node]:
     """Both get the parallelism that the slower one of the two needs."""
-    pes = [value for value in divisors(node.channels) if value >= node.pe]
-    made = (replace(window, simd=value) for value in pes)
-    window = next(
-        (one for one in made if cycles(one) <= target), replace(window, simd=node.channels)
-    )
-    whole = isinstance(node, DepthwiseProduct) and node.simd > 1
-    return replace(window, parallel=whole), replace(node, pe=window.simd)
+    enough = [value for value in divisors(node.channels) if value >= node.pe]
+    made = (replace(window, simd=value) for value in enough)
+    last = replace(window, simd=node.channels)
+    window = next((one for one in made if cycles(one) <= target), last)
+    parallel = isinstance(node, DepthwiseProduct) and node.simd > 1
+    return [replace(window, parallel=parallel), replace(node, pe=window.simd)]

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Real
+from itertools import pairwise
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -45,10 +46,14 @@ class ResourceTable:
             raise HardwareError(f"entries: expected {shape[0]} rows of {shape[1]}, got {got}")
 
     @cached_property
-    def values(self) -> np.ndarray:
-        """The entries as numbers (resource, weight bits, activation bits)."""
-        rows = [[[getattr(one, name) for one in row] for row in self.entries] for name in NAMES]
-        return np.array(rows, dtype=np.float64)
+    def rises(self) -> list[list[list[float]]]:
+        """From entry to entry along both axes, the first from 0: [resource][weights][activations].
+
+        Entries are the sums of what rises up to them; between them, of fractions of it.
+        """
+        entries = [[[getattr(one, name) for one in row] for row in self.entries] for name in NAMES]
+        rises = np.diff(np.diff(entries, axis=1, prepend=0), axis=2, prepend=0)
+        return rises.astype(np.float64).tolist()
 
     def at(self, weight_bits: Any, activation_bits: Any) -> Resources:
         """Resources at real-valued bit-widths.
@@ -66,30 +71,33 @@ class ResourceTable:
         Raises:
             HardwareError: a number outside the table.
         """
-        low, right, down = _cell(self.weight_bits, weight_bits, "weight_bits")
-        near, after, across = _cell(self.activation_bits, activation_bits, "activation_bits")
-        values = _like(self.values, weight_bits, activation_bits)
-        first = values[:, low, near] * (1 - across) + values[:, low, after] * across
-        second = values[:, right, near] * (1 - across) + values[:, right, after] * across
-        found = first * (1 - down) + second * down
-        if isinstance(values, np.ndarray):
-            found = found.tolist()
-        return Resources(*(found[index] for index in range(len(NAMES))))
+        _check("weight_bits", self.weight_bits, weight_bits)
+        _check("activation_bits", self.activation_bits, activation_bits)
+        given = (weight_bits, activation_bits)
+        make = next((one.new_tensor for one in given if hasattr(one, "new_tensor")), np.array)
+        weights, activations = (one if hasattr(one, "new_tensor") else make(one) for one in given)
+        rows = _passed(self.weight_bits, weights, make)[..., None, :, None]
+        columns = _passed(self.activation_bits, activations, make)[..., None, None, :]
+        found = (rows * make(self.rises) * columns).sum((-1, -2))
+        parts = (found[..., index] for index in range(len(NAMES)))
+        return Resources(*(one.item() if make is np.array else one for one in parts))
 
 
-def _cell(axis: Sequence[int], bits: Any, name: str) -> tuple[Any, Any, Any]:
-    """Indices of the entries on both sides of a bit-width, and how far it is from the first."""
-    if isinstance(bits, Real) and not axis[0] <= bits <= axis[-1]:
+def _check(name: str, axis: Sequence[int], bits: Any) -> None:
+    if isinstance(bits, (int, float, np.number)) and not axis[0] <= bits <= axis[-1]:
         raise HardwareError(f"{name}: expected {axis[0]} to {axis[-1]}, got {bits}")
-    index = sum((bits >= inner) * 1 for inner in axis[1:-1])
-    points = _like(np.array(axis, dtype=np.float64), bits)
-    start = points[index]
-    return index, index + 1, (bits - start) / (points[index + 1] - start)
 
 
-def _like(values: np.ndarray, *examples: Any) -> Any:
-    """The values as a tensor of the examples' kind, or as they are where these are numbers."""
-    return next((one.new_tensor(values) for one in examples if hasattr(one, "new_tensor")), values)
+def _passed(axis: Sequence[int], bits: Any, make: Callable[[Any], Any]) -> Any:
+    """How much of the way to each entry, from the one before it, lies below ``bits``: (..., n).
+
+    All of the way to the first. No index is taken from a tensor, which would wait for its device.
+    """
+    inner, gaps = axis[1:-1], [after - before for before, after in pairwise(axis)]
+    from_, to = make([-inf, -inf, *inner]), make([-inf, *inner, inf])
+    start, gap = make([0.0, *axis[:-1]]), make([1.0, *gaps])
+    bits = bits[..., None]
+    return ((bits >= from_) & (bits < to)) * ((bits - start) / gap) + (bits >= to) * 1.0
 
 
 def tabulate(
@@ -110,13 +118,11 @@ def tabulate(
         dsp: the board's kind of DSP.
 
     Example:
-        >>> from brevitas_multiquant.luts import MatrixProduct, largest_accumulator_bits
-        >>> def layers(weights, activations):
-        ...     sums = largest_accumulator_bits(144, weights, activations)
-        ...     return [MatrixProduct(144, 16, 1024, weights, activations, sums)]
-        >>> table = tabulate(layers, (2, 3, 4), (2, 3, 4), target=200000)
+        >>> from brevitas_multiquant.luts import ConvolutionShape
+        >>> shape = ConvolutionShape(16, 16, (32, 32), (3, 3), padding=(1, 1))
+        >>> table = tabulate(shape.layers, (2, 3, 4), (2, 3, 4), target=200000)
         >>> table.at(3, 3).luts, table.at(3.5, 3).luts, table.at(4, 4).dsp
-        (546.0, 658.0, 12.0)
+        (936.0, 1048.0, 12.0)
     """
     rows, columns = sorted({*weight_bits}), sorted({*activation_bits})
     entries = tuple(

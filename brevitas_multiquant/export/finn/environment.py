@@ -6,15 +6,9 @@ import sys
 from pathlib import Path
 
 from brevitas_multiquant.errors import ExportError
+from brevitas_multiquant.luts.boards import BOARDS
 
 PACKAGE, SUPPORTED = "finn-plus", "1.6"
-
-BOARDS = (
-    *("AUP-ZU3_8GB", "KV260_SOM", "Pynq-Z1", "Pynq-Z2", "RFSoC2x2", "RFSoC4x2"),
-    *("U200", "U250", "U280", "U50", "U55C", "Ultra96", "Ultra96-V2"),
-    *("V80", "VCK190", "VEK280", "ZCU102", "ZCU104", "ZCU111"),
-)
-"""Boards that the supported FINN knows."""
 
 HINT = (
     "make finn-env, or pip install -r requirements-finn.txt in an environment of its own (it pins "
