@@ -11,11 +11,13 @@ per layer: estimates depend on types and on the numbers in them, not on training
 network but single layers with drawn options, the ones too that FINN does not pick by itself.
 `tests/luts/` reads the files in tests/data/finn_rules, so that FINN is not needed there.
 
-``--compare`` writes nothing and prints how far the rules are from FINN on the same networks with
-other weights, tables and bit-widths, ``--seed`` says which, and on networks that no file is of.
+``--compare`` writes no such file but a line for each run into benchmarks/results/finn_rules.csv:
+FINN beside the rules, parallelism included, on the same networks with other weights, tables and
+bit-widths, ``--seed`` says which, and on larger networks that no file is of.
 """
 
 import argparse
+import csv
 import json
 import shutil
 import subprocess
@@ -47,6 +49,7 @@ from brevitas_multiquant.export.finn.project_files import (  # noqa: E402
 from brevitas_multiquant.export.sample import smooth_images  # noqa: E402
 
 OUTPUT = ROOT / "tests" / "data" / "finn_rules"
+COMPARED = ROOT / "benchmarks" / "results" / "finn_rules.csv"
 LAYERS = "layers"
 CLOCK_NS = 5.0
 
@@ -139,16 +142,31 @@ def layers_file(seed: int) -> str:
     return as_text({"finn-plus": version("finn-plus"), "layers": drawn_layers(seed)})
 
 
-def compare(name: str, run: Run, seed: int) -> str:
-    """One line: FINN's totals, and those of the rules, which fold the layers themselves."""
+def compare(name: str, run: Run, seed: int) -> dict[str, Any]:
+    """FINN's totals, and those of the rules, which fold the layers themselves."""
     rows, board = finn_rows(run, seed), luts.board_named(run.board)
     bare = [luts.unfolded(as_node(row)) for row in rows]
     nodes = luts.fold(bare, luts.target_cycles(run.fps, CLOCK_NS), board.dsp)
-    rules = [list(astuple(luts.resources(node, board.dsp))) for node in nodes]
-    finn = [entry(row)["finn"] for row in rows]
-    wrong = sum(ours != theirs for ours, theirs in zip(rules, finn, strict=True))
-    totals = [[sum(column) for column in zip(*side, strict=True)] for side in (finn, rules)]
-    return f"{name}: FINN {totals[0]}, rules {totals[1]}, {wrong} of {len(rows)} layers differ"
+    rules = [astuple(luts.resources(node, board.dsp)) for node in nodes]
+    finn = [tuple(entry(row)["finn"]) for row in rows]
+    compared = {"run": name, "seed": seed, "board": run.board, "fps": run.fps}
+    for index, resource in enumerate(("LUT", "BRAM_18K", "DSP", "URAM")):
+        compared[f"FINN {resource}"] = sum(one[index] for one in finn)
+        compared[f"rules {resource}"] = sum(one[index] for one in rules)
+    compared["layers"] = len(rows)
+    compared["layers that differ"] = sum(a != b for a, b in zip(rules, finn, strict=True))
+    return compared
+
+
+def keep(row: dict[str, Any]) -> None:
+    """Add a line to the table of comparisons."""
+    new = not COMPARED.exists()
+    with COMPARED.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+    print(row, flush=True)
 
 
 def main() -> None:
@@ -158,13 +176,13 @@ def main() -> None:
     parser.add_argument("--runs", nargs="+", choices=names, help="default: all that are stored")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
-    parser.add_argument("--compare", action="store_true", help="write nothing, print differences")
+    parser.add_argument("--compare", action="store_true", help="FINN beside the rules")
     options = parser.parse_args()
     default = known if options.compare else [*RUNS, LAYERS]
     for name in options.runs or default:
         seed = 1000 * options.seed + names.index(name)
         if options.compare:
-            print(compare(name, known[name], seed), flush=True)
+            keep(compare(name, known[name], seed))
         else:
             options.output.mkdir(parents=True, exist_ok=True)
             text = layers_file(seed) if name == LAYERS else network_file(known[name], seed)

@@ -102,7 +102,7 @@ RUNS = {
     "mobilenet_w4a4": Run("mobilenet", 1000, (4,), (4,)),
     "mobilenet_any": Run("mobilenet", 2000, ANY, ANY),
     "mobilenet_any_slow": Run("mobilenet", 100, ANY, ANY),
-    "mobilenet_any_fast": Run("mobilenet", 50000, ANY, ANY),
+    "mobilenet_any_fast": Run("mobilenet", 200000, ANY, ANY),
     "mobilenet_any_versal": Run("mobilenet", 5000, ANY, ANY, board="VCK190"),
 }
 """Runs that files are kept of."""

@@ -77,7 +77,7 @@ class ConvolutionShape:
             activation_bits: of the input.
             output_bits: of the codes behind it; 0: no quantizer, the sums go on.
             accumulator_bits: of the sums, from the weights where these are known; default: what
-                the types allow, usually two bits or more too many.
+                the types allow, usually two or three bits too many.
             threshold_bits: of the thresholds, from the tables where these are known; default: as
                 wide as the sums.
             signed_activations: whether the input can be negative.

@@ -135,11 +135,9 @@ def arithmetic_luts(product: MatrixProduct | DepthwiseProduct) -> int:
 
 
 def _weight_luts(product: MatrixProduct | DepthwiseProduct) -> int:
-    if (product.mem_mode, product.ram_style) != ("internal_decoupled", "distributed") and not (
-        _is_shallow_embedded(product)
-    ):
-        return 0
-    return _word_bits(product) * ceil(product.weight_words / 64)
+    place = (product.mem_mode, product.ram_style)
+    in_luts = place == ("internal_decoupled", "distributed") or _is_shallow_embedded(product)
+    return _word_bits(product) * ceil(product.weight_words / 64) if in_luts else 0
 
 
 def weight_memory(product: MatrixProduct | DepthwiseProduct) -> Resources:
@@ -155,21 +153,18 @@ def weight_memory(product: MatrixProduct | DepthwiseProduct) -> Resources:
         >>> weight_memory(MatrixProduct(144, 16, 1024, 3, 3, 12, simd=12)).bram18
         1
     """
-    dense = isinstance(product, MatrixProduct)
-    depth, width = product.weight_words, _word_bits(product)
     if product.mem_mode == "external" or _is_shallow_embedded(product):
         return Resources()
-    if product.mem_mode == "internal_embedded":
-        shallow = not dense and product.ram_style == "auto" and depth <= SHALLOW
-        brams = 0 if shallow else bram18_for_weights(width, depth, with_parity=dense)
-        return Resources(bram18=brams, uram=uram(width, depth) if dense else 0)
-    if product.ram_style == "ultra":
-        return Resources(uram=uram(width, depth))
-    if product.ram_style == "distributed":
-        return Resources()
+    dense, embedded = isinstance(product, MatrixProduct), product.mem_mode == "internal_embedded"
+    depth, width = product.weight_words, _word_bits(product)
+    in_brams = embedded or product.ram_style in ("auto", "block")
     if not dense and product.ram_style == "auto" and depth <= SHALLOW:
-        return Resources()
-    return Resources(bram18=bram18_for_weights(width, depth, with_parity=dense))
+        in_brams = False
+    in_urams = dense if embedded else product.ram_style == "ultra"
+    return Resources(
+        bram18=bram18_for_weights(width, depth, with_parity=dense) if in_brams else 0,
+        uram=uram(width, depth) if in_urams else 0,
+    )
 
 
 def _word_bits(product: MatrixProduct | DepthwiseProduct) -> int:
