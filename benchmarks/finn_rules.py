@@ -12,8 +12,8 @@ network but single layers with drawn options, the ones too that FINN does not pi
 `tests/luts/` reads the files in tests/data/finn_rules, so that FINN is not needed there.
 
 ``--compare`` writes no such file but a line for each run into benchmarks/results/finn_rules.csv:
-FINN beside the rules, parallelism included, on the same networks with other weights, tables and
-bit-widths, ``--seed`` says which, and on larger networks that no file is of.
+FINN beside the rules, which are given the integer network alone, on the same networks with other
+weights, tables and bit-widths, ``--seed`` says which, and on larger networks that no file is of.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from dataclasses import asdict, astuple
 from importlib.metadata import version
 from pathlib import Path
@@ -34,11 +35,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from finn_rules_layers import drawn_layers  # noqa: E402
-from finn_rules_networks import HELD_OUT, NETWORKS, RUNS, Run, integer_network, redrawn  # noqa: E402
+from finn_rules_networks import HELD_OUT, NETWORKS, RUNS, Run, drawn_network  # noqa: E402
 from finn_rules_nodes import as_node, as_text, entry, in_order  # noqa: E402
 
 from brevitas_multiquant import luts  # noqa: E402
 from brevitas_multiquant.export.exporter import quiet, readable_ir_version  # noqa: E402
+from brevitas_multiquant.export.finn.hardware import hardware_layers  # noqa: E402
+from brevitas_multiquant.export.finn.integer_graph import IntegerGraph  # noqa: E402
 from brevitas_multiquant.export.finn.model import to_model  # noqa: E402
 from brevitas_multiquant.export.finn.project_files import (  # noqa: E402
     CARRIED,
@@ -99,11 +102,8 @@ flow.estimate()
 """
 
 
-def finn_rows(run: Run, seed: int) -> list[dict[str, Any]]:
+def finn_rows(graph: IntegerGraph, run: Run) -> list[dict[str, Any]]:
     """Layers of FINN's finished graph and its report on each."""
-    graph = integer_network(run)
-    if run.weights:
-        graph = redrawn(graph, run, seed)
     shape = (1, 3, *[NETWORKS[run.network][1]] * 2)
     codes = graph.host.codes(smooth_images(shape))
     with tempfile.TemporaryDirectory() as folder:
@@ -132,8 +132,8 @@ def finn_rows(run: Run, seed: int) -> list[dict[str, Any]]:
 
 def network_file(run: Run, seed: int) -> str:
     """What is kept of a run."""
-    layers = [entry(row) for row in finn_rows(run, seed)]
-    about = {**asdict(run), "finn-plus": version("finn-plus"), "clock_ns": CLOCK_NS}
+    layers = [entry(row) for row in finn_rows(drawn_network(run, seed), run)]
+    about = {**asdict(run), "seed": seed, "clock_ns": CLOCK_NS, "finn-plus": version("finn-plus")}
     return as_text({**about, "layers": layers})
 
 
@@ -143,18 +143,18 @@ def layers_file(seed: int) -> str:
 
 
 def compare(name: str, run: Run, seed: int) -> dict[str, Any]:
-    """FINN's totals, and those of the rules, which fold the layers themselves."""
-    rows, board = finn_rows(run, seed), luts.board_named(run.board)
-    bare = [luts.unfolded(as_node(row)) for row in rows]
-    nodes = luts.fold(bare, luts.target_cycles(run.fps, CLOCK_NS), board.dsp)
-    rules = [astuple(luts.resources(node, board.dsp)) for node in nodes]
-    finn = [tuple(entry(row)["finn"]) for row in rows]
+    """FINN's totals, and those of the rules, which know the integer network alone."""
+    graph, dsp = drawn_network(run, seed), luts.board_named(run.board).dsp
+    rules = luts.fold(hardware_layers(graph), luts.target_cycles(run.fps, CLOCK_NS), dsp)
+    rows = finn_rows(graph, run)
+    finn = [entry(row)["finn"] for row in rows]
     compared = {"run": name, "seed": seed, "board": run.board, "fps": run.fps}
+    totals = astuple(luts.total(rules, dsp))
     for index, resource in enumerate(("LUT", "BRAM_18K", "DSP", "URAM")):
         compared[f"FINN {resource}"] = sum(one[index] for one in finn)
-        compared[f"rules {resource}"] = sum(one[index] for one in rules)
+        compared[f"rules {resource}"] = totals[index]
     compared["layers"] = len(rows)
-    compared["layers that differ"] = sum(a != b for a, b in zip(rules, finn, strict=True))
+    compared["layers that differ"] = (Counter(map(as_node, rows)) - Counter(rules)).total()
     return compared
 
 

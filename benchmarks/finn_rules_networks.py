@@ -138,6 +138,12 @@ def integer_network(run: Run) -> IntegerGraph:
     return lower(subnet, branch_names(net, run.bits), shape)
 
 
+def drawn_network(run: Run, seed: int) -> IntegerGraph:
+    """The network of a run: as exported, or with what the seed gives it."""
+    graph = integer_network(run)
+    return redrawn(graph, run, seed) if run.weights else graph
+
+
 def redrawn(graph: IntegerGraph, run: Run, seed: int) -> IntegerGraph:
     """The same layers with weights and tables of drawn bit-widths, and the ranges that follow."""
     draw, numbers = random.Random(seed), np.random.default_rng(seed)

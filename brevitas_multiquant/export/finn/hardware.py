@@ -1,0 +1,187 @@
+"""The hardware that FINN makes of an integer network, as layers with a cost, without FINN."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, eye
+
+from brevitas_multiquant.export.finn.integer_graph import (
+    Addition,
+    ChannelSlice,
+    Convolution,
+    IntegerGraph,
+    Layer,
+    MaxPool,
+    PositionSum,
+    Stream,
+    Thresholds,
+)
+from brevitas_multiquant.fixed_point import integer_range
+from brevitas_multiquant.luts import (
+    ConvolutionShape,
+    Duplication,
+    MatrixProduct,
+    Node,
+    Padding,
+    Pool,
+    Window,
+    integer_bits,
+    nodes,
+    threshold_bits,
+)
+from brevitas_multiquant.luts.widths import accumulator_range
+
+
+@dataclass(frozen=True)
+class Integers:
+    """A type of hardware: FINN bounds numbers by their types, not by what can occur.
+
+    Args:
+        bits: of each.
+        signed: whether they can be negative.
+    """
+
+    bits: int
+    signed: bool
+
+    @classmethod
+    def holding(cls, lowest: int, highest: int) -> "Integers":
+        """The narrowest type from ``lowest`` to ``highest``.
+
+        Example:
+            >>> Integers.holding(-3, 3)
+            Integers(bits=3, signed=True)
+        """
+        return cls(integer_bits(lowest, highest), lowest < 0)
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Smallest and largest integer.
+
+        Example:
+            >>> Integers(4, signed=False).range
+            (0, 15)
+        """
+        return integer_range(self.bits, signed=self.signed)
+
+
+Made = tuple[Sequence[Node], Integers]
+
+
+def hardware_layers(graph: IntegerGraph) -> tuple[Node, ...]:
+    """Layers of hardware, without parallelism: `brevitas_multiquant.luts.fold` gives them theirs.
+
+    Widths of sums and thresholds are those of the weights and tables of the network.
+
+    Args:
+        graph: of `brevitas_multiquant.export.finn.lower.lower`.
+    """
+    types = {graph.input.name: Integers.holding(graph.input.lowest, graph.input.highest)}
+    readers = Counter(stream.name for layer in graph.layers for stream in layer.inputs)
+    made = _copies(graph.input, readers)
+    for layer in graph.layers:
+        inputs = [types[stream.name] for stream in layer.inputs]
+        layers, kind = _RULES[type(layer)](layer, inputs, layer.output.name == graph.output.name)
+        types[layer.output.name] = kind
+        made += [*layers, *_copies(layer.output, readers)]
+    return tuple(made)
+
+
+def _copies(stream: Stream, readers: Counter[str]) -> list[Node]:
+    """A stream that several layers read is copied."""
+    if readers[stream.name] < 2:
+        return []
+    return [Duplication(stream.shape[0], _positions(stream))]
+
+
+def _positions(stream: Stream) -> int:
+    return stream.shape[1] * stream.shape[2]
+
+
+def _convolution(layer: Convolution, inputs: Sequence[Integers], is_last: bool) -> Made:
+    channels, height, width = layer.inputs[0].shape
+    shape = ConvolutionShape(
+        channels,
+        layer.output.shape[0],
+        (height, width),
+        (layer.weight.shape[2], layer.weight.shape[3]),
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        depthwise=layer.groups == channels > 1,
+    )
+    return _product(shape, layer.weight, inputs[0], is_last)
+
+
+def _product(shape: ConvolutionShape, weight: Tensor, source: Integers, is_last: bool) -> Made:
+    weights = Integers.holding(int(weight.min()), int(weight.max()))
+    # zeros and ones would be of one bit, a type that is not built
+    held = replace(weights, bits=max(weights.bits, 2), signed=weights.signed or weights.bits == 1)
+    sums = Integers.holding(*accumulator_range(weight.detach().numpy(), *source.range))
+    if is_last:
+        sums = replace(sums, bits=-(-sums.bits // 8) * 8)
+    *before, product = shape.layers(
+        *(held.bits, source.bits),
+        accumulator_bits=sums.bits,
+        signed_activations=source.signed,
+    )
+    changes: dict[str, Any] = {"signed_weights": held.signed}
+    if isinstance(product, MatrixProduct):
+        changes["narrow"] = int(weight.min()) > held.range[0]
+    return [*before, replace(product, **changes)], sums
+
+
+def _channel_slice(layer: ChannelSlice, inputs: Sequence[Integers], is_last: bool) -> Made:
+    channels, height, width = layer.inputs[0].shape
+    kept = layer.output.shape[0]
+    shape = ConvolutionShape(channels, kept, (height, width))
+    return _product(shape, eye(kept, channels), inputs[0], is_last)
+
+
+def _thresholds(layer: Thresholds, inputs: Sequence[Integers], is_last: bool) -> Made:
+    (source,), (lowest, highest) = inputs, inputs[0].range
+    table = layer.table.clamp(lowest, highest + 1)
+    bits = threshold_bits(int(table.min()), int(table.max()), source.bits, source.signed)
+    layers = [nodes.Thresholds(layer.output.shape[0], _positions(layer.output), bits, layer.bits)]
+    return layers, Integers(layer.bits, layer.first_code < 0)
+
+
+def _addition(layer: Addition, inputs: Sequence[Integers], is_last: bool) -> Made:
+    """Follows ``ElementwiseAdd._derive_out_dtype``: by widths, not by what the sums can be."""
+    narrow, wide = sorted(inputs, key=lambda one: one.bits)
+    if narrow.bits == wide.bits:
+        wide, narrow = inputs
+    signed = narrow.signed or wide.signed
+    more = 2 if narrow.signed and not wide.signed else 1
+    layers = [nodes.Addition(layer.output.shape[0], _positions(layer.output))]
+    return layers, Integers(wide.bits + more, signed)
+
+
+def _max_pool(layer: MaxPool, inputs: Sequence[Integers], is_last: bool) -> Made:
+    channels, height, width = layer.inputs[0].shape
+    rows, columns = layer.padding
+    size = (height + 2 * rows, width + 2 * columns)
+    window = Window(
+        *(channels, size, layer.kernel, inputs[0].bits), stride=layer.stride, depthwise=True
+    )
+    made: list[Node] = [Padding(channels, size[0] * size[1])] if any(layer.padding) else []
+    return [*made, window, Pool(channels, layer.kernel, _positions(layer.output))], inputs[0]
+
+
+def _position_sum(layer: PositionSum, inputs: Sequence[Integers], is_last: bool) -> Made:
+    (source,), count = inputs, _positions(layer.inputs[0])
+    extreme = source.range[0] if source.signed else source.range[1]
+    kind = Integers.holding(min(count * extreme, 0), max(count * extreme, 0))
+    return [nodes.PositionSum(layer.output.shape[0], count)], kind
+
+
+_RULES: dict[type[Layer], Callable[[Any, Sequence[Integers], bool], Made]] = {
+    Convolution: _convolution,
+    ChannelSlice: _channel_slice,
+    Thresholds: _thresholds,
+    Addition: _addition,
+    MaxPool: _max_pool,
+    PositionSum: _position_sum,
+}
