@@ -61,12 +61,15 @@ def fold(nodes: Sequence[Node], target: int, dsp: DspBlock = "DSP48E2") -> tuple
         dsp: the board's kind of DSP.
 
     Raises:
-        HardwareError: a depthwise window that no depthwise product or pool follows.
+        HardwareError: a depthwise window that no depthwise product or pool follows, or less than
+            one cycle.
 
     Example:
         >>> fold([MatrixProduct(144, 16, 1024, 3, 3, 12)], 200000)[0].simd
         12
     """
+    if target < 1:
+        raise HardwareError(f"target: expected one cycle a frame or more, got {target}")
     folded = _fold_each(nodes, target, dsp)
     slowest = max((cycles(node) for node in folded), default=0)
     return _fold_each(folded, slowest, dsp) if slowest > target else folded

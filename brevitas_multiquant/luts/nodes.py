@@ -5,6 +5,7 @@ costs, `brevitas_multiquant.luts.folding` how parallel each is.
 """
 
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Literal
 
 from brevitas_multiquant.errors import HardwareError
@@ -23,13 +24,22 @@ class Node:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            smallest = 0 if field.name in _MAY_BE_ZERO else 1
-            for value in _numbers(getattr(self, field.name)):
-                if value < smallest:
-                    self._refuse(field.name, f"at least {smallest}", value)
+            value = getattr(self, field.name)
+            if field.type is int:
+                self._count(field.name, value)
+            elif field.type == Pair:
+                if not isinstance(value, tuple) or len(value) != 2:
+                    self._refuse(field.name, "a pair (height, width)", value)
+                for one in value:
+                    self._count(field.name, one)
         for name, allowed in (("ram_style", RAM_STYLES), ("mem_mode", MEM_MODES)):
             if getattr(self, name, allowed[0]) not in allowed:
                 self._refuse(name, f"one of {', '.join(allowed)}", getattr(self, name))
+
+    def _count(self, name: str, value: object) -> None:
+        smallest = 0 if name in _MAY_BE_ZERO else 1
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < smallest:
+            self._refuse(name, f"a whole number, at least {smallest}", value)
 
     def _divides(self, name: str, total: int) -> None:
         if total % getattr(self, name):
@@ -37,11 +47,6 @@ class Node:
 
     def _refuse(self, name: str, expected: str, got: object) -> None:
         raise HardwareError(f"{type(self).__name__}.{name}: expected {expected}, got {got!r}")
-
-
-def _numbers(value: object) -> list[int]:
-    values = value if isinstance(value, tuple) else (value,)
-    return [one for one in values if isinstance(one, int) and not isinstance(one, bool)]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Four numbers that no FPGA trades for each other."""
 
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 NAMES = ("luts", "bram18", "dsp", "uram")
@@ -30,7 +30,7 @@ class Resources:
     uram: Any = 0
 
     def __add__(self, other: "Resources") -> "Resources":
-        return Resources(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return Resources(*(getattr(self, name) + getattr(other, name) for name in NAMES))
 
     @classmethod
     def sum(cls, parts: Iterable["Resources"]) -> "Resources":

@@ -44,12 +44,14 @@ def resources(node: Node, dsp: DspBlock = "DSP48E2") -> Resources:
         dsp: the board's kind of DSP.
 
     Raises:
-        HardwareError: a kind of layer without a rule.
+        HardwareError: a kind of layer without a rule, or an unknown kind of DSP.
 
     Example:
         >>> resources(Thresholds(channels=16, positions=1024, threshold_bits=14, output_bits=3))
         Resources(luts=42, bram18=0, dsp=0, uram=0)
     """
+    if dsp not in products.DATAPATHS:
+        raise HardwareError(f"dsp: expected one of {list(products.DATAPATHS)}, got {dsp!r}")
     if type(node) in PRODUCT_RULES:
         return PRODUCT_RULES[type(node)](node, dsp)
     if type(node) not in RULES:

@@ -121,3 +121,9 @@ def test_a_depthwise_window_without_a_reader(after):
     window = Window(16, (10, 10), (3, 3), 4, depthwise=True)
     with pytest.raises(HardwareError, match="expected a DepthwiseProduct or a Pool right behind"):
         fold([window, *after], 1000)
+
+
+@pytest.mark.parametrize("target", [0, -1])
+def test_less_than_a_cycle(target):
+    with pytest.raises(HardwareError, match="target: expected one cycle a frame or more"):
+        fold([PRODUCT], target)

@@ -212,16 +212,24 @@ class TestRefused:
         with pytest.raises(HardwareError, match=r"cycles: expected one of .* got WidthConverter"):
             cycles(WidthConverter(4, 8))
 
+    def test_kinds_of_dsp(self):
+        with pytest.raises(HardwareError, match=r"dsp: expected one of \['DSP48E1', .* 'DSP48'"):
+            resources(PRODUCT, "DSP48")
+
     @pytest.mark.parametrize(
         ("make", "message"),
         [
             (lambda: replace(PRODUCT, pe=3), "MatrixProduct.pe: expected a divisor of 16, got 3"),
             (lambda: replace(PRODUCT, simd=7), "MatrixProduct.simd: .* divisor of 144, got 7"),
-            (lambda: replace(PRODUCT, weight_bits=0), "weight_bits: expected at least 1, got 0"),
-            (lambda: replace(PRODUCT, positions=-1), "positions: expected at least 1, got -1"),
+            (lambda: replace(PRODUCT, weight_bits=0), "weight_bits: expected a whole .* 1, got 0"),
+            (lambda: replace(PRODUCT, positions=-1), "positions: expected .* least 1, got -1"),
             (lambda: replace(PRODUCT, ram_style="bram"), "ram_style: .* distributed.* got 'bram'"),
             (lambda: replace(PRODUCT, mem_mode="dram"), "mem_mode: expected one of internal_dec"),
-            (lambda: Thresholds(16, 1, 8, 2, bram_from=-1), "bram_from: expected at least 0"),
+            (lambda: Thresholds(16, 1, 8, 2, bram_from=-1), "bram_from: expected .* at least 0"),
+            (lambda: replace(PRODUCT, weight_bits=3.5), "expected a whole number, .* got 3.5"),
+            (lambda: replace(PRODUCT, simd=True), "MatrixProduct.simd: .* got True"),
+            (lambda: Window(4, (9, 9, 9), (3, 3), 8), "Window.size: expected a pair"),
+            (lambda: Window(4, (9, 9), (3, 0), 8), "Window.kernel: expected a whole .* got 0"),
             (lambda: Window(4, (2, 2), (3, 3), 8), r"size: expected at least \(3, 3\)"),
             (lambda: Window(4, (9, 9), (3, 3), 8, simd=3), "Window.simd: .* divisor of 4, got 3"),
             (lambda: DepthwiseProduct(8, (3, 3), 1, 2, 2, 8, simd=2), "simd: .* divisor of 9"),

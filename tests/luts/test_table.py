@@ -105,6 +105,15 @@ def test_slope_in_activation_bits_against_finite_differences():
     assert activation_bits.grad.item() == pytest.approx(difference, rel=1e-12)
 
 
+def test_a_network_is_the_sum_of_its_tables():
+    weight_bits = torch.tensor([2.5, 6.5], dtype=torch.float64, requires_grad=True)
+    network = Resources.sum(TABLE.at(one, 4) for one in weight_bits)
+    network.priced(dsp=55).backward()
+    prices = {bits: TABLE.at(bits, 4).priced(dsp=55) for bits in WEIGHTS}
+    slopes = [prices[3] - prices[2], (prices[8] - prices[6]) / 2]
+    assert weight_bits.grad.tolist() == pytest.approx(slopes, rel=1e-12)
+
+
 def test_from_luts_to_dsps():
     """At four bits on both sides the multipliers move: LUTs fall, DSPs come."""
     assert TABLE.at(3, 4).dsp == 0 < TABLE.at(3.5, 4).dsp < TABLE.at(4, 4).dsp
