@@ -14,8 +14,11 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import brevitas_multiquant.core.cifar_networks  # noqa: F401  (registers the CIFAR networks)
-from brevitas_multiquant import calibrate, multiquantize
+from brevitas_multiquant import calibrate, extract_subnet, luts, multiquantize
 from brevitas_multiquant.export import check_finn, export_finn
+from brevitas_multiquant.export.finn.check import branch_names
+from brevitas_multiquant.export.finn.hardware import hardware_layers
+from brevitas_multiquant.export.finn.lower import lower
 from brevitas_multiquant.export.finn.project.estimate import _words
 
 needs_finn = pytest.mark.skipif(
@@ -196,3 +199,19 @@ def test_one_accelerator_becomes_every_bit_width(tmp_path):
     ]
     thresholds = result["steps"][-1]["nodes"]["Thresholding_rtl"]
     assert names[0] == names[1] == names[2] and len(names[0]) == thresholds
+
+
+@pytest.mark.parametrize(("board", "fps"), [("ZCU104", 1000), ("Pynq-Z1", 20000)])
+def test_the_rules_without_finn_give_its_totals(board, fps, tmp_path):
+    """From the integer network alone, for a board and a frame rate, some of which are missed."""
+    torch.manual_seed(0)
+    net = network(narrow_mobilenet(), [2, 4], negative=True)
+    options = {"board": board, "target_fps": fps, "images": digits(3), "estimate": True}
+    for bits, project in export_finn(net, tmp_path, **options).items():
+        graph = lower(extract_subnet(net, bits), branch_names(net, bits), (1, 3, 8, 8))
+        dsp = luts.board_named(board).dsp
+        layers = luts.fold(hardware_layers(graph), luts.target_cycles(fps), dsp)
+        found = luts.total(layers, dsp)
+        finn = json.loads((project / "estimate.json").read_text())["resources"]
+        names = {"LUT": "luts", "BRAM_18K": "bram18", "DSP": "dsp", "URAM": "uram"}
+        assert {name: getattr(found, ours) for name, ours in names.items()} == finn
