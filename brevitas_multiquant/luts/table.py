@@ -107,7 +107,10 @@ def tabulate(
     target: int,
     dsp: DspBlock = "DSP48E2",
 ) -> ResourceTable:
-    """The table of what belongs to one layer of a network.
+    """The table of what belongs to one layer of a network, folded alone.
+
+    Where another layer of the network misses the frame rate, FINN folds all layers for what that
+    one manages: then give its cycles as the target.
 
     Args:
         layers: what it is in hardware, at (weight bits, activation bits): its window, its product,
