@@ -1,4 +1,4 @@
-"""What FINN itself says of every layer, to compare the rules of `brevitas_multiquant.luts` with.
+"""What FINN itself says of every layer, to compare `brevitas_multiquant.cost.luts` with.
 
     make finn-env
     .venv-finn/bin/python benchmarks/finn_rules.py [--runs NAME ...] [--output FOLDER]
@@ -9,7 +9,7 @@ RAMs, DSPs, UltraRAMs and cycles from FINN's own report, and what its widths cam
 are the integer networks that exports write, with weights and tables drawn anew at bit-widths drawn
 per layer: estimates depend on types and on the numbers in them, not on training. `layers` is no
 network but single layers with drawn options, the ones too that FINN does not pick by itself.
-`tests/luts/` reads the files in tests/data/finn_rules, so that FINN is not needed there.
+`tests/cost/luts/` reads the files in tests/data/finn_rules, so that FINN is not needed there.
 
 ``--compare`` writes no such file but a line for each run into benchmarks/results/finn_rules.csv:
 FINN beside the rules, which are given the integer network alone, on the same networks with other
@@ -38,7 +38,7 @@ from finn_rules_layers import drawn_layers  # noqa: E402
 from finn_rules_networks import HELD_OUT, NETWORKS, RUNS, Run, drawn_network  # noqa: E402
 from finn_rules_nodes import as_node, as_text, entry, in_order  # noqa: E402
 
-from brevitas_multiquant import luts  # noqa: E402
+from brevitas_multiquant.cost import luts  # noqa: E402
 from brevitas_multiquant.export.exporter import quiet, readable_ir_version  # noqa: E402
 from brevitas_multiquant.export.finn.hardware import hardware_layers  # noqa: E402
 from brevitas_multiquant.export.finn.integer_graph import IntegerGraph  # noqa: E402

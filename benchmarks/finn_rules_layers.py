@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from finn_rules_nodes import changed_fields
 
-from brevitas_multiquant import luts
-from brevitas_multiquant.luts.folding import divisors
-from brevitas_multiquant.luts.nodes import MEM_MODES, RAM_STYLES
+from brevitas_multiquant.cost import luts
+from brevitas_multiquant.cost.luts.folding import divisors
+from brevitas_multiquant.cost.luts.nodes import MEM_MODES, RAM_STYLES
 
 BOARDS = ("ZCU104", "Pynq-Z1", "VCK190")
 OF_A_KIND = 60

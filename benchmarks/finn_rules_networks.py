@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import nn
 
-import brevitas_multiquant.models  # noqa: F401  (registers the CIFAR networks)
+import brevitas_multiquant.core.cifar_networks  # noqa: F401  (registers the CIFAR networks)
 from brevitas_multiquant import calibrate, extract_subnet, multiquantize
 from brevitas_multiquant.export.finn.check import branch_names
 from brevitas_multiquant.export.finn.integer_graph import (

@@ -1,4 +1,4 @@
-"""Layers of FINN's graphs as nodes of `brevitas_multiquant.luts`, for `finn_rules.py`."""
+"""Layers of FINN's graphs as nodes of `brevitas_multiquant.cost.luts`, for `finn_rules.py`."""
 
 import json
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from math import prod
 from typing import Any
 
-from brevitas_multiquant import luts
+from brevitas_multiquant.cost import luts
 
 
 def as_node(row: dict[str, Any]) -> luts.Node:

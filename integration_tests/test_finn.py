@@ -14,7 +14,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import brevitas_multiquant.core.cifar_networks  # noqa: F401  (registers the CIFAR networks)
-from brevitas_multiquant import calibrate, extract_subnet, luts, multiquantize
+from brevitas_multiquant import calibrate, extract_subnet, multiquantize
+from brevitas_multiquant.cost import luts
 from brevitas_multiquant.export import check_finn, export_finn
 from brevitas_multiquant.export.finn.check import branch_names
 from brevitas_multiquant.export.finn.hardware import hardware_layers

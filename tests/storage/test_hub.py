@@ -14,7 +14,7 @@ from torch import Tensor
 
 from brevitas_multiquant import ModelSource, MultiQuantError, MultiQuantNet, cost
 from brevitas_multiquant.errors import CalibrationError, HubError, SourceError
-from brevitas_multiquant.storage.hub import CARD, CONFIG, PLOT, WEIGHTS
+from brevitas_multiquant.storage.model_card import CARD, CONFIG, PLOT, WEIGHTS
 from tests.tiny import TinyNet
 
 OWN = ModelSource("own", "TinyNet")

@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from brevitas_multiquant.cost.luts.boards import BOARDS
 from brevitas_multiquant.errors import ExportError
-from brevitas_multiquant.luts.boards import BOARDS
 
 PACKAGE, SUPPORTED = "finn-plus", "1.6"
 

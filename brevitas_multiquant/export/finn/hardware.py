@@ -7,19 +7,8 @@ from typing import Any
 
 from torch import Tensor, eye
 
-from brevitas_multiquant.export.finn.integer_graph import (
-    Addition,
-    ChannelSlice,
-    Convolution,
-    IntegerGraph,
-    Layer,
-    MaxPool,
-    PositionSum,
-    Stream,
-    Thresholds,
-)
-from brevitas_multiquant.fixed_point import integer_range
-from brevitas_multiquant.luts import (
+from brevitas_multiquant.core.power_of_two import integer_range
+from brevitas_multiquant.cost.luts import (
     ConvolutionShape,
     Duplication,
     MatrixProduct,
@@ -31,7 +20,18 @@ from brevitas_multiquant.luts import (
     nodes,
     threshold_bits,
 )
-from brevitas_multiquant.luts.widths import accumulator_range
+from brevitas_multiquant.cost.luts.widths import accumulator_range
+from brevitas_multiquant.export.finn.integer_graph import (
+    Addition,
+    ChannelSlice,
+    Convolution,
+    IntegerGraph,
+    Layer,
+    MaxPool,
+    PositionSum,
+    Stream,
+    Thresholds,
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ Made = tuple[Sequence[Node], Integers]
 
 
 def hardware_layers(graph: IntegerGraph) -> tuple[Node, ...]:
-    """Layers of hardware, without parallelism: `brevitas_multiquant.luts.fold` gives them theirs.
+    """Layers of hardware; how parallel they are, `brevitas_multiquant.cost.luts.fold` decides.
 
     Widths of sums and thresholds are those of the weights and tables of the network.
 

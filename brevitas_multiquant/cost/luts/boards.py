@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from brevitas_multiquant.cost.luts.products import DspBlock
+from brevitas_multiquant.cost.luts.resources import Resources
 from brevitas_multiquant.errors import HardwareError
-from brevitas_multiquant.luts.products import DspBlock
-from brevitas_multiquant.luts.resources import Resources
 
 
 @dataclass(frozen=True)

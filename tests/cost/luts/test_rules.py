@@ -5,8 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from brevitas_multiquant.errors import HardwareError
-from brevitas_multiquant.luts import (
+from brevitas_multiquant.cost.luts import (
     Addition,
     DepthwiseProduct,
     Duplication,
@@ -22,8 +21,9 @@ from brevitas_multiquant.luts import (
     resources,
     total,
 )
-from brevitas_multiquant.luts.cycles import cycles
-from brevitas_multiquant.luts.memory import bram18_for_lines, bram18_for_weights, least_waste
+from brevitas_multiquant.cost.luts.cycles import cycles
+from brevitas_multiquant.cost.luts.memory import bram18_for_lines, bram18_for_weights, least_waste
+from brevitas_multiquant.errors import HardwareError
 
 PRODUCT = MatrixProduct(
     inputs=144, outputs=16, positions=1024, weight_bits=3, activation_bits=3, accumulator_bits=12

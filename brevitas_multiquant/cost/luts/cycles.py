@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from brevitas_multiquant.errors import HardwareError
-from brevitas_multiquant.luts.nodes import (
+from brevitas_multiquant.cost.luts.nodes import (
     Addition,
     DepthwiseProduct,
     Duplication,
@@ -17,6 +16,7 @@ from brevitas_multiquant.luts.nodes import (
     Thresholds,
     Window,
 )
+from brevitas_multiquant.errors import HardwareError
 
 
 def cycles(node: Node) -> int:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from brevitas_multiquant import luts
-from brevitas_multiquant.luts.cycles import cycles
+from brevitas_multiquant.cost import luts
+from brevitas_multiquant.cost.luts.cycles import cycles
 
 FILES = sorted((Path(__file__).parents[1] / "data" / "finn_rules").glob("*.json"))
 NETWORKS = [path for path in FILES if path.stem != "layers"]

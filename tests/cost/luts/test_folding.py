@@ -1,9 +1,8 @@
-"""Parallelism by hand; tests/luts/test_finn.py compares it with FINN's."""
+"""Parallelism by hand; tests/cost/luts/test_finn.py compares it with FINN's."""
 
 import pytest
 
-from brevitas_multiquant.errors import HardwareError
-from brevitas_multiquant.luts import (
+from brevitas_multiquant.cost.luts import (
     Addition,
     DepthwiseProduct,
     MatrixProduct,
@@ -14,7 +13,8 @@ from brevitas_multiquant.luts import (
     target_cycles,
     unfolded,
 )
-from brevitas_multiquant.luts.cycles import cycles
+from brevitas_multiquant.cost.luts.cycles import cycles
+from brevitas_multiquant.errors import HardwareError
 
 PRODUCT = MatrixProduct(144, 16, 1024, 3, 3, 12)  # 2,359,296 products
 

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from brevitas_multiquant.core.grids import signed_bits
 from brevitas_multiquant.errors import HardwareError
-from brevitas_multiquant.weight_format import signed_bits
 
 
 def integer_bits(lowest: int, highest: int) -> int:

@@ -1,7 +1,7 @@
 """Layers of dataflow hardware, described by what their cost depends on.
 
-One class for each kind of layer in FINN's graphs. `brevitas_multiquant.luts.rules` says what each
-costs, `brevitas_multiquant.luts.folding` how parallel each is.
+One class for each kind of layer in FINN's graphs. `brevitas_multiquant.cost.luts.rules` says what
+each costs, `brevitas_multiquant.cost.luts.folding` how parallel each is.
 """
 
 from dataclasses import dataclass, fields

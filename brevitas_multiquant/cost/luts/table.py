@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from brevitas_multiquant.cost.luts.folding import fold
+from brevitas_multiquant.cost.luts.nodes import Node
+from brevitas_multiquant.cost.luts.products import DspBlock
+from brevitas_multiquant.cost.luts.resources import NAMES, Resources
+from brevitas_multiquant.cost.luts.rules import total
 from brevitas_multiquant.errors import HardwareError
-from brevitas_multiquant.luts.folding import fold
-from brevitas_multiquant.luts.nodes import Node
-from brevitas_multiquant.luts.products import DspBlock
-from brevitas_multiquant.luts.resources import NAMES, Resources
-from brevitas_multiquant.luts.rules import total
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,11 +117,11 @@ def tabulate(
             its thresholds. Which activations vary, and what that does to sums, is up to it.
         weight_bits: candidates.
         activation_bits: candidates.
-        target: cycles a frame, for `brevitas_multiquant.luts.folding.fold`.
+        target: cycles a frame, for `brevitas_multiquant.cost.luts.folding.fold`.
         dsp: the board's kind of DSP.
 
     Example:
-        >>> from brevitas_multiquant.luts import ConvolutionShape
+        >>> from brevitas_multiquant.cost.luts import ConvolutionShape
         >>> shape = ConvolutionShape(16, 16, (32, 32), (3, 3), padding=(1, 1))
         >>> table = tabulate(shape.layers, (2, 3, 4), (2, 3, 4), target=200000)
         >>> table.at(3, 3).luts, table.at(3.5, 3).luts, table.at(4, 4).dsp

@@ -3,10 +3,10 @@
 from math import ceil
 from typing import Literal
 
-from brevitas_multiquant.luts.memory import bram18_for_weights, uram
-from brevitas_multiquant.luts.nodes import DepthwiseProduct, MatrixProduct
-from brevitas_multiquant.luts.resources import Resources
-from brevitas_multiquant.luts.widths import largest_accumulator_bits
+from brevitas_multiquant.cost.luts.memory import bram18_for_weights, uram
+from brevitas_multiquant.cost.luts.nodes import DepthwiseProduct, MatrixProduct
+from brevitas_multiquant.cost.luts.resources import Resources
+from brevitas_multiquant.cost.luts.widths import largest_accumulator_bits
 
 DspBlock = Literal["DSP48E1", "DSP48E2", "DSP58"]
 DATAPATHS = {"DSP48E1": (18, 25, 48), "DSP48E2": (18, 27, 48), "DSP58": (24, 27, 58)}

@@ -8,8 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brevitas_multiquant.errors import HardwareError
-from brevitas_multiquant.luts import (
+from brevitas_multiquant.cost.luts import (
     ConvolutionShape,
     Resources,
     ResourceTable,
@@ -17,6 +16,7 @@ from brevitas_multiquant.luts import (
     tabulate,
     total,
 )
+from brevitas_multiquant.errors import HardwareError
 
 SHAPE = ConvolutionShape(16, 32, (16, 16), (3, 3), padding=(1, 1))
 WEIGHTS, ACTIVATIONS = (2, 3, 4, 6, 8), (2, 3, 4, 8)

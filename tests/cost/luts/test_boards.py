@@ -2,9 +2,9 @@
 
 import pytest
 
+from brevitas_multiquant.cost.luts import BOARDS, Resources, board_named
 from brevitas_multiquant.errors import HardwareError
 from brevitas_multiquant.export.finn import environment
-from brevitas_multiquant.luts import BOARDS, Resources, board_named
 
 
 def test_exports_know_the_same_boards():

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from brevitas_multiquant.errors import HardwareError
-from brevitas_multiquant.luts.nodes import (
+from brevitas_multiquant.cost.luts.nodes import (
     DepthwiseProduct,
     MatrixProduct,
     Node,
@@ -12,7 +11,8 @@ from brevitas_multiquant.luts.nodes import (
     Thresholds,
     Window,
 )
-from brevitas_multiquant.luts.widths import largest_accumulator_bits
+from brevitas_multiquant.cost.luts.widths import largest_accumulator_bits
+from brevitas_multiquant.errors import HardwareError
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 
 from benchmarks.finn_rules_networks import RUNS, drawn_network
-from brevitas_multiquant import luts
+from brevitas_multiquant.cost import luts
 from brevitas_multiquant.export.finn.hardware import hardware_layers
-from tests.luts.test_finn import NETWORKS, node_of, read
+from tests.cost.luts.test_finn import NETWORKS, node_of, read
 
 FILES = {path.stem: path for path in NETWORKS}
 

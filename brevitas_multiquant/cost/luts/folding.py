@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from brevitas_multiquant.errors import HardwareError
-from brevitas_multiquant.luts.cycles import cycles
-from brevitas_multiquant.luts.nodes import (
+from brevitas_multiquant.cost.luts.cycles import cycles
+from brevitas_multiquant.cost.luts.nodes import (
     DepthwiseProduct,
     MatrixProduct,
     Node,
     Pool,
     Window,
 )
-from brevitas_multiquant.luts.products import DspBlock, multiplies_in_dsps
+from brevitas_multiquant.cost.luts.products import DspBlock, multiplies_in_dsps
+from brevitas_multiquant.errors import HardwareError
 
 WIDEST_WEIGHTS = 36
 """Bits of weights that one output reads at once, where the frame rate can do with fewer."""
@@ -79,7 +79,7 @@ def unfolded(node: Node) -> Node:
     """The layer with the least parallelism.
 
     Example:
-        >>> from brevitas_multiquant.luts import Addition
+        >>> from brevitas_multiquant.cost.luts import Addition
         >>> unfolded(Addition(16, 1024, pe=4))
         Addition(channels=16, positions=1024, pe=1)
     """

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from brevitas_multiquant.errors import HardwareError
-from brevitas_multiquant.luts import products, streams
-from brevitas_multiquant.luts.nodes import (
+from brevitas_multiquant.cost.luts import products, streams
+from brevitas_multiquant.cost.luts.nodes import (
     Addition,
     DepthwiseProduct,
     Duplication,
@@ -18,8 +17,9 @@ from brevitas_multiquant.luts.nodes import (
     WidthConverter,
     Window,
 )
-from brevitas_multiquant.luts.products import DspBlock
-from brevitas_multiquant.luts.resources import Resources
+from brevitas_multiquant.cost.luts.products import DspBlock
+from brevitas_multiquant.cost.luts.resources import Resources
+from brevitas_multiquant.errors import HardwareError
 
 PRODUCT_RULES: dict[type[Node], Callable[[Any, DspBlock], Resources]] = {
     MatrixProduct: products.matrix_product,

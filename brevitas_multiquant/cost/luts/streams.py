@@ -2,9 +2,9 @@
 
 from math import ceil, lcm
 
-from brevitas_multiquant.luts.memory import bram18_for_lines, least_waste, uram
-from brevitas_multiquant.luts.nodes import Thresholds, WidthConverter, Window
-from brevitas_multiquant.luts.resources import Resources
+from brevitas_multiquant.cost.luts.memory import bram18_for_lines, least_waste, uram
+from brevitas_multiquant.cost.luts.nodes import Thresholds, WidthConverter, Window
+from brevitas_multiquant.cost.luts.resources import Resources
 
 SHIFT_REGISTER_WORDS = 38
 """Words of a line buffer that FINN counts as one LUT a bit."""

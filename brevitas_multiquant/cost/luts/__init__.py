@@ -1,14 +1,14 @@
 """What a layer costs on an FPGA: LUTs, block RAMs, DSPs and UltraRAMs, without FINN.
 
 FINN's rules of estimation (finn-plus 1.6.1) as pure functions: descriptions of hardware layers in,
-resources out. They reproduce FINN's own report, layer by layer; `tests/luts/` compares them. They
-are estimates, as FINN's are: nothing here knows what synthesis will make of a layer.
+resources out. They reproduce FINN's own report, layer by layer; `tests/cost/luts/` compares them.
+They are estimates, as FINN's are: nothing here knows what synthesis will make of a layer.
 """
 
-from brevitas_multiquant.luts.boards import BOARDS, Board, board_named
-from brevitas_multiquant.luts.convolution import ConvolutionShape
-from brevitas_multiquant.luts.folding import fold, target_cycles, unfolded
-from brevitas_multiquant.luts.nodes import (
+from brevitas_multiquant.cost.luts.boards import BOARDS, Board, board_named
+from brevitas_multiquant.cost.luts.convolution import ConvolutionShape
+from brevitas_multiquant.cost.luts.folding import fold, target_cycles, unfolded
+from brevitas_multiquant.cost.luts.nodes import (
     Addition,
     DepthwiseProduct,
     Duplication,
@@ -21,10 +21,10 @@ from brevitas_multiquant.luts.nodes import (
     WidthConverter,
     Window,
 )
-from brevitas_multiquant.luts.resources import Resources
-from brevitas_multiquant.luts.rules import resources, total
-from brevitas_multiquant.luts.table import ResourceTable, tabulate
-from brevitas_multiquant.luts.widths import (
+from brevitas_multiquant.cost.luts.resources import Resources
+from brevitas_multiquant.cost.luts.rules import resources, total
+from brevitas_multiquant.cost.luts.table import ResourceTable, tabulate
+from brevitas_multiquant.cost.luts.widths import (
     accumulator_bits,
     accumulator_range,
     integer_bits,

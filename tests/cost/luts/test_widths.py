@@ -8,14 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brevitas_multiquant.errors import HardwareError
-from brevitas_multiquant.luts import (
+from brevitas_multiquant.cost.luts import (
     accumulator_bits,
     accumulator_range,
     integer_bits,
     largest_accumulator_bits,
     threshold_bits,
 )
+from brevitas_multiquant.errors import HardwareError
 
 rows = st.lists(st.lists(st.integers(-3, 3), min_size=3, max_size=3), min_size=1, max_size=3)
 
