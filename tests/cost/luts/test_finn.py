@@ -11,7 +11,7 @@ import pytest
 from brevitas_multiquant.cost import luts
 from brevitas_multiquant.cost.luts.cycles import cycles
 
-FILES = sorted((Path(__file__).parents[1] / "data" / "finn_rules").glob("*.json"))
+FILES = sorted((Path(__file__).parents[2] / "data" / "finn_rules").glob("*.json"))
 NETWORKS = [path for path in FILES if path.stem != "layers"]
 
 
