@@ -7,7 +7,6 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from tests.test_cost import BODY, HEAD, STEM
 from torch import Tensor, nn
 
 import brevitas_multiquant.core.cifar_networks  # noqa: F401  (registers the CIFAR networks)
@@ -19,6 +18,8 @@ from brevitas_multiquant import (
     multiquantize,
     save_packed,
 )
+from brevitas_multiquant.errors import UntracedWarning
+from tests.cost.test_cost import BODY, HEAD, STEM
 from tests.packed import take_apart
 from tests.tiny import IMAGE, TinyNet
 
@@ -98,6 +99,11 @@ class BlurNet(nn.Module):
         return self.fc(torch.relu(self.last(x)).mean((2, 3)))
 
 
+def blurred(persistent: bool) -> MultiQuantNet:
+    with pytest.warns(UntracedWarning, match="BlurNet: blur cannot be traced"):
+        return multiquantize(BlurNet(persistent), [2, 4], input_shape=IMAGE, source=OWN)
+
+
 OWN = ModelSource("own", "net")
 NETS: dict[str, Callable[[], MultiQuantNet]] = {
     "paper": lambda: multiquantize(TinyNet(), [2, 3, 4], input_shape=IMAGE, source=OWN),
@@ -113,12 +119,8 @@ NETS: dict[str, Callable[[], MultiQuantNet]] = {
     "finn resnet": lambda: multiquantize(
         timm.create_model("cifar_resnet8"), [2, 3, 6], profile="finn", input_shape=(1, 3, 32, 32)
     ),
-    "filter in the state dict": lambda: multiquantize(
-        BlurNet(True), [2, 4], input_shape=IMAGE, source=OWN
-    ),
-    "filter computed anew": lambda: multiquantize(
-        BlurNet(False), [2, 4], input_shape=IMAGE, source=OWN
-    ),
+    "filter in the state dict": lambda: blurred(True),
+    "filter computed anew": lambda: blurred(False),
 }
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from brevitas_multiquant import calibrate, extract_subnet, multiquantize, reestimate_norms
-from brevitas_multiquant.errors import UnsupportedModelError
+from brevitas_multiquant.errors import UnsupportedModelError, UntracedWarning
 from brevitas_multiquant.quant.layers import CodeLayer
 from tests.tiny import IMAGE, BranchingOnData, TinyNet
 
@@ -102,7 +102,8 @@ def test_modes_in_a_module_that_cannot_be_traced():
     model = BranchingOnData().train()
     model.conv2 = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
     model.conv2[1].eval()
-    net = convert(model)
+    with pytest.warns(UntracedWarning, match="body cannot be traced"):
+        net = convert(model)
     modes = {m.training for m in net.branches[0].modules() if isinstance(m, nn.BatchNorm2d)}
     assert net.plan.opaque == ["body"] and modes == {False}
 
