@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from brevitas_multiquant import multiquantize
+from brevitas_multiquant import calibrate, multiquantize
 from brevitas_multiquant.errors import SourceError
 from brevitas_multiquant.storage.skeleton import (
     limited_construction,
@@ -27,7 +27,9 @@ class Filtered(nn.Module):
 
 def test_a_skeleton_of_a_network_gets_every_constant_back():
     """What the state dict does not bring is as in the network built for real."""
+    images = torch.randn(2, *IMAGE[1:])
     real = multiquantize(TinyNet(), [2, 4], input_shape=IMAGE, check=False)
+    calibrate(real, [images])
     with without_memory():
         built = multiquantize(TinyNet(), [2, 4], input_shape=IMAGE, check=False)
     assert {t.device.type for t in (*built.parameters(), *built.buffers())} == {"meta"}
@@ -38,7 +40,6 @@ def test_a_skeleton_of_a_network_gets_every_constant_back():
     given, wanted = dict(built.named_buffers()), dict(real.named_buffers())
     assert given.keys() == wanted.keys()
     assert all(torch.equal(given[name], wanted[name]) for name in wanted)
-    images = torch.randn(2, *IMAGE[1:])
     with torch.no_grad():
         assert torch.equal(built.eval()(images), real.eval()(images))
 

@@ -12,7 +12,7 @@ import torch
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.core.onnx_exec import execute_onnx
 
-from brevitas_multiquant import extract_subnet, multiquantize
+from brevitas_multiquant import calibrate, extract_subnet, multiquantize
 from brevitas_multiquant.core.grids import WEIGHT_FORMATS
 from brevitas_multiquant.errors import (
     BitWidthError,
@@ -267,7 +267,7 @@ def test_a_network_that_does_not_map_leaves_nothing(tmp_path):
     net = multiquantize(TinyNet(), [2], input_shape=IMAGE).eval()
     with pytest.raises(CalibrationError, match="has seen none"):
         export_finn(net, tmp_path / "new")
-    net(torch.randn(2, *IMAGE[1:]))
+    calibrate(net, [torch.randn(2, *IMAGE[1:])])
     with pytest.raises(FinnMappingError, match=r"stem\.stem: Conv2d with float weights"):
         export_finn(net, tmp_path / "new", estimate=False)
     assert not (tmp_path / "new").exists()
