@@ -8,7 +8,8 @@ import pytest
 
 from brevitas_multiquant import ModelSource, MultiQuantNet, save_packed
 from brevitas_multiquant.errors import ExportError, PackedFileError
-from brevitas_multiquant.storage.hub import CONFIG, WEIGHTS
+from brevitas_multiquant.storage.hub import WEIGHTS
+from brevitas_multiquant.storage.model_card import CONFIG
 from brevitas_multiquant.storage.staging import staged
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from tests.test_packed_modules import convert_sync_batchnorm, equal, outputs, trained
 from torch import Tensor, nn
 
 import brevitas_multiquant.core.cifar_networks  # noqa: F401  (registers the CIFAR networks)
@@ -25,6 +24,7 @@ from brevitas_multiquant.errors import PackedFileError
 from brevitas_multiquant.nn.switchable import ScaleShiftNorm, scale_and_shift
 from brevitas_multiquant.quant.layers import CodeLayer
 from brevitas_multiquant.quant.slices import LayerSlice
+from tests.storage.test_packed_modules import convert_sync_batchnorm, equal, outputs, trained
 from tests.tiny import TinyNet
 
 SHAPE = (1, 3, 16, 16)
