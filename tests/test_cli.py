@@ -116,5 +116,5 @@ def test_check_names_every_violation(capsys: pytest.CaptureFixture[str]) -> None
     assert main(["check", *arguments]) == 1
     *violations, verdict = capsys.readouterr().out.splitlines()
     assert verdict.endswith(f"{len(violations)} violation(s)")
-    assert violations[0].startswith("stem.bn1_act: SiLU has no dataflow layer here: use ReLU")
-    assert any(line.startswith("branches.0.blocks.3.0.se.gate: Sigmoid") for line in violations)
+    assert violations[0].startswith("stem.bn1_act: SiLU falls before it rises, ")
+    assert any(line.startswith("branches.0.mul: mul has no dataflow layer") for line in violations)
