@@ -21,7 +21,7 @@ def narrow(body: fx.GraphModule, plan: HalfPlan, model: str) -> fx.GraphModule:
 
     Args:
         body: the whole float body; not changed.
-        plan: of `rewrite.half.plan_half`.
+        plan: of `rewrite.narrow.widths.plan_half`.
         model: its class name, for errors.
 
     Raises:

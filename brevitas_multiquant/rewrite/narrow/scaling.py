@@ -35,7 +35,7 @@ Path = tuple[Any, ...]
 
 
 class CannotScaleError(Exception):
-    """An operation whose constants do not follow the channels; caught by `rewrite.half`."""
+    """Constants that do not follow the channels; caught by `rewrite.narrow.widths`."""
 
 
 @dataclass(frozen=True)
