@@ -1,8 +1,10 @@
 """Clip-quantization with its closed-form gradient: pure functions on tensors.
 
 Everything stays in the integer *code* domain. The paper's real values (eq. 3) are
-``code / (2**b - 1)`` for activations and ``code / 3`` for 2-bit weights (other weight formats have
-other divisors); the layer that consumes both applies the two factors as one scale.
+``code / (2**b - 1)`` for activations and ``code / 3`` for 2-bit weights (other grids have other
+divisors); the layer that consumes both applies the two factors as one scale.
+
+Levels are Python numbers, or tensors where one compiled graph serves several bit-widths.
 """
 
 import math
@@ -11,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from brevitas_multiquant.core.grids import ODD, WeightFormat
+from brevitas_multiquant.core.grids import ODD, Grid, Numbers
 
 MIN_WIDTH = 1e-5
 """A range is never narrower than this times max(1, |l|), whatever its parameters say: u > l by
@@ -29,7 +31,12 @@ def activation_levels(bits: int) -> int:
 
 
 def quantize_activation(
-    x: Tensor, lower: Tensor, upper: Tensor, bits: int, overwrite: bool = False
+    x: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    bits: int,
+    overwrite: bool = False,
+    levels: Tensor | None = None,
 ) -> Tensor:
     """Codes ``round((2**b - 1) * clip((x - l) / (u - l), 0, 1))`` (eqs. 1 and 2).
 
@@ -39,44 +46,57 @@ def quantize_activation(
     Args:
         x: any shape, floating point. Half precisions are quantized in fp32, so that the levels
             are those of fp32; codes up to 255 are exact in all of them.
-        lower: scalar l.
-        upper: scalar u; a narrower range counts as wide as `guarded_upper` makes it.
+        lower: l, a scalar or of a shape that broadcasts to that of ``x``.
+        upper: u likewise; a narrower range counts as wide as `guarded_upper` makes it.
         bits: bit-width b.
         overwrite: nobody else reads ``x``; where no gradient is recorded either, the codes take
             its place in memory.
+        levels: largest codes in place of ``2**b - 1``, none of them larger; a scalar or of a shape
+            that broadcasts.
 
     Returns:
-        Integer-valued tensor like ``x``, in ``[0, 2**b - 1]``; fp32 where the codes are too large
-        for the type of ``x``.
+        Integer-valued tensor like ``x``, in ``[0, 2**b - 1]``; fp32 where codes of ``bits`` bits
+        are too large for the type of ``x``.
 
     Example:
         >>> x = torch.tensor([-1.0, 0.0, 0.4, 1.0, 9.0])
         >>> quantize_activation(x, torch.tensor(0.0), torch.tensor(1.0), 2)
         tensor([0., 0., 1., 3., 3.])
+        >>> bounds = torch.tensor(0.0), torch.tensor(1.0)
+        >>> quantize_activation(x, *bounds, 8, levels=torch.tensor(3))
+        tensor([0., 0., 1., 3., 3.])
     """
-    levels = activation_levels(bits)
+    most = activation_levels(bits)
+    largest = most if levels is None else _as_number(levels)
     if overwrite and not torch.is_grad_enabled():
-        lower, upper, x_wide = _widen(x, lower, upper)
-        return _narrowed(_rounded(x_wide.sub_(lower), lower, upper, levels), x, levels)
-    return _clip_quantize(x, lower, upper, levels, 1, 0)
+        codes = _codes(x, lower, upper, largest, 1, 0, "round", in_place=True)
+    else:
+        codes = _clip_quantize(x, lower, upper, largest, 1, 0, "round")
+    return _narrowed(codes, x, most)
 
 
 def quantize_weight(
-    weight: Tensor, lower: Tensor, upper: Tensor, weight_format: WeightFormat = ODD
+    weight: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    weight_format: Grid = ODD,
+    numbers: Numbers | None = None,
 ) -> Tensor:
-    """2-bit weight codes ``step * round(levels * clip((w - l) / (u - l), 0, 1)) + offset``.
+    """Weight codes ``step * round(levels * clip((w - l) / (u - l), 0, 1)) + offset``.
 
-    Levels, step and offset are the format's: 3, 2 and -3 for the paper's odd integers (eqs. 1 to
-    3). Gradients as of `quantize_activation`.
+    Levels, step, offset and the way of rounding are the grid's: 3, 2 and -3 for the paper's odd
+    integers (eqs. 1 to 3). Gradients as of `quantize_activation`.
 
     Args:
         weight: any shape.
-        lower: scalar l.
-        upper: scalar u.
+        lower: l, a scalar or of a shape that broadcasts: one for each output channel.
+        upper: u likewise.
         weight_format: which integers the codes are.
+        numbers: tensors in place of the grid's own numbers: those of a grid of the same family and
+            of no more bits.
 
     Returns:
-        Integers of the format like ``weight``; divided by its divisor they are real weights: for
+        Integers of the grid like ``weight``; divided by its divisor they are real weights: for
         the odd integers by 3, the paper's levels -1, -1/3, 1/3, 1.
 
     Example:
@@ -84,8 +104,13 @@ def quantize_weight(
         >>> quantize_weight(w, torch.tensor(-1.0), torch.tensor(1.0))
         tensor([-3., -1.,  1.,  3.])
     """
-    levels, step, offset = weight_format.levels, weight_format.step, weight_format.offset
-    return _clip_quantize(weight, lower, upper, levels, step, offset)
+    grid, own = weight_format.finer or weight_format, numbers or weight_format.numbers
+    levels, offset, *_ = own if weight_format.finer is None else grid.numbers
+    levels = _as_number(levels)
+    codes = _clip_quantize(weight, lower, upper, levels, grid.step, offset, grid.rounding)
+    if weight_format.finer is not None:
+        codes = _rounded_again(codes, own)
+    return _narrowed(codes, weight, weight_format.levels)
 
 
 class _ClipQuantize(torch.autograd.Function):
@@ -102,27 +127,30 @@ class _ClipQuantize(torch.autograd.Function):
 
     @staticmethod
     def keep(ctx: Any, inputs: tuple[Any, ...]) -> None:
-        x, lower, upper, levels, step, _ = inputs
-        ctx.save_for_backward(x, lower, upper)
-        ctx.gain = step * levels
+        x, lower, upper, levels, step, _, rounding = inputs
+        gain = step * _factor(levels, rounding)
+        tensors = (gain,) if isinstance(gain, Tensor) else ()
+        ctx.save_for_backward(x, lower, upper, *tensors)
+        ctx.gain = None if tensors else gain
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, lower_raw, upper_raw = ctx.saved_tensors
+        x, lower_raw, upper_raw, *gain = ctx.saved_tensors
         lower, upper, x_wide = _widen(x, lower_raw, upper_raw)
         passed = _within(grad.to(x_wide.dtype), x_wide, lower, upper)
-        slope = ctx.gain / (upper - lower)
+        # in this order for numbers and tensors: a quotient of tensors has other bits
+        slope = (upper - lower).reciprocal() * (gain[0] if gain else ctx.gain)
         grad_lower = grad_upper = None
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            total = _total(passed)
+            total = _total(passed, slope.shape)
             position = _moment(passed, x_wide, lower, upper, total) / (upper - lower)
-            grad_upper = (-slope * position).to(upper_raw.dtype)
-            grad_lower = (slope * (position - total)).to(lower_raw.dtype)
+            grad_upper = _total(-slope * position, upper_raw.shape).to(upper_raw.dtype)
+            grad_lower = _total(slope * (position - total), lower_raw.shape).to(lower_raw.dtype)
         grad_x = None
         if ctx.needs_input_grad[0]:  # in place, unless a second derivative reads it again
             scaled = passed * slope if torch.is_grad_enabled() else passed.mul_(slope)
             grad_x = scaled.to(x.dtype)
-        return grad_x, grad_lower, grad_upper, None, None, None
+        return grad_x, grad_lower, grad_upper, None, None, None, None
 
 
 class _TransformedClipQuantize(_ClipQuantize):
@@ -131,10 +159,8 @@ class _TransformedClipQuantize(_ClipQuantize):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        x: Tensor, lower: Tensor, upper: Tensor, levels: int, step: int, offset: int
-    ) -> Tensor:
-        return _codes(x, lower, upper, levels, step, offset)
+    def forward(*inputs: Any) -> Tensor:
+        return _codes(*inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -146,22 +172,56 @@ def _clip_quantize(*inputs: Any) -> Tensor:
     return function.apply(*inputs)  # type: ignore[no-any-return]
 
 
-def _codes(x: Tensor, lower: Tensor, upper: Tensor, levels: int, step: int, offset: int) -> Tensor:
-    lower, upper, x_wide = _widen(x, lower, upper)
-    codes = _rounded(x_wide.sub(lower), lower, upper, levels)
+def _factor(levels: Any, rounding: str) -> Any:
+    """By what a position within the range is multiplied: values to round to, or bins."""
+    return levels + 1 if rounding == "floor" else levels
+
+
+def _codes(
+    x: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    levels: Any,
+    step: int,
+    offset: Any,
+    rounding: str,
+    in_place: bool = False,
+) -> Tensor:
+    lower, upper, x = _widen(x, lower, upper)
+    distance = x.sub_(lower) if in_place else x.sub(lower)
+    gain = (upper - lower).reciprocal() * _factor(levels, rounding)
+    # under a transform several ranges may share one distance
+    product = distance.mul(gain) if is_transformed() else distance.mul_(gain)
+    codes = _clamp_(product, levels)
+    codes = codes.floor_() if rounding == "floor" else codes.round_()
     if step != 1:
         codes.mul_(step)
-    if offset:
+    if isinstance(offset, Tensor) or offset:
         codes.add_(offset)
-    return _narrowed(codes, x, levels)
+    return codes
 
 
-def _rounded(distance: Tensor, lower: Tensor, upper: Tensor, levels: int) -> Tensor:
-    """``round(levels * clip(distance / (u - l), 0, 1))``, in the memory of ``distance``."""
-    gain = levels / (upper - lower)
-    if is_transformed():  # several ranges may share one distance
-        return distance.mul(gain).clamp(0, levels).round()
-    return distance.mul_(gain).clamp_(0, levels).round_()
+def _clamp_(values: Tensor, levels: Any) -> Tensor:
+    """Between 0 and ``levels``, in place."""
+    if isinstance(levels, Tensor):
+        return values.clamp_(min=0).clamp_(max=levels)
+    return values.clamp_(0, levels)
+
+
+def _as_number(levels: Any) -> Any:
+    """A tensor that holds one number as that, where nobody has to wait for it."""
+    is_one = isinstance(levels, Tensor) and not levels.dim() and _reads_are_free(levels)
+    return levels.item() if is_one else levels
+
+
+def _rounded_again(codes: Tensor, numbers: Numbers) -> Tensor:
+    """Integers of a finer grid as those of a coarser one, straight through the rounding.
+
+    Every difference here is a multiple of ``1 / shift``: nothing is lost in any sum.
+    """
+    exact = codes / numbers.shift
+    rounded = exact.detach().round()
+    return exact + (rounded.clamp(max=numbers.highest) - exact.detach())
 
 
 def _narrowed(codes: Tensor, x: Tensor, levels: int) -> Tensor:
@@ -192,9 +252,16 @@ def _moment(passed: Tensor, x: Tensor, lower: Tensor, upper: Tensor, total: Tens
     Where l is small beside the width the difference is taken after the sum, which saves a pass;
     elsewhere the two sums would cancel.
     """
-    if _reads_are_free(x) and abs(lower.item()) <= (upper - lower).item():
+    if not _is_one_range(x, lower, upper) or total.dim():
+        return _total(passed * (x - lower), total.shape)
+    if abs(lower.item()) <= (upper - lower).item():
         return _inner_product(passed, x) - lower * total
     return _inner_product(passed, x - lower)
+
+
+def _is_one_range(x: Tensor, lower: Tensor, upper: Tensor) -> bool:
+    """Whether there is one range, which can be read."""
+    return not lower.dim() and not upper.dim() and _reads_are_free(x)
 
 
 def _reads_are_free(x: Tensor) -> bool:
@@ -224,18 +291,22 @@ def is_transformed() -> bool:
 
 def _inner_product(a: Tensor, b: Tensor) -> Tensor:
     """Sum of a * b in one pass without a product in memory, where their layouts agree."""
-    if not _reads_are_free(a) or a.stride() != b.stride():
-        return _total(a * b)
+    if a.stride() != b.stride():
+        return (a * b).sum()
     outermost_first = sorted(range(a.dim()), key=a.stride, reverse=True)
     in_memory_order = (t.permute(outermost_first).flatten() for t in (a, b))
     return torch.dot(*in_memory_order)
 
 
-def _total(values: Tensor) -> Tensor:
-    """Sum of all values.
+def _total(values: Tensor, shape: torch.Size) -> Tensor:
+    """Sum of the values to a shape that broadcasts to theirs.
 
     A compiled graph sums each channel first, as the backward of a norm does: one loop for both.
     """
+    if shape:
+        return values.sum_to_size(shape)
+    if not values.dim():
+        return values
     if torch.compiler.is_compiling() and values.dim() > 2:
         return values.sum([dim for dim in range(values.dim()) if dim != 1]).sum()
     return values.sum()
@@ -243,7 +314,7 @@ def _total(values: Tensor) -> Tensor:
 
 def _within(grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """The gradient where l <= x <= u, bounds included, and 0 elsewhere; always a new tensor."""
-    if not _reads_are_free(x):
+    if not _is_one_range(x, lower, upper):
         return torch.where((x >= lower) & (x <= upper), grad, grad.new_zeros(()))
     # One fused pass; it excludes its bounds, so each is moved out to the next number.
     below, above = _next_number(lower, -1), _next_number(upper, 1)

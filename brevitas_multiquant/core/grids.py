@@ -1,30 +1,63 @@
-"""Which integers the weights of branches are: a row of a table, never a branch of code.
+"""Which integers weights are: a row of a table, never a branch of code.
 
-A quantizer places each weight w within its range (l, u) at ``q = round(levels * clip((w - l) /
-(u - l), 0, 1))``, the same way for every format; a format says which integer each q stands for,
-``integer = step * q + offset``, and by which divisor the layer's output scale turns integers into
-the paper's real weights, which lie between -1 and 1.
+A quantizer places each weight w within its range (l, u), ``p = clip((w - l) / (u - l), 0, 1)``, and
+takes one of ``levels + 1`` places in order:
+
+- by rounding, ``q = round(levels * p)``: the nearest of evenly spaced values, ties to even;
+- by ``floor``, ``q = min(floor((levels + 1) * p), levels)``: one of equal bins. Such grids nest:
+  fewer bits are the first bits of more, ``q_b = q_B >> (B - b)``, so the integers of the largest
+  bit-width are all that has to be stored.
+
+A grid says which integer each place stands for, ``integer = step * q + offset``, and by which
+divisor the layer's output scale turns integers into real weights, which lie between -1 and 1.
+
+Families are functions of the bit-width. The paper's equation 3 is ``odd`` for any of them.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
-from brevitas_multiquant.core.selection import BRANCH_BITS
+from brevitas_multiquant.core.selection import MAX_BITS, is_whole
+from brevitas_multiquant.errors import BitWidthError
+
+
+class Numbers(NamedTuple):
+    """What differs between the grids of one family: Python numbers, or a tensor for each.
+
+    Args:
+        levels: largest place q.
+        offset: integer at place 0.
+        shift: what integers are divided by before they are rounded again, if they are.
+        highest: largest integer.
+        integer_bits: bits of the signed integers in hardware.
+    """
+
+    levels: Any
+    offset: Any
+    shift: Any
+    highest: Any
+    integer_bits: Any
 
 
 @dataclass(frozen=True)
-class WeightFormat:
+class Grid:
     """A set of evenly spaced integers that a weight can be.
 
     The range that a quantizer starts with spans the integers evenly with the weight 0 where the
-    integer 0 is: from ``-sigmas`` standard deviations of the weights where the smallest integer
-    is ``-divisor``. For ``int2`` that is l = -2 and u = +1 standard deviations, two steps below 0
-    and one above; for the symmetric formats l = -u.
+    integer 0 is: from ``-sigmas`` standard deviations of the weights where the real weight is -1.
+    For ``int2`` that is l = -2 and u = +1 standard deviations, two steps below 0 and one above;
+    for the symmetric grids l = -u.
 
     Args:
         name: what users call it.
-        integers: ascending, two to four of them.
-        datatype: the smallest type of qonnx that holds them.
-        sigmas: standard deviations of the weights that ``divisor`` starts at.
+        levels: largest place q, one less than there are integers.
+        offset: the smallest integer.
+        step: from one integer to the next.
+        rounding: ``"round"`` (half to even) or ``"floor"``.
+        sigmas: standard deviations of the weights that the real weight 1 starts at.
+        finer: the grid whose integers are divided by ``shift`` and rounded again.
+        shift: a power of two.
 
     Example:
         >>> int2 = WEIGHT_FORMATS["int2"]
@@ -35,56 +68,88 @@ class WeightFormat:
     """
 
     name: str
-    integers: tuple[int, ...]
-    datatype: str
-    sigmas: float
-
-    def __post_init__(self) -> None:
-        assert 2 <= len(self.integers) <= 2**BRANCH_BITS, "a weight is stored in two bits"
-        assert self.integers == tuple(self.offset + self.step * q for q in range(self.levels + 1))
-
-    @property
-    def levels(self) -> int:
-        """Largest q."""
-        return len(self.integers) - 1
+    levels: int
+    offset: int
+    step: int = 1
+    rounding: Literal["round", "floor"] = "round"
+    sigmas: float = 3.0
+    finer: "Grid | None" = None
+    shift: int = 1
 
     @property
-    def step(self) -> int:
-        """From one integer to the next."""
-        return self.integers[1] - self.integers[0]
+    def highest(self) -> int:
+        """The largest integer."""
+        return self.offset + self.step * self.levels
 
     @property
-    def offset(self) -> int:
-        """The smallest integer."""
-        return self.integers[0]
+    def integers(self) -> tuple[int, ...]:
+        """All of them, ascending."""
+        return tuple(range(self.offset, self.highest + 1, self.step))
 
     @property
-    def divisor(self) -> int:
-        """Largest magnitude: integers divided by it lie between -1 and 1."""
-        return max(-self.integers[0], self.integers[-1])
+    def magnitude(self) -> int:
+        """The largest magnitude of an integer."""
+        return max(-self.offset, self.highest)
+
+    @property
+    def divisor(self) -> int | float:
+        """Integers divided by it are real weights between -1 and 1.
+
+        Bins fill that range, and an odd integer stands for the middle of its bin.
+        """
+        if self.finer is not None:
+            return self.finer.divisor / self.shift
+        return self.magnitude if self.rounding == "round" else self.step * (self.levels + 1) // 2
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The real weights at the two ends of the range."""
+        if self.finer is not None:
+            return self.finer.span
+        if self.rounding == "floor":
+            return -1.0, 1.0
+        return self.offset / self.divisor, self.highest / self.divisor
+
+    @property
+    def numbers(self) -> Numbers:
+        """What sets it apart from the other grids of its family."""
+        return Numbers(self.levels, self.offset, self.shift, self.highest, self.integer_bits)
+
+    @property
+    def stored_bits(self) -> int:
+        """Bits of a place q."""
+        return self.levels.bit_length()
 
     @property
     def integer_bits(self) -> int:
-        """Bits of the signed integers in hardware; in memory and files it is always two."""
-        return signed_bits(self.integers[0], self.integers[-1])
+        """Bits of the signed integers in hardware; a place may take fewer."""
+        return signed_bits(self.offset, self.highest)
 
     @property
-    def is_narrow(self) -> bool:
-        """Whether the most negative integer of that many bits is left out."""
-        return self.integers[0] > -(2 ** (self.integer_bits - 1))
-
-    @property
-    def is_symmetric(self) -> bool:
-        """Whether the negated integers are of the format too."""
-        return self.integers[0] == -self.integers[-1]
+    def datatype(self) -> str:
+        """The smallest type of qonnx that holds the integers."""
+        return weight_datatype(self.offset, self.highest)
 
     @property
     def negated_datatype(self) -> str:
         """The smallest type of qonnx for these integers and the negated ones in one tensor."""
-        return weight_datatype(-self.divisor, self.divisor)
+        return weight_datatype(-self.magnitude, self.magnitude)
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the most negative integer of that many bits is left out."""
+        return self.offset > -(2 ** (self.integer_bits - 1))
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether the negated integers are of the grid too."""
+        return self.offset == -self.highest
 
     def __str__(self) -> str:
-        return f"{self.name} ({', '.join(map(str, self.integers))})"
+        few = [str(integer) for integer in self.integers]
+        if len(few) > 8:
+            few[2:-1] = ["..."]
+        return f"{self.name} ({', '.join(few)})"
 
 
 def signed_bits(lowest: int, highest: int) -> int:
@@ -97,20 +162,6 @@ def signed_bits(lowest: int, highest: int) -> int:
     return 1 + max((-lowest - 1).bit_length() if lowest < 0 else 0, max(highest, 0).bit_length())
 
 
-_FORMATS = (
-    # the paper's levels -1, -1/3, 1/3, 1; the range of the published code
-    WeightFormat("odd", (-3, -1, 1, 3), "INT3", sigmas=3.0),
-    # the least squared error for normally distributed weights is at 2.1 and 1.2; three standard
-    # deviations would start 87% of them as the ternary 0, and none of uniform ones as -2
-    WeightFormat("int2", (-2, -1, 0, 1), "INT2", sigmas=2.0),
-    WeightFormat("ternary", (-1, 0, 1), "TERNARY", sigmas=1.2),
-)
-WEIGHT_FORMATS = {one.name: one for one in _FORMATS}
-"""Name -> format."""
-
-_DATATYPES = {(one.integers[0], one.integers[-1]): one.datatype for one in _FORMATS}
-
-
 def weight_datatype(lowest: int, highest: int) -> str:
     """The smallest type of qonnx for weights from ``lowest`` to ``highest``.
 
@@ -118,8 +169,107 @@ def weight_datatype(lowest: int, highest: int) -> str:
         >>> weight_datatype(-1, 1), weight_datatype(-2, 2), weight_datatype(-127, 127)
         ('TERNARY', 'INT3', 'INT8')
     """
-    return _DATATYPES.get((lowest, highest), f"INT{signed_bits(lowest, highest)}")
+    return "TERNARY" if (lowest, highest) == (-1, 1) else f"INT{signed_bits(lowest, highest)}"
 
+
+def odd(bits: int) -> Grid:
+    """Odd integers ``2 q - (2**b - 1)``, rounded to: equation 3 of the paper for any bit-width.
+
+    Example:
+        >>> print(odd(2), odd(4), odd(4).divisor)
+        odd (-3, -1, 1, 3) odd (-15, -13, ..., 15) 15
+    """
+    levels = _places(bits) - 1
+    return Grid("odd", levels, -levels, step=2)
+
+
+def integer(bits: int) -> Grid:
+    """All integers of two's complement, rounded to.
+
+    Example:
+        >>> integer(8).integers[0], integer(8).highest, integer(8).datatype
+        (-128, 127, 'INT8')
+    """
+    return Grid(f"int{bits}", _places(bits) - 1, -_places(bits) // 2)
+
+
+def symmetric(bits: int) -> Grid:
+    """The integers of two's complement without the most negative one, rounded to.
+
+    Example:
+        >>> symmetric(8).integers[0], symmetric(8).highest, symmetric(8).is_narrow
+        (-127, 127, True)
+    """
+    highest = _places(bits, least=2) // 2 - 1
+    return Grid(f"symmetric{bits}", 2 * highest, -highest)
+
+
+def modified(bits: int) -> Grid:
+    """All integers of two's complement in equal bins: they nest, their mean is half a step below 0.
+
+    Example:
+        >>> print(modified(2), modified(2).divisor, {q >> 6 for q in modified(8).integers})
+        modified (-2, -1, 0, 1) 2 {0, 1, -2, -1}
+    """
+    return replace(integer(bits), name="modified", rounding="floor")
+
+
+def centered(bits: int) -> Grid:
+    """Odd integers in equal bins, each in the middle of its own: they nest, and their mean is 0.
+
+    Example:
+        >>> print(centered(2), centered(2).divisor)
+        centered (-3, -1, 1, 3) 4
+    """
+    return replace(odd(bits), name="centered", rounding="floor")
+
+
+def double(bits: int, stored: int = 8) -> Grid:
+    """Integers of ``stored`` bits, divided by a power of two and rounded again.
+
+    Of all bit-widths only those of ``stored`` bits have to be kept. That is not rounding once: a
+    value can move twice in one direction.
+
+    Raises:
+        BitWidthError: more bits than are stored.
+
+    Example:
+        >>> print(double(2), double(2).shift, double(2).finer)
+        double (-2, -1, 0, 1) 64 symmetric8 (-127, -126, ..., 127)
+    """
+    if _places(bits) > _places(stored):
+        raise BitWidthError(f"double: expected at most the {stored} bits stored, got {bits}")
+    finer, coarse = symmetric(stored), symmetric(bits) if bits == stored else integer(bits)
+    return replace(coarse, name="double", finer=finer, shift=_places(stored - bits, least=0))
+
+
+def _places(bits: int, least: int = 1) -> int:
+    """``2**bits``."""
+    if not is_whole(bits) or not least <= bits <= MAX_BITS:
+        raise BitWidthError(f"grid: expected {least} to {MAX_BITS} bits, got {bits!r}")
+    return 2 ** int(bits)
+
+
+Family = Callable[[int], Grid]
+"""Bit-width -> grid. Within a family only the `Numbers` differ."""
+
+FAMILIES: dict[str, Family] = {
+    family.__name__: family for family in (odd, integer, symmetric, modified, centered, double)
+}
+"""Name -> family."""
+
+WeightFormat = Grid
+"""A grid of at most four integers, which a branch stores in two bits."""
+
+WEIGHT_FORMATS: dict[str, Grid] = {
+    # the paper's levels -1, -1/3, 1/3, 1; the range of the published code
+    "odd": odd(2),
+    # the least squared error for normally distributed weights is at 2.1 and 1.2; three standard
+    # deviations would start 87% of them as the ternary 0, and none of uniform ones as -2
+    "int2": replace(integer(2), sigmas=2.0),
+    "ternary": replace(symmetric(2), name="ternary", sigmas=1.2),
+}
+"""Name -> format of the branches' weights."""
 
 ODD = WEIGHT_FORMATS["odd"]
 """The paper's format, and the default."""

@@ -5,6 +5,8 @@ from brevitas_multiquant.quant.injectors import (
     OddInt3WeightPerTensorLearnedRange,
     TernaryWeightPerTensorLearnedRange,
     UintActPerTensorLearnedRange,
+    WeightAtRunTimeLearnedRange,
+    WeightPerTensorLearnedRange,
 )
 
 __all__ = [
@@ -12,4 +14,6 @@ __all__ = [
     "OddInt3WeightPerTensorLearnedRange",
     "TernaryWeightPerTensorLearnedRange",
     "UintActPerTensorLearnedRange",
+    "WeightAtRunTimeLearnedRange",
+    "WeightPerTensorLearnedRange",
 ]

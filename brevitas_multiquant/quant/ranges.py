@@ -9,7 +9,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from brevitas_multiquant.core.clip_quantize import MIN_WIDTH
-from brevitas_multiquant.core.grids import ODD, WeightFormat
+from brevitas_multiquant.core.grids import ODD, Grid
 from brevitas_multiquant.errors import CalibrationError
 
 SIGMAS = 3.0
@@ -40,15 +40,15 @@ class MeanObserver:
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Mean (l, u) over the batches."""
         lowers, uppers = zip(*self.seen, strict=True)
-        return torch.stack(lowers).mean(), torch.stack(uppers).mean()
+        return torch.stack(lowers).mean(0), torch.stack(uppers).mean(0)
 
 
 def weight_bounds(
-    weight: Tensor, weight_format: WeightFormat = ODD, spread: float = 1.0
+    weight: Tensor, weight_format: Grid = ODD, spread: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """The range that puts the weight 0 where the format's integer 0 is, as wide as it asks for.
 
-    ``divisor`` stands at ``spread * sigmas`` standard deviations of the weights; for the paper's
+    The real weight 1 is ``spread * sigmas`` standard deviations of the weights; for the paper's
     format that is l, u = -/+ 3 standard deviations. Weights too much alike for that have another
     size in place of the deviation (`_size`), so that no layer starts outside of its range.
 
@@ -56,10 +56,7 @@ def weight_bounds(
         >>> weight_bounds(torch.full((4, 2), 0.5))
         (tensor(-1.5000), tensor(1.5000))
     """
-    lowest, highest = (
-        end / weight_format.divisor
-        for end in (weight_format.integers[0], weight_format.integers[-1])
-    )
+    lowest, highest = weight_format.span
     sigmas = weight_format.sigmas * spread
     reach = sigmas * _size(weight, sigmas * lowest, sigmas * highest)
     return reach * lowest, reach * highest
@@ -97,7 +94,7 @@ def activation_bounds(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class LearnedRange(nn.Module):
-    """One trainable pair (l, u), taken from the first batch it trains on unless it was set before.
+    """A trainable pair (l, u), from the first batch it trains on unless it was set before.
 
     `brevitas_multiquant.calibrate` is the deliberate way to set it; a network that is trained
     without takes each range from the first batch. One that evaluates without is refused: what is
@@ -105,14 +102,17 @@ class LearnedRange(nn.Module):
     state dict, so that a resumed run neither repeats nor skips the initialisation.
 
     Subclasses name the rule, data -> (l, u), used when no other observer is given.
+
+    Args:
+        shape: of l and u; it broadcasts to that of the data.
     """
 
     observed: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, shape: tuple[int, ...] = ()) -> None:
         super().__init__()
-        self.lower = nn.Parameter(torch.tensor(0.0))
-        self.upper = nn.Parameter(torch.tensor(1.0))
+        self.lower = nn.Parameter(torch.zeros(shape))
+        self.upper = nn.Parameter(torch.ones(shape))
         self.register_buffer("observed", torch.tensor(0))
         self.observer: Observer | None = None
         self._ready = False
@@ -188,16 +188,32 @@ class LearnedRange(nn.Module):
 
 
 class WeightRange(LearnedRange):
-    """Starts where `weight_bounds` says; ``spread`` widens that."""
+    """Starts where `weight_bounds` says; ``spread`` widens that.
 
-    def __init__(self, weight_format: WeightFormat = ODD) -> None:
-        super().__init__()
+    Args:
+        weight_format: which integers the weights become.
+        scaling_shape: ``()``, or ``(C, 1, ...)`` for a range of its own for each output channel;
+            Brevitas's word for the shape of what scales a weight.
+
+    Example:
+        >>> per_channel = WeightRange(scaling_shape=(2, 1))
+        >>> per_channel.set_from(torch.tensor([[1.0, -1.0], [4.0, -4.0]]))
+        >>> per_channel.upper.flatten().tolist()
+        [3.0, 12.0]
+    """
+
+    def __init__(self, weight_format: Grid = ODD, scaling_shape: tuple[int, ...] = ()) -> None:
+        super().__init__(scaling_shape)
         self.weight_format = weight_format
         self.spread = 1.0
 
     def rule(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(l, u) for the weights ``x``."""
-        return weight_bounds(x, self.weight_format, self.spread)
+        if not self.lower.dim():
+            return weight_bounds(x, self.weight_format, self.spread)
+        channel = lambda w: weight_bounds(w[None], self.weight_format, self.spread)  # noqa: E731
+        lower, upper = torch.vmap(channel)(x)
+        return lower.view_as(self.lower), upper.view_as(self.upper)
 
     def _refuse_unless_training(self) -> None:
         """Weights are all the data there is, whatever the mode."""

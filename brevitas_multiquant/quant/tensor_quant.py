@@ -5,12 +5,16 @@ and 1 / 3 (for other weight formats 1 / divisor) are applied by the layer (`quan
 after the multiply-accumulate.
 """
 
+from collections.abc import Sequence
+
 import torch
 from brevitas.core.utils import StatelessBuffer
 from torch import Tensor, nn
 
 from brevitas_multiquant.core.clip_quantize import quantize_activation, quantize_weight
-from brevitas_multiquant.core.grids import ODD, WeightFormat
+from brevitas_multiquant.core.config import check_choice
+from brevitas_multiquant.core.grids import FAMILIES, ODD, Grid, Numbers
+from brevitas_multiquant.core.selection import chosen_bits
 from brevitas_multiquant.quant.ranges import LearnedRange
 
 QuantArgs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -44,19 +48,86 @@ class ActivationCodes(_Codes):
         return self._with_metadata(codes)
 
 
+class Fixed:
+    """One grid, whatever runs.
+
+    Args:
+        weight_format: the grid.
+    """
+
+    def __init__(self, weight_format: Grid = ODD) -> None:
+        self.grid = self.finest = weight_format
+
+    def numbers(self) -> Numbers | None:
+        """None: those of the grid."""
+        return None
+
+
+class AtRunTime(nn.Module):
+    """A family of grids, of which one runs.
+
+    The numbers of the grid that runs are kept as a tensor besides: a compiled graph reads that,
+    and so serves every bit-width. Nothing of it is in the state dict.
+
+    Args:
+        family: a name out of `FAMILIES`.
+        candidate_bits: bit-widths to choose from; it starts at the largest.
+
+    Example:
+        >>> weights = AtRunTime("centered", [2, 4, 8])
+        >>> weights.switch(2)
+        >>> print(weights.grid)
+        centered (-3, -1, 1, 3)
+    """
+
+    row: Tensor
+
+    def __init__(self, family: str, candidate_bits: Sequence[int]) -> None:
+        super().__init__()
+        check_choice("family", family, tuple(FAMILIES))
+        self.grids = {bits: FAMILIES[family](bits) for bits in sorted(candidate_bits)}
+        self.grid = self.finest = self.grids[max(self.grids)]
+        self.register_buffer("row", torch.tensor(self.grid.numbers), persistent=False)
+
+    def switch(self, bits: int) -> None:
+        """Choose the grid from here on.
+
+        Raises:
+            BitWidthError: none of the candidates.
+        """
+        (chosen,) = chosen_bits([bits], tuple(self.grids), "weights")
+        self.grid = self.grids[chosen]
+        # a new tensor: a graph that has yet to run backward keeps the one that it ran forward with
+        self.row = self.row.new_tensor(self.grid.numbers)
+
+    def numbers(self) -> Numbers:
+        """Of the grid that runs: tensors where a graph is compiled, Python numbers elsewhere."""
+        return Numbers(*self.row) if torch.compiler.is_compiling() else self.grid.numbers
+
+    def forward(self) -> Tensor:
+        """Bits of the integers, as Brevitas asks for it."""
+        return self.row[-1].float()
+
+
 class WeightCodes(_Codes):
-    """Signed codes of 2-bit weights: the integers of a weight format."""
+    """Signed codes of weights: the integers of a grid."""
 
     def __init__(
         self,
         range_impl: LearnedRange,
         bit_width_impl: nn.Module,
-        weight_format: WeightFormat = ODD,
+        grid_impl: Fixed | AtRunTime,
     ) -> None:
         super().__init__(range_impl, bit_width_impl)
-        self.weight_format = weight_format
+        self.grid_impl = grid_impl
+
+    @property
+    def weight_format(self) -> Grid:
+        """The grid that runs."""
+        return self.grid_impl.grid
 
     def forward(self, weight: Tensor) -> QuantArgs:
         """Codes of ``weight`` (any shape)."""
         lower, upper = self.range_impl(weight)
-        return self._with_metadata(quantize_weight(weight, lower, upper, self.weight_format))
+        grid, numbers = self.grid_impl.finest, self.grid_impl.numbers()
+        return self._with_metadata(quantize_weight(weight, lower, upper, grid, numbers))
