@@ -104,18 +104,20 @@ def quantize_weight(
         >>> quantize_weight(w, torch.tensor(-1.0), torch.tensor(1.0))
         tensor([-3., -1.,  1.,  3.])
     """
-    grid, own = weight_format.finer or weight_format, numbers or weight_format.numbers
-    levels, offset, *_ = own if weight_format.finer is None else grid.numbers
-    levels = _as_number(levels)
-    codes = _clip_quantize(weight, lower, upper, levels, grid.step, offset, grid.rounding)
-    if weight_format.finer is not None:
-        codes = _rounded_again(codes, own)
+    grid = weight_format.finer or weight_format
+    own: Any = numbers if numbers is not None and grid is weight_format else grid
+    levels = _as_number(own.levels)
+    codes = _clip_quantize(weight, lower, upper, levels, grid.step, own.offset, grid.rounding)
+    if grid is not weight_format:
+        codes = _rounded_again(codes, numbers or weight_format.numbers)
     return _narrowed(codes, weight, weight_format.levels)
 
 
 class _ClipQuantize(torch.autograd.Function):
-    """codes = step * round(levels * clip((x - l) / (u - l), 0, 1)) + offset.
+    """codes = step * q + offset.
 
+    With p = clip((x - l) / (u - l), 0, 1), q is round(levels * p), or floor((levels + 1) * p) but
+    at most levels.
     Saves x alone, which the network keeps anyway. Bounds stay tensors: no host synchronisation.
     The backward is made of operations that have a derivative themselves, for Hessians.
     """

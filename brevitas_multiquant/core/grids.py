@@ -116,11 +116,6 @@ class Grid:
         return Numbers(self.levels, self.offset, self.shift, self.highest, self.integer_bits)
 
     @property
-    def stored_bits(self) -> int:
-        """Bits of a place q."""
-        return self.levels.bit_length()
-
-    @property
     def integer_bits(self) -> int:
         """Bits of the signed integers in hardware; a place may take fewer."""
         return signed_bits(self.offset, self.highest)
