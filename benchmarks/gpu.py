@@ -32,7 +32,7 @@ import brevitas_multiquant.core.cifar_networks  # noqa: F401  registers the CIFA
 from benchmarks.grouped import grouped_forward
 from benchmarks.measure import conditions
 from brevitas_multiquant import InPlaceDistillation, MultiQuantNet, calibrate, multiquantize
-from brevitas_multiquant.recipes.run.execution import running_by, training_forwards
+from brevitas_multiquant.recipes.network.training_forwards import running_by, training_forwards
 
 RESULTS = Path(__file__).parent / "results" / "gpu"
 SETUPS = {"cifar_resnet20": (128, 32, 10), "resnet18": (64, 224, 1000)}

@@ -11,7 +11,7 @@ from itertools import islice
 
 import torch
 
-from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.options.train import parse_train
 from brevitas_multiquant.recipes.run.create import create_run
 from brevitas_multiquant.recipes.run.loop import groups
 
@@ -26,7 +26,7 @@ def main() -> None:
         run = create_run(parse_train([*options.recipe, "--output", folder]))
         run.step.task.train()
         waited = total = 0.0
-        batches = groups(run.train.epoch(0), run.args.grad_accum_steps)
+        batches = groups(run.train.epoch(0), run.options.execution.grad_accum_steps)
         started = time.perf_counter()
         for step, group in enumerate(islice(batches, options.steps + 1)):
             waited += time.perf_counter() - started

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import cpu_seconds
-from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.network.training_forwards import running_by
+from brevitas_multiquant.recipes.options.train import parse_train
 from brevitas_multiquant.recipes.run.create import create_run
-from brevitas_multiquant.recipes.run.execution import running_by
 from brevitas_multiquant.recipes.run.memory import keep_freed_memory
 from brevitas_multiquant.recipes.run.run import Run
 from brevitas_multiquant.recipes.run.step import Batch

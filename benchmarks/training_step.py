@@ -30,7 +30,7 @@ from torch import nn
 import brevitas_multiquant.core.cifar_networks  # noqa: F401  registers the CIFAR networks
 from benchmarks.measure import conditions, median_seconds, paired_ratio, peak_bytes
 from brevitas_multiquant import InPlaceDistillation, calibrate, multiquantize
-from brevitas_multiquant.recipes.run.execution import running_by, training_forwards
+from brevitas_multiquant.recipes.network.training_forwards import running_by, training_forwards
 from brevitas_multiquant.recipes.run.memory import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results" / "training_step"

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 import brevitas_multiquant.core.cifar_networks  # noqa: F401  registers the CIFAR networks
 from brevitas_multiquant.recipes.evaluate import top1
-from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.network.build import create_float_model, model_source
+from brevitas_multiquant.recipes.network.float_baseline import FloatBaseline
+from brevitas_multiquant.recipes.options.train import parse_train
 from brevitas_multiquant.recipes.run.create import create_batches
-from brevitas_multiquant.recipes.run.networks import create_float_model, model_source
 
 RESULTS = Path(__file__).parent / "results" / "cifar10_short"
 BITS = 8
@@ -43,16 +44,16 @@ class Dequantized(nn.Module):
 
 def accuracy(run: Path) -> float:
     """Percent of the validation images that the W8A8 form of a float run gets right."""
-    args = parse_train(["-c", str(run / "args.yaml"), "--output", str(run / "unused")])
+    options = parse_train(["-c", str(run / "args.yaml"), "--output", str(run / "unused")])
     accelerator = Accelerator(cpu=True)
-    train, val = create_batches(args, accelerator)
-    source = model_source(args, train.num_classes)
+    train, val = create_batches(options.data, 1, accelerator)
+    source = model_source(options.model, train.num_classes)
     model = create_float_model(source, False, str(run / "last.safetensors")).eval()
     quantized = Dequantized(quantize(preprocess_for_quantize(model))).eval()
     images, _ = next(iter(train.epoch(0)))
     with torch.no_grad(), calibration_mode(quantized):
         quantized(images)
-    return top1(quantized, val, [BITS], accelerator)[BITS]
+    return top1(FloatBaseline(quantized), val, [BITS], accelerator)[BITS]
 
 
 def main() -> None:

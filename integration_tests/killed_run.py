@@ -18,7 +18,9 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from brevitas_multiquant.recipes import train
-from brevitas_multiquant.recipes.run import checkpoints, create, loop
+from brevitas_multiquant.recipes.network import multi_branch
+from brevitas_multiquant.recipes.results import checkpoints
+from brevitas_multiquant.recipes.run import loop
 from brevitas_multiquant.recipes.run.step import Step
 
 Moment = tuple[str, int]
@@ -77,7 +79,7 @@ _save_file, _replace = checkpoints.save_file, os.replace
 def watching(watch: Watch) -> Iterator[None]:
     """Inside the block the recipe runs under the watch."""
     wrapped = [
-        (create, "calibrate", watch.phased("calibrate", create.calibrate)),
+        (multi_branch, "calibrate", watch.phased("calibrate", multi_branch.calibrate)),
         (Step, "__call__", watch.phased("step", Step.__call__)),
         (loop, "top1", watch.phased("evaluate", loop.top1)),
         (checkpoints, "save_file", watch.save_file),

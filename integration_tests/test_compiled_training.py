@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 
-from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.options.train import parse_train
 from brevitas_multiquant.recipes.run.create import create_run
 from tests.recipes.runs import tiny
 

@@ -11,7 +11,7 @@ import pytest
 
 from brevitas_multiquant import cost, load_packed
 from brevitas_multiquant.recipes import train
-from brevitas_multiquant.recipes.run.report import SUMMARY_FILE
+from brevitas_multiquant.recipes.results.report import SUMMARY_FILE
 
 CONFIGS = Path(train.__file__).parent / "configs"
 

@@ -24,8 +24,8 @@ import pytest
 import torch
 from PIL import Image
 
-from brevitas_multiquant.recipes.run.checkpoints import checkpoints_in, read_checkpoint
-from brevitas_multiquant.recipes.run.report import SUMMARY_FILE
+from brevitas_multiquant.recipes.results.checkpoints import checkpoints_in, read_checkpoint
+from brevitas_multiquant.recipes.results.report import SUMMARY_FILE
 from integration_tests import killed_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")

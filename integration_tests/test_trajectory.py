@@ -12,7 +12,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.options.train import parse_train
 from brevitas_multiquant.recipes.run.create import create_run
 from tests.recipes.runs import tiny
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from brevitas_multiquant.recipes.run.checkpoints import checkpoints_in, read_checkpoint
+from brevitas_multiquant.recipes.results.checkpoints import checkpoints_in, read_checkpoint
 from tests.recipes.runs import NAME, rows_of, tensors_of, tiny
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import brevitas_multiquant
 from brevitas_multiquant import ModelSource, calibrate, save_packed
 from brevitas_multiquant.nn.switchable import WITHOUT_FP64, scale_and_shift
-from brevitas_multiquant.recipes.run.checkpoints import write_tensors
+from brevitas_multiquant.recipes.results.checkpoints import write_tensors
 from tests.tiny import TinyNet
 
 PACKAGE = Path(brevitas_multiquant.__file__).parent

@@ -4,12 +4,28 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from brevitas_multiquant import load_packed
 from brevitas_multiquant.export import export_onnx, export_qonnx
 from brevitas_multiquant.recipes.errors import MissingFileError, OptionError, exit_code
+from brevitas_multiquant.recipes.options.option import add_options, option, taken
 from brevitas_multiquant.recipes.options.types import positive
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to write, where, and for which bit-widths."""
+
+    packed: str
+    output: str = option("export", metavar="DIR")
+    format: str = option("qonnx", choices=["qonnx", "onnx"])
+    bits: list[int] | None = option(type=int, nargs="+", metavar="B", help="default: all")
+    img_size: int | None = option(type=positive, metavar="PIXELS", help="default: as trained")
+    allow_ties: bool = option(
+        False, help="of qonnx: accept codes that float rounding decides, as behind layer norms"
+    )
 
 
 def export_parser() -> argparse.ArgumentParser:
@@ -20,41 +36,37 @@ def export_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("packed", metavar="PACKED.safetensors")
-    parser.add_argument("--output", default="export", metavar="DIR")
-    parser.add_argument("--format", choices=["qonnx", "onnx"], default="qonnx")
-    parser.add_argument("--bits", type=int, nargs="+", metavar="B", help="default: all")
-    parser.add_argument("--img-size", type=positive, metavar="PIXELS", help="default: as trained")
-    parser.add_argument(
-        "--allow-ties",
-        action="store_true",
-        help="of qonnx: accept codes that float rounding decides, as behind layer norms",
-    )
+    add_options(parser, ExportOptions)
     return parser
 
 
-def run(args: argparse.Namespace) -> dict[int, Path]:
+def run(options: ExportOptions) -> dict[int, Path]:
     """Export, and print a line for each file.
 
     Raises:
         MissingFileError: there is no packed file.
         OptionError: an option that the format does not know.
     """
-    if args.allow_ties and args.format != "qonnx":
-        raise OptionError(f"--allow-ties: expected --format qonnx, got {args.format}")
-    if not Path(args.packed).is_file():
-        raise MissingFileError(f"expected a packed network at {args.packed}, found none")
-    net = load_packed(args.packed)
-    shape = net.input_shape
-    if args.img_size:
-        shape = (1, shape[1] if shape else 3, args.img_size, args.img_size)
-    if args.format == "onnx":
-        files = export_onnx(net, args.output, input_shape=shape, bits=args.bits)
+    if options.allow_ties and options.format != "qonnx":
+        raise OptionError(f"--allow-ties: expected --format qonnx, got {options.format}")
+    if not Path(options.packed).is_file():
+        raise MissingFileError(f"expected a packed network at {options.packed}, found none")
+    net = load_packed(options.packed)
+    shape, size = net.input_shape, options.img_size
+    if size:
+        shape = (1, shape[1] if shape else 3, size, size)
+    if options.format == "onnx":
+        files = export_onnx(net, options.output, input_shape=shape, bits=options.bits)
         lines = dict.fromkeys(files, "same class as torch in onnxruntime")
     else:
         files = export_qonnx(
-            net, args.output, input_shape=shape, bits=args.bits, allow_ties=args.allow_ties
+            net,
+            options.output,
+            input_shape=shape,
+            bits=options.bits,
+            allow_ties=options.allow_ties,
         )
-        lines = agreement(Path(args.output) / "export.json")
+        lines = agreement(Path(options.output) / "export.json")
     for bits, path in files.items():
         print(f"{bits} bits: {path}: {lines[bits]}")
     return files
@@ -75,7 +87,7 @@ def agreement(report: Path) -> dict[int, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the recipe; 0 for success, 2 for wrong usage, 1 for any other named error."""
-    return exit_code(lambda: run(export_parser().parse_args(argv)))
+    return exit_code(lambda: run(taken(ExportOptions, export_parser().parse_args(argv))))
 
 
 if __name__ == "__main__":

@@ -4,14 +4,12 @@ A run is a function of its options: whatever is random is seeded from its place 
 a run that was killed, wherever it was, ends after ``--resume`` where an uninterrupted one does.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
-from brevitas_multiquant import MultiQuantNet, cost
 from brevitas_multiquant.recipes.errors import exit_code
-from brevitas_multiquant.recipes.options.parsers import parse_train
-from brevitas_multiquant.recipes.run import plots, report, run_folder
+from brevitas_multiquant.recipes.options.train import TrainOptions, parse_train
+from brevitas_multiquant.recipes.results import plots, report, run_folder
 from brevitas_multiquant.recipes.run.create import create_run
 from brevitas_multiquant.recipes.run.dry_run import dry_run
 from brevitas_multiquant.recipes.run.header import train_header
@@ -24,36 +22,36 @@ from brevitas_multiquant.recipes.run.tracking import start_trackers
 def start(run: Run) -> None:
     """Write what a new run leaves at once; a resumed one keeps the rows of the epochs it has."""
     if run.accelerator.is_main_process:
-        if run.args.resume is None:
+        if run.options.output.resume is None:
             run.folder.mkdir(parents=True, exist_ok=True)
             run_folder.clear(run.folder)
-            report.save_args(run.args, run.folder)
+            report.save_args(run.options, run.folder)
         run_folder.remove_unfinished(run.folder)
         report.write_summary(run.folder, run.progress.history)
     run.accelerator.wait_for_everyone()
-    if run.args.log_with:
-        start_trackers(run.accelerator, run.folder.name, vars(run.args))
+    if run.options.output.log_with:
+        start_trackers(run.accelerator, run.folder.name, run.options.flat())
 
 
 def finish(run: Run, accuracy: Mapping[int, float]) -> None:
     """Draw the plots and print the table."""
-    costs = None
-    plots.plot_learning_curves(run.folder, run.bits, run.args.model)
-    if isinstance(run.net, MultiQuantNet):
-        costs = cost(run.net, (1, 3, run.args.img_size, run.args.img_size))
-        plots.plot_accuracy_cost(run.folder, accuracy, costs, run.args.model)
+    title = run.options.model.model
+    plots.plot_learning_curves(run.folder, run.bits, title)
+    costs = run.trainee.costs(run.options.data.img_size)
+    if costs is not None:
+        plots.plot_accuracy_cost(run.folder, accuracy, costs, title)
     print(report.result_table(accuracy, costs))
     print(f"results in {run.folder}")
 
 
-def train(args: argparse.Namespace) -> dict[int, float]:
+def train(options: TrainOptions) -> dict[int, float]:
     """Train as the options say; top-1 in percent a bit-width of the last epoch."""
-    run = create_run(args)
+    run = create_run(options)
     if run.accelerator.device.type == "cpu":
         keep_freed_memory()
     if run.accelerator.is_main_process:
         print(train_header(run), flush=True)
-    if args.dry_run:
+    if options.output.dry_run:
         dry_run(run)
         return {}
     start(run)

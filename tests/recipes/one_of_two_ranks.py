@@ -12,8 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from brevitas_multiquant.recipes.evaluate import top1
-from brevitas_multiquant.recipes.options.parsers import parse_train
-from brevitas_multiquant.recipes.run.checkpoints import write_tensors
+from brevitas_multiquant.recipes.options.train import parse_train
+from brevitas_multiquant.recipes.results.checkpoints import write_tensors
 from brevitas_multiquant.recipes.run.create import create_run
 from brevitas_multiquant.recipes.run.interrupt import StopRequest
 from brevitas_multiquant.recipes.run.loop import train_epoch
@@ -25,7 +25,7 @@ def gradients(run: Run) -> dict[str, Tensor]:
     run.net.double()
     run.step.task.eval()
     batches = run.train.epoch(0)
-    group = [next(batches) for _ in range(run.args.grad_accum_steps)]
+    group = [next(batches) for _ in range(run.options.execution.grad_accum_steps)]
     run.step([(images.double(), labels) for images, labels in group], 0, 0, 0)
     return {name: parameter.grad for name, parameter in run.net.named_parameters()}
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from brevitas_multiquant.recipes.run.checkpoints import checkpoints_in, read_checkpoint
-from brevitas_multiquant.recipes.run.report import SUMMARY_FILE
+from brevitas_multiquant.recipes.results.checkpoints import checkpoints_in, read_checkpoint
+from brevitas_multiquant.recipes.results.report import SUMMARY_FILE
 
 NAME = "run"
 TINY = [

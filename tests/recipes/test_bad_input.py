@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from brevitas_multiquant.recipes import evaluate, export, train
-from brevitas_multiquant.recipes.run import checkpoints, tracking
-from brevitas_multiquant.recipes.run.checkpoints import checkpoints_in, read_checkpoint
+from brevitas_multiquant.recipes.results import checkpoints
+from brevitas_multiquant.recipes.results.checkpoints import checkpoints_in, read_checkpoint
+from brevitas_multiquant.recipes.run import tracking
 from tests.recipes.runs import NAME, tiny
 
 USAGE = [

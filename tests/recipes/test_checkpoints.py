@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from brevitas_multiquant.recipes.errors import CheckpointError, OutputError
-from brevitas_multiquant.recipes.run import checkpoints
-from brevitas_multiquant.recipes.run.checkpoints import (
+from brevitas_multiquant.recipes.results import checkpoints
+from brevitas_multiquant.recipes.results.checkpoints import (
     SET_ASIDE,
     Checkpoint,
     checkpoint_path,

@@ -4,9 +4,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.network.training_forwards import running_by
+from brevitas_multiquant.recipes.options.train import parse_train
 from brevitas_multiquant.recipes.run.create import create_run
-from brevitas_multiquant.recipes.run.execution import running_by
 from tests.recipes.runs import tiny
 
 
@@ -22,7 +22,7 @@ def state_after_a_step(tmp_path, *options, start=None, double=False, evaluating=
         run.net.double()
     run.step.task.train(not evaluating)
     batches = run.train.epoch(0)
-    group = [next(batches) for _ in range(run.args.grad_accum_steps)]
+    group = [next(batches) for _ in range(run.options.execution.grad_accum_steps)]
     if double:
         group = [(images.double(), labels) for images, labels in group]
     run.step(group, 0, 0, 0)

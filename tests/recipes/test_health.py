@@ -7,9 +7,9 @@ import torch
 
 from brevitas_multiquant.recipes import train
 from brevitas_multiquant.recipes.errors import NonFiniteError
-from brevitas_multiquant.recipes.options.parsers import parse_train
-from brevitas_multiquant.recipes.run import health
-from brevitas_multiquant.recipes.run.checkpoints import checkpoints_in, read_checkpoint
+from brevitas_multiquant.recipes.network import health
+from brevitas_multiquant.recipes.options.train import parse_train
+from brevitas_multiquant.recipes.results.checkpoints import checkpoints_in, read_checkpoint
 from brevitas_multiquant.recipes.run.create import create_run
 from brevitas_multiquant.recipes.run.loop import fit
 from brevitas_multiquant.recipes.run.run import save_checkpoint

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from brevitas_multiquant import calibrate, multiquantize, save_packed
 from brevitas_multiquant.core.float_model import ModelSource
 from brevitas_multiquant.recipes.errors import MissingFileError, OptionError
-from brevitas_multiquant.recipes.options.parsers import parse_train
-from brevitas_multiquant.recipes.run.networks import create_float_model, model_source
+from brevitas_multiquant.recipes.network.build import create_float_model, model_source
+from brevitas_multiquant.recipes.options.train import parse_train
 
 SOURCE = ModelSource("timm", "test_resnet", {"num_classes": 10})
 
@@ -174,6 +174,6 @@ def test_two_sets_of_weights_are_refused(tmp_path):
 )
 @pytest.mark.parametrize("pretrained", [False, True])
 def test_arguments_that_others_decide_are_refused(given, message, pretrained):
-    args = parse_train(["--model", "test_resnet", "--model-kwargs", given])
+    options = parse_train(["--model", "test_resnet", "--model-kwargs", given])
     with pytest.raises(OptionError, match=message):
-        create_float_model(model_source(args, 10), pretrained, None)
+        create_float_model(model_source(options.model, 10), pretrained, None)

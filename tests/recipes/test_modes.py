@@ -6,10 +6,10 @@ from torch import nn
 
 from brevitas_multiquant import norm_statistics
 from brevitas_multiquant.recipes.evaluate import top1
-from brevitas_multiquant.recipes.options.parsers import parse_train
-from brevitas_multiquant.recipes.run import health
+from brevitas_multiquant.recipes.network import health
+from brevitas_multiquant.recipes.network.modes import evaluating
+from brevitas_multiquant.recipes.options.train import parse_train
 from brevitas_multiquant.recipes.run.create import create_run
-from brevitas_multiquant.recipes.run.modes import evaluating
 from brevitas_multiquant.recipes.run.norms import refresh_norms
 from tests.recipes.runs import tiny
 

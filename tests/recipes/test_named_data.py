@@ -19,8 +19,8 @@ from brevitas_multiquant.recipes.data import batches as data
 from brevitas_multiquant.recipes.data.shard import Shard
 from brevitas_multiquant.recipes.data.sources import check_splits_differ, split_root
 from brevitas_multiquant.recipes.errors import DatasetError, MissingFileError, OptionError
-from brevitas_multiquant.recipes.options.data import BUILT_IN, DataOptions
-from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.options.data import BUILT_IN
+from brevitas_multiquant.recipes.options.train import parse_train
 from tests.recipes.runs import tiny
 
 # timm's tar reader never closes its file.
@@ -73,8 +73,8 @@ def pack(folder, classes, channels=3, size=8):
 
 
 def sources_of(argv):
-    args = parse_train(argv)
-    return args.dataset, args.data_dir
+    data = parse_train(argv).data
+    return data.dataset, data.data_dir
 
 
 class TestWhatIsRead:
@@ -148,13 +148,14 @@ class TestWhatIsRead:
 
     def test_a_switch_that_is_on_by_default_can_be_off_in_a_file(self, tmp_path):
         (tmp_path / "c.yaml").write_text("channels_last: false\npretrained: false\namp: false\n")
-        args = parse_train(["-c", str(tmp_path / "c.yaml")])
-        assert (args.channels_last, args.pretrained, args.amp) == (False, False, None)
+        read = parse_train(["-c", str(tmp_path / "c.yaml")])
+        how = read.execution
+        assert (how.channels_last, read.model.pretrained, how.amp) == (False, False, None)
 
 
 def options_for(folder, **changed):
     args = parse_train(["--data-dir", str(folder), "--workers", "0", "--img-size", "8"])
-    return replace(DataOptions.from_args(args), **changed)
+    return replace(args.data, **changed)
 
 
 class TestSplits:
@@ -271,11 +272,10 @@ class TestEvaluation:
         assert evaluate.main(argv) == 0
         assert capsys.readouterr().out.startswith(f"data     {folder}/val: 6 images\n")
 
-    def test_the_image_size_is_the_networks(self, packed, folder):
-        assert evaluate.parse_evaluate([str(packed), "--data-dir", "D"]).img_size is None
-        args = evaluate.parse_evaluate([str(packed), "--data-dir", str(folder)])
-        evaluate.run(args)
-        assert args.img_size == 8
+    def test_the_image_size_is_the_networks(self, packed, folder, capsys):
+        assert evaluate.parse_evaluate([str(packed), "--data-dir", "D"]).data.img_size is None
+        evaluate.run(evaluate.parse_evaluate([str(packed), "--data-dir", str(folder)]))
+        assert "2 classes, 8 x 8 pixels" in capsys.readouterr().out
 
     @pytest.mark.parametrize(("more", "status"), [([], 2), (["--num-classes", "2"], 2)])
     def test_other_classes_are_refused(self, packed, capfd, more, status):
@@ -303,11 +303,11 @@ class TestEvaluation:
         """Whichever images they are; only the command line stands above it."""
         net = str(shutil.copy(packed, tmp_path))
         (tmp_path / "args.yaml").write_text("dataset: digits\n")
-        args = evaluate.parse_evaluate([net, "--data-dir", str(folder)])
-        assert args.dataset == ""
+        data = evaluate.parse_evaluate([net, "--data-dir", str(folder)]).data
+        assert data.dataset == ""
         digits = BUILT_IN["digits"]
-        assert (tuple(args.mean), tuple(args.std)) == (digits.mean, digits.std)
-        own = evaluate.parse_evaluate([net, "--data-dir", "D", "--mean", "0", "0", "0"])
+        assert (tuple(data.mean), tuple(data.std)) == (digits.mean, digits.std)
+        own = evaluate.parse_evaluate([net, "--data-dir", "D", "--mean", "0", "0", "0"]).data
         assert (own.mean, tuple(own.std)) == ([0, 0, 0], digits.std)
 
     def test_the_device_that_was_named_is_used(self, packed, folder, monkeypatch):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from brevitas_multiquant import reestimate_norms
-from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.network import multi_branch
+from brevitas_multiquant.recipes.options.train import parse_train
 from brevitas_multiquant.recipes.run import norms
 from brevitas_multiquant.recipes.run.create import create_run
 from brevitas_multiquant.recipes.run.norms import refresh_norms
@@ -30,7 +31,7 @@ def test_how_many_batches(tmp_path, monkeypatch, options, batches):
     def count(net, images, batches):
         used.append(len(list(islice(images, batches))))
 
-    monkeypatch.setattr(norms, "reestimate_norms", count)
+    monkeypatch.setattr(multi_branch, "reestimate_norms", count)
     run = create_run(parse_train(tiny(tmp_path, *options)))
     refresh_norms(run)
     assert used == ([min(batches, len(run.train))] if batches else [])
@@ -50,7 +51,7 @@ def test_a_moving_average_is_what_is_estimated(tmp_path):
     """It is evaluated and kept; the network that trains is left alone."""
     run = create_run(parse_train(tiny(tmp_path, "--norm-batches", "1", "--model-ema")))
     trained = {name: value.clone() for name, value in run.net.state_dict().items()}
-    kept = {name: value.clone() for name, value in run.result.state_dict().items()}
+    kept = {name: value.clone() for name, value in run.result.module.state_dict().items()}
     refresh_norms(run)
     assert all(torch.equal(value, trained[name]) for name, value in run.net.state_dict().items())
-    assert any(not torch.equal(v, kept[name]) for name, v in run.result.state_dict().items())
+    assert any(not torch.equal(v, kept[name]) for name, v in run.result.module.state_dict().items())

@@ -3,15 +3,17 @@
 import pytest
 import torch
 
-from brevitas_multiquant.recipes.options.parsers import parse_train
-from brevitas_multiquant.recipes.run.optimizers import create_scheduler
+from brevitas_multiquant.recipes.network.optimizers import create_scheduler
+from brevitas_multiquant.recipes.options.train import parse_train
 
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_steps_lower_the_rate_after_whole_epochs(index):
-    args = parse_train(["--sched", "step", "--epochs", "4", "--decay-milestones", "2"])
+    options = parse_train(
+        ["--sched", "step", "--epochs", "4", "--decay-milestones", "2"]
+    ).optimisation
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=(0.1, 1e-4)[index])
-    scheduler = create_scheduler(args, optimizer, steps=5)
+    scheduler = create_scheduler(options, optimizer, steps=5)
     rates = []
     for epoch in range(4):
         rates.append(optimizer.param_groups[0]["lr"] / (0.1, 1e-4)[index])
@@ -20,9 +22,9 @@ def test_steps_lower_the_rate_after_whole_epochs(index):
 
 
 def test_cosine_ends_at_the_smallest_rate():
-    args = parse_train(["--epochs", "4", "--min-lr", "0.01"])
+    options = parse_train(["--epochs", "4", "--min-lr", "0.01"]).optimisation
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    scheduler = create_scheduler(args, optimizer, steps=5)
+    scheduler = create_scheduler(options, optimizer, steps=5)
     scheduler.step(2)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.055)
     scheduler.step(4)

@@ -13,9 +13,9 @@ from torch import Tensor
 from brevitas_multiquant.recipes import train
 from brevitas_multiquant.recipes.errors import LaunchError, OptionError
 from brevitas_multiquant.recipes.evaluate import top1
-from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.options.train import parse_train
+from brevitas_multiquant.recipes.results.checkpoints import checkpoints_in
 from brevitas_multiquant.recipes.run import processes
-from brevitas_multiquant.recipes.run.checkpoints import checkpoints_in
 from brevitas_multiquant.recipes.run.create import create_run
 from brevitas_multiquant.recipes.run.run import save_checkpoint
 from tests.recipes.one_of_two_ranks import gradients

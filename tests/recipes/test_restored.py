@@ -5,7 +5,7 @@ import torch
 from accelerate import Accelerator
 
 from brevitas_multiquant.recipes.evaluate import top1
-from brevitas_multiquant.recipes.run.health import dead_branches, first_fault
+from brevitas_multiquant.recipes.network.health import dead_branches, first_fault
 
 
 def state_of(net):

@@ -5,10 +5,10 @@ import torch
 
 from brevitas_multiquant.recipes import train
 from brevitas_multiquant.recipes.errors import CheckpointError, OptionError
-from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.network.optimizers import go_on
+from brevitas_multiquant.recipes.options.train import parse_train
+from brevitas_multiquant.recipes.results.state import differences_between
 from brevitas_multiquant.recipes.run.create import create_run
-from brevitas_multiquant.recipes.run.optimizers import go_on
-from brevitas_multiquant.recipes.run.state import differences_between
 from tests.recipes.runs import NAME, tiny
 
 

@@ -5,10 +5,10 @@ from collections import Counter
 import pytest
 import torch
 
-from brevitas_multiquant.recipes.options.parsers import parse_train
+from brevitas_multiquant.recipes.data.seeds import derived_seed
+from brevitas_multiquant.recipes.options.train import parse_train
 from brevitas_multiquant.recipes.run.create import create_run
 from brevitas_multiquant.recipes.run.sampling import sampled_bits
-from brevitas_multiquant.recipes.run.seeds import derived_seed
 from tests.recipes.runs import tiny
 
 OPTIONS = ("--bits", "2", "4", "6", "--bits-per-step", "2.5")

@@ -12,11 +12,13 @@ from timm.utils import random_seed
 
 from brevitas_multiquant.recipes import evaluate, train
 from brevitas_multiquant.recipes.errors import CheckpointError
-from brevitas_multiquant.recipes.options.parsers import parse_train
-from brevitas_multiquant.recipes.run import loop, run_folder, step, tracking
-from brevitas_multiquant.recipes.run.checkpoints import checkpoints_in, read_checkpoint
+from brevitas_multiquant.recipes.network.build import create_network
+from brevitas_multiquant.recipes.network.float_baseline import FLOAT_BITS
+from brevitas_multiquant.recipes.options.train import parse_train
+from brevitas_multiquant.recipes.results import run_folder
+from brevitas_multiquant.recipes.results.checkpoints import checkpoints_in, read_checkpoint
+from brevitas_multiquant.recipes.run import loop, step, tracking
 from brevitas_multiquant.recipes.run.create import create_run
-from brevitas_multiquant.recipes.run.networks import FLOAT_BITS, create_network
 from tests.recipes.runs import rows_of, tensors_of, tiny
 
 
@@ -209,7 +211,7 @@ class TestRun:
         assert set(accuracy) == {FLOAT_BITS}
         weights = tmp_path / "run" / "last.safetensors"
         args = parse_train(tiny(tmp_path, "--initial-checkpoint", str(weights)))
-        net = create_network(args, num_classes=10)
+        net = create_network(args.model, num_classes=10, img_size=8, seed=0).module
         stored = load_file(weights)["layer1.0.conv1.weight"]
         copies = [v for n, v in net.named_parameters() if n.endswith("layer1.0.conv1.weight")]
         assert len(copies) == 2

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from brevitas_multiquant.recipes.data.augment import normalise, random_crop, random_flip
 from brevitas_multiquant.recipes.data.images import Images
+from brevitas_multiquant.recipes.data.seeds import derived_seed
 from brevitas_multiquant.recipes.data.shard import Shard
 from brevitas_multiquant.recipes.options.data import DataOptions
-from brevitas_multiquant.recipes.run.seeds import derived_seed
 
 
 class CachedTrainBatches:

@@ -19,10 +19,10 @@ from brevitas_multiquant.recipes.data.reading import (
     count_images,
     read_image,
 )
+from brevitas_multiquant.recipes.data.seeds import derived_seed
 from brevitas_multiquant.recipes.data.shard import Shard
 from brevitas_multiquant.recipes.errors import DatasetError
 from brevitas_multiquant.recipes.options.data import DataOptions
-from brevitas_multiquant.recipes.run.seeds import derived_seed
 
 Place = tuple[int, int]
 """(epoch, index of the image)."""

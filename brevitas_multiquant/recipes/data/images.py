@@ -8,9 +8,9 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
+from brevitas_multiquant.recipes.data.seeds import derived_seed
 from brevitas_multiquant.recipes.errors import OptionError
 from brevitas_multiquant.recipes.options.data import DataOptions
-from brevitas_multiquant.recipes.run.seeds import derived_seed
 
 
 @dataclass(frozen=True)

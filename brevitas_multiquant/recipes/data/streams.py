@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from brevitas_multiquant.recipes.data.reading import class_names, count_classes
+from brevitas_multiquant.recipes.data.seeds import derived_seed
 from brevitas_multiquant.recipes.data.shard import Shard
 from brevitas_multiquant.recipes.options.data import DataOptions
-from brevitas_multiquant.recipes.run.seeds import derived_seed
 
 
 class StreamedBatches:

@@ -1,26 +1,28 @@
 """Which images to read and how: the data options, and what is known of the built-in data sets."""
 
-from collections.abc import Mapping
+import argparse
 from dataclasses import dataclass, fields
-from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from brevitas_multiquant.core.cifar_networks import CIFAR_MEAN, CIFAR_STD
 from brevitas_multiquant.recipes.errors import OptionError
+from brevitas_multiquant.recipes.options.option import option
+from brevitas_multiquant.recipes.options.types import (
+    fraction,
+    not_negative,
+    number,
+    positive,
+    positive_number,
+)
 
 FOLDER = ""
 """The ``--dataset`` that is the folder or tars in ``--data-dir``."""
 
 TRAIN_SPLIT, VAL_SPLIT = "train", "validation"
 
-SOURCE_OPTIONS: Mapping[str, object] = {
-    "data_dir": None,
-    "dataset_download": False,
-    "train_split": TRAIN_SPLIT,
-    "val_split": VAL_SPLIT,
-}
-"""Options that say where images come from, and what they are where nobody gives them."""
+SOURCE_OPTIONS = ("data_dir", "dataset_download", "train_split", "val_split")
+"""Options that say where images come from."""
 
 READ_BY = {
     "digits": (),
@@ -59,7 +61,9 @@ def reads(dataset: str | None, option: str) -> bool:
     return dataset is not None and option in READ_BY.get(dataset, SOURCE_OPTIONS)
 
 
-def choose_source(own: Any, args: Any) -> tuple[str | None, str | None]:
+def choose_source(
+    own: argparse.Namespace, parsed: argparse.Namespace
+) -> tuple[str | None, str | None]:
     """``--dataset`` and ``--data-dir``, each of which may leave the other out.
 
     A folder alone is read as a folder. What the command line names stands above what a file
@@ -67,12 +71,12 @@ def choose_source(own: Any, args: Any) -> tuple[str | None, str | None]:
 
     Args:
         own: the options of the command line alone.
-        args: with those of a file below them.
+        parsed: with those of a file below them.
 
     Returns:
         (None, None) where neither names any data.
     """
-    dataset, data_dir = args.dataset, args.data_dir
+    dataset, data_dir = parsed.dataset, parsed.data_dir
     if own.dataset is None and own.data_dir is not None and not reads(dataset, "data_dir"):
         dataset = FOLDER
     elif own.dataset is not None and own.data_dir is None and not reads(dataset, "data_dir"):
@@ -82,49 +86,58 @@ def choose_source(own: Any, args: Any) -> tuple[str | None, str | None]:
     return dataset, data_dir
 
 
-def check_source(args: Any) -> None:
-    """Check that the data set reads what is given with it.
-
-    Raises:
-        OptionError: it would be passed over.
-    """
-    for option, nobody_gave in SOURCE_OPTIONS.items():
-        given = getattr(args, option)
-        if given != nobody_gave and not reads(args.dataset, option):
-            name = f"--{option.replace('_', '-')}"
-            value = "" if given is True else f" {given}"
-            raise OptionError(
-                f"{name}{value}: --dataset {args.dataset or repr(args.dataset)} does not read it: "
-                "leave one of the two out; --data-dir alone is a folder or tars of images"
-            )
-
-
 @dataclass(frozen=True)
 class DataOptions:
-    """The options that say which images to read and how; see ``--help`` for each."""
+    """Which images to read and how."""
 
-    dataset: str
-    data_dir: str | None
-    dataset_download: bool
-    train_split: str
-    val_split: str
-    img_size: int
-    mean: list[float] | None
-    std: list[float] | None
-    hflip: float | None
-    crop_padding: int | None
-    num_classes: int | None
-    subset: int | None
-    subset_seed: int
-    cache_limit_mb: int
-    batch_size: int
-    workers: int
-    seed: int
+    dataset: str = option(
+        help="digits, cifar10, cifar100, synthetic, a timm name, or '' for a folder"
+    )
+    data_dir: str | None = option(
+        metavar="DIR", help="folder of the data set: class folders, or SPLIT.tar"
+    )
+    dataset_download: bool = option(False, help="fetch the data set if it is not there")
+    train_split: str = option(TRAIN_SPLIT, metavar="NAME", help="(default train, training)")
+    val_split: str = option(VAL_SPLIT, metavar="NAME", help="(default val, validation, test...)")
+    num_classes: int | None = option(type=positive, help="default: as many as the data set has")
+    img_size: int = option(32, positive, metavar="PIXELS")
+    mean: list[float] | None = option(
+        type=number, nargs=3, metavar="M", help="channel means, pixels in [0, 1]"
+    )
+    std: list[float] | None = option(
+        type=positive_number, nargs=3, metavar="S", help="channel standard deviations"
+    )
+    hflip: float | None = option(
+        type=fraction, metavar="P", help="how often to mirror (default 0.5, digits 0)"
+    )
+    crop_padding: int | None = option(
+        type=not_negative, metavar="PIXELS", help="(default img-size / 8)"
+    )
+    subset: int | None = option(
+        type=positive, metavar="N", help="train on N images of a fixed permutation"
+    )
+    subset_seed: int = option(0, not_negative, "of that permutation", metavar="SEED")
+    cache_limit_mb: int = option(1024, positive, "keep images in memory up to here")
+    batch_size: int = option(128, positive, "images a step on each process", short="-b")
+    workers: int = option(2, not_negative, "loader processes, for images not cached")
+    seed: int = option(42, not_negative)
 
-    @classmethod
-    def from_args(cls, args: Any) -> "DataOptions":
-        """Take the fields from parsed command-line options."""
-        return cls(**{field.name: getattr(args, field.name) for field in fields(cls)})
+    def check_source(self) -> None:
+        """Check that the data set reads what is given with it.
+
+        Raises:
+            OptionError: it would be passed over.
+        """
+        nobody_gave = {one.name: one.default for one in fields(self)}
+        for name in SOURCE_OPTIONS:
+            given = getattr(self, name)
+            if given != nobody_gave[name] and not reads(self.dataset, name):
+                value = "" if given is True else f" {given}"
+                raise OptionError(
+                    f"--{name.replace('_', '-')}{value}: --dataset "
+                    f"{self.dataset or repr(self.dataset)} does not read it: leave one of the two "
+                    "out; --data-dir alone is a folder or tars of images"
+                )
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

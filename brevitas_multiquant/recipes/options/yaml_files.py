@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from brevitas_multiquant.recipes.errors import MissingFileError, OptionError
+from brevitas_multiquant.recipes.options.configurations import find_configuration
 
 ENVIRONMENT = "environment"
 NEVER_FROM_FILE = ("config", "resume", "overwrite", "dry_run")
@@ -34,7 +35,7 @@ def parse_over_yaml(
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     config = parser.parse_args(argv).config
-    path = Path(config) if config else below
+    path = find_configuration(config) if config else below
     if path is None:
         return parser.parse_args(argv)
     return parser.parse_args([*yaml_arguments(parser, path, passed_over), *argv])

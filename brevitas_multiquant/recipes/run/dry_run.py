@@ -9,9 +9,8 @@ from pathlib import Path
 
 import torch
 
-from brevitas_multiquant import MultiQuantNet, cost
+from brevitas_multiquant.recipes.results.report import aligned, cost_cells, cost_header
 from brevitas_multiquant.recipes.run.loop import groups
-from brevitas_multiquant.recipes.run.report import aligned, cost_cells, cost_header
 from brevitas_multiquant.recipes.run.run import Run
 
 WARM_UP, TIMED = 1, 3
@@ -20,9 +19,9 @@ MB = 1e6
 
 def dry_run(run: Run) -> None:
     """Print the table and the measurements; writes nothing."""
-    if isinstance(run.net, MultiQuantNet) and run.accelerator.is_main_process:
-        costs = cost(run.net, (1, 3, run.args.img_size, run.args.img_size))
-        rows = [[str(bits), *cost_cells(costs[bits])] for bits in run.net.bits]
+    costs = run.trainee.costs(run.options.data.img_size)
+    if costs is not None and run.accelerator.is_main_process:
+        rows = [[str(bits), *cost_cells(costs[bits])] for bits in run.bits]
         print(aligned([["bits", *cost_header()], *rows]))
     seconds = time_steps(run)
     if run.accelerator.is_main_process:
@@ -37,7 +36,7 @@ def time_steps(run: Run) -> float:
     reset_peak(run.accelerator.device)
     seconds = []
     for step, group in enumerate(
-        islice(groups(batches, run.args.grad_accum_steps), WARM_UP + TIMED)
+        islice(groups(batches, run.options.execution.grad_accum_steps), WARM_UP + TIMED)
     ):
         started = time.perf_counter()
         run.step(group, 0, step, step)
@@ -56,8 +55,9 @@ def step_line(run: Run, seconds: float) -> str:
 
 def total_line(run: Run, seconds: float) -> str:
     """All steps in hours."""
-    total = timedelta(seconds=round(seconds * run.steps * run.args.epochs))
-    return f"{run.args.epochs} epochs of {run.steps} steps: {total} without evaluation"
+    epochs = run.options.optimisation.epochs
+    total = timedelta(seconds=round(seconds * run.steps * epochs))
+    return f"{epochs} epochs of {run.steps} steps: {total} without evaluation"
 
 
 def reset_peak(device: torch.device) -> None:

@@ -8,11 +8,10 @@ from itertools import islice
 
 from tqdm import tqdm
 
-from brevitas_multiquant import MultiQuantNet
 from brevitas_multiquant.recipes.errors import Interrupted
-from brevitas_multiquant.recipes.evaluate import top1
-from brevitas_multiquant.recipes.run import report, run_folder
-from brevitas_multiquant.recipes.run.health import collapsed_ranges, dead_branches
+from brevitas_multiquant.recipes.network.accuracy import top1
+from brevitas_multiquant.recipes.network.health import collapsed_ranges
+from brevitas_multiquant.recipes.results import report, run_folder
 from brevitas_multiquant.recipes.run.interrupt import StopRequest
 from brevitas_multiquant.recipes.run.norms import refresh_norms
 from brevitas_multiquant.recipes.run.run import Run, save_checkpoint
@@ -26,9 +25,9 @@ def fit(run: Run) -> dict[int, float]:
         NonFiniteError: the loss or a parameter is no longer finite.
         Interrupted: a signal came; a checkpoint of the last whole step is written.
     """
-    progress = run.progress
+    progress, epochs = run.progress, run.options.optimisation.epochs
     bar = tqdm(
-        total=run.args.epochs * run.steps,
+        total=epochs * run.steps,
         initial=progress.epoch * run.steps + progress.step,
         desc="train",
         mininterval=1 if sys.stderr.isatty() else 30,
@@ -36,7 +35,7 @@ def fit(run: Run) -> dict[int, float]:
     )
     with bar, StopRequest() as stop:
         try:
-            while progress.epoch < run.args.epochs:
+            while progress.epoch < epochs:
                 train_epoch(run, stop, bar)
                 finish_epoch(run, stop, bar)
         except Interrupted:
@@ -57,12 +56,13 @@ def train_epoch(run: Run, stop: StopRequest, bar: tqdm) -> None:
     Raises:
         NonFiniteError, Interrupted: as `fit`.
     """
-    args, progress = run.args, run.progress
+    progress, interval = run.progress, run.options.output.recovery_interval
+    size = run.options.execution.grad_accum_steps
     run.step.task.train()
-    batches = run.train.epoch(progress.epoch, start=progress.step * args.grad_accum_steps)
+    batches = run.train.epoch(progress.epoch, start=progress.step * size)
     left = run.steps - progress.step
     started = time.perf_counter()
-    for group in islice(groups(batches, args.grad_accum_steps), left):
+    for group in islice(groups(batches, size), left):
         updates = progress.epoch * run.steps + progress.step
         result = run.step(group, progress.epoch, progress.step, updates, bool(stop.received))
         for scheduler in run.schedulers:
@@ -72,7 +72,7 @@ def train_epoch(run: Run, stop: StopRequest, bar: tqdm) -> None:
         progress.step += 1
         progress.loss_sum += result.loss
         show_step(run, result.loss, bar)
-        if args.recovery_interval and progress.step % args.recovery_interval == 0:
+        if interval and progress.step % interval == 0:
             save_checkpoint(run)
         stop.obey(result.stop)
 
@@ -81,7 +81,7 @@ def show_step(run: Run, loss: float, bar: tqdm) -> None:
     """Advance the bar, and tell the tracker at every ``--log-interval``."""
     progress = run.progress
     bar.update()
-    if progress.step % run.args.log_interval:
+    if progress.step % run.options.output.log_interval:
         return
     speed = images_per_second(run)
     mean = f"{progress.loss_sum / progress.step:.3f}"
@@ -130,8 +130,8 @@ def save_results(run: Run, improved: bool) -> None:
     row = run.progress.history[-1]
     if run.accelerator.is_main_process:
         if improved:
-            run_folder.save_network(run.result, run.folder / run_folder.BEST_FILE)
-        run_folder.save_network(run.result, run.folder / run_folder.LAST_FILE)
+            run.result.save(run.folder / run_folder.BEST_FILE)
+        run.result.save(run.folder / run_folder.LAST_FILE)
     save_checkpoint(run)
     if run.accelerator.is_main_process:
         report.write_summary(run.folder, run.progress.history)
@@ -143,13 +143,10 @@ def save_results(run: Run, improved: bool) -> None:
 
 def warn_of_useless_parts(run: Run) -> None:
     """Say which ranges have collapsed and which branches give the same for every image."""
-    if not isinstance(run.result, MultiQuantNet):
-        return
-    images, _ = next(iter(run.val))
     useless = [f"the range {name} has collapsed to a point" for name in collapsed_ranges(run.net)]
     useless += [
         f"{branch} gives the same output for every image"
-        for branch in dead_branches(run.result, images)
+        for branch in run.result.dead_branches(run.val)
     ]
     if run.accelerator.is_main_process:
         for text in useless:
@@ -158,7 +155,7 @@ def warn_of_useless_parts(run: Run) -> None:
 
 def epoch_line(run: Run, loss: float, accuracy: Mapping[int, float], evaluation: float) -> str:
     """What is printed after an epoch; the time left counts on epochs like this one."""
-    progress, epochs = run.progress, run.args.epochs
+    progress, epochs = run.progress, run.options.optimisation.epochs
     parts = ", ".join(f"{bit} bits {value:.2f}" for bit, value in accuracy.items())
     remaining = (epochs - progress.epoch - 1) * (progress.seconds + evaluation)
     return (

@@ -2,10 +2,8 @@
 
 from itertools import islice
 
-from brevitas_multiquant import MultiQuantNet, reestimate_norms
 from brevitas_multiquant.recipes.run import processes
 from brevitas_multiquant.recipes.run.run import Run
-from brevitas_multiquant.training.norm_statistics import norms_of
 
 SAMPLED = 10
 """Batches where ``--bits-per-step`` leaves bit-widths out and ``--norm-batches`` is not given."""
@@ -17,16 +15,14 @@ def refresh_norms(run: Run) -> None:
     ``--norm-batches N`` of them; 0 leaves the moving averages of training as they are. Every
     process estimates from its own images, and all keep the mean.
     """
-    batches = run.args.norm_batches
+    batches = run.options.objective.norm_batches
     if batches is None:
-        batches = SAMPLED if run.args.bits_per_step is not None else 0
-    net = run.result
-    if not batches or not isinstance(net, MultiQuantNet):
+        batches = SAMPLED if run.options.objective.bits_per_step is not None else 0
+    if not batches:
         return
     images = islice(run.train.epoch(run.progress.epoch), batches)
     with run.accelerator.autocast():
-        reestimate_norms(net, images, batches=batches)
-    norms = [norm for bits in net.bits for norm in norms_of(net, bits)]
+        norms = run.result.reestimate_norms(images, batches)
     statistics = [value for norm in norms for value in processes.running_statistics(norm)]
     if statistics:
         processes.average(statistics, [])

@@ -1,6 +1,5 @@
 """Everything a run holds while it trains, and the checkpoint of it."""
 
-import argparse
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -10,20 +9,17 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim import Optimizer
 
-from brevitas_multiquant import MultiQuantNet
 from brevitas_multiquant.recipes.data.batches import Eval, Train
 from brevitas_multiquant.recipes.errors import NonFiniteError
-from brevitas_multiquant.recipes.run.checkpoints import (
+from brevitas_multiquant.recipes.network.health import non_finite_tensor
+from brevitas_multiquant.recipes.network.trainee import Trainee
+from brevitas_multiquant.recipes.options.train import TrainOptions
+from brevitas_multiquant.recipes.results.checkpoints import (
     Checkpoint,
     checkpoint_path,
     write_checkpoint,
 )
-from brevitas_multiquant.recipes.run.health import non_finite_tensor
-from brevitas_multiquant.recipes.run.networks import FLOAT_BITS
-from brevitas_multiquant.recipes.run.state import (
-    network_tensors,
-    optimizer_tensors,
-)
+from brevitas_multiquant.recipes.results.state import network_tensors, optimizer_tensors
 from brevitas_multiquant.recipes.run.step import Step
 
 
@@ -52,10 +48,10 @@ class Progress:
 class Run:
     """Everything that a run holds while it trains."""
 
-    args: argparse.Namespace
+    options: TrainOptions
     accelerator: Accelerator
     folder: Path
-    net: nn.Module
+    trainee: Trainee
     ema: ModelEmaV3 | None
     optimizers: list[Optimizer]
     schedulers: list[Scheduler]
@@ -65,19 +61,24 @@ class Run:
     progress: Progress
 
     @property
-    def bits(self) -> tuple[int, ...]:
-        """The bit-widths that are evaluated; 32 stands for the float baseline."""
-        return self.net.bits if isinstance(self.net, MultiQuantNet) else (FLOAT_BITS,)
+    def net(self) -> nn.Module:
+        """The network that is trained."""
+        return self.trainee.module
 
     @property
-    def result(self) -> nn.Module:
-        """The network that is evaluated and kept: the moving average where there is one."""
-        return self.net if self.ema is None else self.ema.module
+    def bits(self) -> tuple[int, ...]:
+        """The bit-widths that are evaluated; 32 stands for the float baseline."""
+        return self.trainee.bits
+
+    @property
+    def result(self) -> Trainee:
+        """What is evaluated and kept: the moving average where there is one."""
+        return self.trainee if self.ema is None else self.trainee.of(self.ema.module)
 
     @property
     def steps(self) -> int:
         """Updates in an epoch."""
-        return len(self.train) // self.args.grad_accum_steps
+        return len(self.train) // self.options.execution.grad_accum_steps
 
     @property
     def rate(self) -> float:
@@ -87,8 +88,8 @@ class Run:
     @property
     def images_per_step(self) -> int:
         """Over all processes."""
-        args = self.args
-        return args.batch_size * args.grad_accum_steps * self.accelerator.num_processes
+        batches = self.options.execution.grad_accum_steps * self.accelerator.num_processes
+        return self.options.data.batch_size * batches
 
 
 def state_of(run: Run) -> Checkpoint:
@@ -109,12 +110,13 @@ def save_checkpoint(run: Run) -> None:
         OutputError: it cannot be written.
     """
     if name := non_finite_tensor(run.net):
+        lr = run.options.optimisation.lr
         raise NonFiniteError(
             f"expected finite parameters, got {name} that is not after epoch "
-            f"{run.progress.epoch}, step {run.progress.step}: lower --lr {run.args.lr}; the last "
+            f"{run.progress.epoch}, step {run.progress.step}: lower --lr {lr}; the last "
             "good checkpoint stands"
         )
     if run.accelerator.is_main_process:
         path = checkpoint_path(run.folder, run.progress.epoch, run.progress.step)
-        write_checkpoint(path, state_of(run), keep=run.args.checkpoint_hist)
+        write_checkpoint(path, state_of(run), keep=run.options.output.checkpoint_hist)
     run.accelerator.wait_for_everyone()

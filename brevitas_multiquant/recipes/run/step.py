@@ -1,6 +1,5 @@
 """One update of all optimizers: the batches it takes, what processes exchange, what is checked."""
 
-import argparse
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,17 +9,19 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from timm.data import Mixup
 from timm.utils import ModelEmaV3, random_seed
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from brevitas_multiquant import InPlaceDistillation, MultiQuantNet
+from brevitas_multiquant.recipes.data.seeds import derived_seed
 from brevitas_multiquant.recipes.errors import NonFiniteError, OptionError
+from brevitas_multiquant.recipes.network.health import first_fault
+from brevitas_multiquant.recipes.network.protocols import Task
+from brevitas_multiquant.recipes.network.trainee import Trainee
+from brevitas_multiquant.recipes.network.training_forwards import running_by
+from brevitas_multiquant.recipes.options.train import TrainOptions
+from brevitas_multiquant.recipes.options.training import TargetOptions
 from brevitas_multiquant.recipes.run import processes
-from brevitas_multiquant.recipes.run.execution import running_by, training_forwards
-from brevitas_multiquant.recipes.run.health import first_fault
-from brevitas_multiquant.recipes.run.networks import FloatTask
 from brevitas_multiquant.recipes.run.sampling import sampled_bits
-from brevitas_multiquant.recipes.run.seeds import derived_seed
 
 Batch = tuple[Tensor, Tensor]
 
@@ -38,23 +39,21 @@ class Step:
 
     def __init__(
         self,
-        args: argparse.Namespace,
+        options: TrainOptions,
         accelerator: Accelerator,
-        task: FloatTask | InPlaceDistillation,
+        trainee: Trainee,
+        task: Task,
         optimizers: Sequence[Optimizer],
         ema: ModelEmaV3 | None,
         num_classes: int,
     ) -> None:
-        self.args, self.accelerator, self.task = args, accelerator, task
+        self.options, self.accelerator = options, accelerator
+        self.trainee, self.task = trainee, task
         self.optimizers, self.ema = optimizers, ema
-        self.net: nn.Module = task.net
         self.num_classes = num_classes
-        self.mixup = create_mixup(args, num_classes)
-        self.forwards = (
-            training_forwards(self.net, args.compile, args.recompute)
-            if isinstance(self.net, MultiQuantNet)
-            else {}
-        )
+        self.mixup = create_mixup(options.targets, options.data.batch_size, num_classes)
+        how = options.execution
+        self.forwards = trainee.training_forwards(how.compile, how.recompute)
 
     def __call__(
         self, batches: Sequence[Batch], epoch: int, step: int, updates: int, stop: bool = False
@@ -71,7 +70,7 @@ class Step:
         Raises:
             NonFiniteError: the loss is not finite; no parameter was changed.
         """
-        random_seed(derived_seed(self.args.seed, epoch, step, self.accelerator.process_index))
+        random_seed(self._seed(epoch, step, self.accelerator.process_index))
         bits = self._choose_bits(epoch, step)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
@@ -80,27 +79,30 @@ class Step:
             images, target = self._augment(images, labels, epoch)
             losses.append(self._backward(images, target, bits, share=1 / len(batches)))
         own_loss = torch.stack(losses).sum().item()
-        tensors = processes.exchanged(self.net)
+        tensors = processes.exchanged(self.trainee.module)
         loss, stops = processes.average(tensors, [own_loss, float(stop)])
         if not math.isfinite(loss):
             self._refuse(loss, images, epoch, step)
         for optimizer in self.optimizers:
             optimizer.step()
         if self.ema is not None:
-            self.ema.update(self.net, step=updates + 1)
+            self.ema.update(self.trainee.module, step=updates + 1)
         return StepResult(loss, stops > 0)
 
     def _choose_bits(self, epoch: int, step: int) -> tuple[int, ...] | None:
-        if self.args.bits_per_step is None or not isinstance(self.net, MultiQuantNet):
+        count = self.options.objective.bits_per_step
+        if count is None:
             return None
-        seed = derived_seed(self.args.seed, epoch, step)
-        return sampled_bits(self.net.bits, self.args.bits_per_step, seed)
+        return sampled_bits(self.trainee.bits, count, self._seed(epoch, step))
+
+    def _seed(self, *place: int) -> int:
+        return derived_seed(self.options.data.seed, *place)
 
     def _augment(self, images: Tensor, labels: Tensor, epoch: int) -> Batch:
-        off = self.args.mixup_off_epoch
+        off = self.options.targets.mixup_off_epoch
         if self.mixup is not None and (not off or epoch < off):
             images, labels = self.mixup(images, labels)
-        if self.args.channels_last:
+        if self.options.execution.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return images, labels
 
@@ -114,12 +116,12 @@ class Step:
 
     def _refuse(self, loss: float, images: Tensor, epoch: int, step: int) -> None:
         with self.accelerator.autocast():
-            own_fault = first_fault(self.net, images)
+            own_fault = first_fault(self.trainee, images)
         faults = [fault for fault in gather_object([own_fault]) if fault]
         where = faults[0] if faults else "the loss itself, not in any module's output"
         raise NonFiniteError(
             f"expected a finite loss, got {loss} in epoch {epoch + 1}, step {step + 1}; the first "
-            f"numbers that are not finite: {where}. Lower --lr {self.args.lr}, add "
+            f"numbers that are not finite: {where}. Lower --lr {self.options.optimisation.lr}, add "
             "--warmup-epochs or look at the images; the last good checkpoint stands"
         )
 
@@ -134,14 +136,14 @@ def scaled_backward(share: float) -> Callable[[Tensor], None]:
     return backward
 
 
-def create_mixup(args: argparse.Namespace, num_classes: int) -> Mixup | None:
+def create_mixup(options: TargetOptions, batch_size: int, num_classes: int) -> Mixup | None:
     """Mixup and cutmix where asked for; labels are smoothed by the criterion, not here.
 
     Raises:
         OptionError: an odd batch size, as images are mixed in pairs.
     """
-    if not (args.mixup or args.cutmix):
+    if not (options.mixup or options.cutmix):
         return None
-    if args.batch_size % 2:
-        raise OptionError(f"--mixup, --cutmix: expected an even batch size, got {args.batch_size}")
-    return Mixup(args.mixup, args.cutmix, label_smoothing=0.0, num_classes=num_classes)
+    if batch_size % 2:
+        raise OptionError(f"--mixup, --cutmix: expected an even batch size, got {batch_size}")
+    return Mixup(options.mixup, options.cutmix, label_smoothing=0.0, num_classes=num_classes)

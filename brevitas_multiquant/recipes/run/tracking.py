@@ -6,8 +6,6 @@ from accelerate import Accelerator
 
 from brevitas_multiquant.recipes.errors import MissingPackageError
 
-TRACKERS = ("tensorboard", "trackio", "wandb")
-
 
 def require_tracker(name: str | None) -> None:
     """Check that a tracker is installed, as Accelerate would pass over a missing one in silence.

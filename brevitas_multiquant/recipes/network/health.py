@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from brevitas_multiquant import MultiQuantNet
 from brevitas_multiquant.core.clip_quantize import guarded_upper
 from brevitas_multiquant.quant.ranges import LearnedRange
-from brevitas_multiquant.recipes.run.execution import branches_of
-from brevitas_multiquant.recipes.run.modes import evaluating
+from brevitas_multiquant.recipes.network.modes import evaluating
+from brevitas_multiquant.recipes.network.protocols import RunsAtBits
+from brevitas_multiquant.recipes.network.training_forwards import branches_of
 
 
 def non_finite_tensor(module: nn.Module) -> str | None:
@@ -20,7 +21,7 @@ def non_finite_tensor(module: nn.Module) -> str | None:
     return None
 
 
-def first_fault(net: nn.Module, images: Tensor) -> str | None:
+def first_fault(net: RunsAtBits, images: Tensor) -> str | None:
     """Where numbers first stop being finite when the network runs on ``images``, in words.
 
     Runs every bit-width in the present mode and looks at each module in the order of execution:
@@ -100,15 +101,12 @@ def _is_bad(value: object) -> bool:
     )
 
 
-def _at(net: nn.Module) -> str:
-    return f" at {net.active_bits} bits" if isinstance(net, MultiQuantNet) else ""
+def _at(net: RunsAtBits) -> str:
+    return "" if net.active_bits is None else f" at {net.active_bits} bits"
 
 
-def _each_bit_width(net: nn.Module) -> Iterator[None]:
-    """One turn a bit-width, largest first as in a training step; a single one of a float net."""
-    if not isinstance(net, MultiQuantNet):
-        yield
-        return
+def _each_bit_width(net: RunsAtBits) -> Iterator[None]:
+    """One turn for each bit-width, largest first as in a training step."""
     for bits in reversed(net.bits):
         with net.at_bits(bits):
             yield

@@ -5,9 +5,11 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from brevitas_multiquant.recipes.network.protocols import RunsAtBits
+
 
 @contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
+def evaluating(net: nn.Module | RunsAtBits) -> Iterator[None]:
     """Inside the block a network evaluates; behind it each module has its own mode again.
 
     Example:
@@ -19,7 +21,7 @@ def evaluating(net: nn.Module) -> Iterator[None]:
         (True, False)
     """
     modes = [(module, module.training) for module in net.modules()]
-    net.eval()
+    next(iter(net.modules())).eval()  # the network itself is the first
     try:
         yield
     finally:

@@ -1,6 +1,5 @@
 """What a run leaves for people: args.yaml, summary.csv, a table."""
 
-import argparse
 import csv
 import os
 import platform
@@ -14,8 +13,9 @@ from typing import Any
 import torch
 import yaml
 
+from brevitas_multiquant.recipes.options.train import TrainOptions
 from brevitas_multiquant.recipes.options.yaml_files import ENVIRONMENT
-from brevitas_multiquant.recipes.run.checkpoints import PARTIAL
+from brevitas_multiquant.recipes.results.checkpoints import PARTIAL
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "brevitas")
 SUMMARY_FILE = "summary.csv"
@@ -45,10 +45,10 @@ def hardware() -> str:
     return ", ".join(parts)
 
 
-def save_args(args: argparse.Namespace, folder: Path) -> None:
+def save_args(train: TrainOptions, folder: Path) -> None:
     """Write ``args.yaml``: all options, so that it serves as ``-c``, and the environment."""
-    options: dict[str, Any] = dict(sorted(vars(args).items()))
-    options["model_kwargs"] = dict(args.model_kwargs)
+    options: dict[str, Any] = dict(sorted(train.flat().items()))
+    options["model_kwargs"] = dict(train.model.model_kwargs)
     options[ENVIRONMENT] = {
         "versions": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),

@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-from torch import nn
-
-from brevitas_multiquant import MultiQuantNet, save_packed
 from brevitas_multiquant.recipes.errors import ExperimentExistsError
-from brevitas_multiquant.recipes.run.checkpoints import PARTIAL, checkpoints_in, write_tensors
-from brevitas_multiquant.recipes.run.report import SUMMARY_FILE
+from brevitas_multiquant.recipes.results.checkpoints import PARTIAL, checkpoints_in
+from brevitas_multiquant.recipes.results.report import SUMMARY_FILE
 
 BEST_FILE = "best.safetensors"
 LAST_FILE = "last.safetensors"
@@ -42,11 +39,3 @@ def remove_unfinished(folder: Path) -> None:
     for pattern in (f"*{PARTIAL}", f".{BEST_FILE}.*", f".{LAST_FILE}.*"):
         for path in folder.glob(pattern):
             path.unlink()
-
-
-def save_network(net: nn.Module, path: Path) -> None:
-    """The multi-branch network packed; the float baseline as ``--initial-checkpoint`` reads it."""
-    if isinstance(net, MultiQuantNet):
-        save_packed(net, path)
-    else:
-        write_tensors(path, net.state_dict())

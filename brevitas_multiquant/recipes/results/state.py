@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from brevitas_multiquant.recipes.errors import CheckpointError
-from brevitas_multiquant.recipes.run.checkpoints import Checkpoint
+from brevitas_multiquant.recipes.results.checkpoints import Checkpoint
 
 
 def network_tensors(prefix: str, net: nn.Module) -> dict[str, Tensor]:

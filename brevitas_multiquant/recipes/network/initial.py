@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from brevitas_multiquant.recipes.errors import MissingFileError, OptionError, say
-from brevitas_multiquant.recipes.run.state import differences_between
+from brevitas_multiquant.recipes.results.state import differences_between
 
 NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Where training checkpoints keep weights; timm takes a moving average before the last step's."""

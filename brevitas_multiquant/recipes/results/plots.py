@@ -6,7 +6,7 @@ from typing import Any
 
 import matplotlib
 
-from brevitas_multiquant.recipes.run.report import read_summary
+from brevitas_multiquant.recipes.results.report import read_summary
 
 matplotlib.use("Agg")
 

@@ -1,0 +1,108 @@
+"""The network that the options ask for."""
+
+import timm
+import torchvision
+from torch import nn
+
+from brevitas_multiquant import multiquantize
+from brevitas_multiquant.core.float_model import ModelSource
+from brevitas_multiquant.recipes.errors import OptionError
+from brevitas_multiquant.recipes.network.float_baseline import FloatBaseline
+from brevitas_multiquant.recipes.network.initial import load_initial, require_file
+from brevitas_multiquant.recipes.network.multi_branch import IMAGE_CHANNELS, MultiBranch
+from brevitas_multiquant.recipes.network.trainee import Trainee
+from brevitas_multiquant.recipes.options.model import ModelOptions
+
+
+def model_source(options: ModelOptions, num_classes: int) -> ModelSource:
+    """Library, name and arguments of the float model that the options ask for.
+
+    Raises:
+        OptionError: arguments that other options or the images decide.
+    """
+    given = dict(options.model_kwargs)
+    if "num_classes" in given:
+        raise OptionError(
+            f"--model-kwargs num_classes={given['num_classes']}: expected it as --num-classes"
+        )
+    if given.get("in_chans", IMAGE_CHANNELS) != IMAGE_CHANNELS:
+        raise OptionError(
+            f"--model-kwargs in_chans={given['in_chans']}: expected {IMAGE_CHANNELS}, the channels "
+            "of the images that the recipes read, grey ones too"
+        )
+    kwargs = {**given, "num_classes": num_classes}
+    for prefix in ("tv:", "torchvision:", "torchvision/"):
+        if options.model.startswith(prefix):
+            return ModelSource("torchvision", options.model.removeprefix(prefix), kwargs)
+    return ModelSource("timm", options.model.removeprefix("timm/"), kwargs)
+
+
+def create_float_model(source: ModelSource, pretrained: bool, checkpoint: str | None) -> nn.Module:
+    """The float model, with published weights or those of a file where asked for.
+
+    Raises:
+        OptionError: an unknown model, or arguments or weights that it does not take.
+        MissingFileError: no such checkpoint.
+    """
+    if checkpoint is not None:
+        require_file(checkpoint)
+    try:
+        source.check()
+        if not pretrained:
+            model = source.build()
+        elif source.library == "torchvision":
+            model = torchvision.models.get_model(source.name, weights="DEFAULT", **source.kwargs)
+        else:
+            model = timm.create_model(source.name, pretrained=True, **source.kwargs)
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise OptionError(
+            f"--model {source.name}: {source.library} cannot create it with {source.kwargs}"
+            f"{' and published weights' if pretrained else ''}: {error}"
+        ) from error
+    if checkpoint is not None:
+        load_initial(model, checkpoint)
+    return model
+
+
+def create_network(options: ModelOptions, num_classes: int, img_size: int, seed: int) -> Trainee:
+    """The network to train: multi-branch, or with ``--float`` the float model itself."""
+    source = model_source(options, num_classes)
+    model = create_float_model(source, options.pretrained, options.initial_checkpoint)
+    if options.float:
+        return FloatBaseline(model)
+    return MultiBranch(
+        multiquantize(
+            model,
+            options.bits,
+            profile=options.profile,
+            selection=options.selection,
+            merge=options.merge,
+            weights=options.weights,
+            branch_init=options.branch_init or ("copy" if options.trained else "shuffle"),
+            head=options.head,
+            input_shape=(1, IMAGE_CHANNELS, img_size, img_size),
+            source=source,
+            seed=seed,
+        )
+    )
+
+
+def choose_num_classes(asked: int | None, found: int) -> int:
+    """``--num-classes`` where asked, or as many as the training images have.
+
+    Raises:
+        OptionError: fewer asked for than the images have, a single one, or none known.
+    """
+    if (asked or found) == 1:
+        raise OptionError(
+            "--num-classes: expected two classes or more, got 1: the cross entropy of a single "
+            "output is 0 whatever the network does"
+        )
+    if asked is None and found == 0:
+        raise OptionError("--num-classes: this data set does not tell its classes; give the number")
+    if asked is not None and asked < found:
+        raise OptionError(
+            f"--num-classes: expected at least the {found} classes of the training images, "
+            f"got {asked}"
+        )
+    return asked or found

@@ -1,0 +1,96 @@
+"""The multi-branch network, trained by in-place distillation and written packed."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from brevitas_multiquant import (
+    InPlaceDistillation,
+    MultiQuantNet,
+    calibrate,
+    cost,
+    reestimate_norms,
+    save_packed,
+)
+from brevitas_multiquant.recipes.network import health
+from brevitas_multiquant.recipes.network.trainee import Batches, Trainee
+from brevitas_multiquant.recipes.network.training_forwards import Forwards, training_forwards
+from brevitas_multiquant.recipes.options.training import ObjectiveOptions
+from brevitas_multiquant.training.norm_statistics import norms_of
+
+IMAGE_CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class MultiBranch(Trainee):
+    """A `MultiQuantNet`."""
+
+    module: MultiQuantNet
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """The candidates."""
+        return self.module.bits
+
+    @property
+    def active_bits(self) -> int:
+        """The one that is active."""
+        return self.module.active_bits
+
+    def at_bits(self, bits: int) -> AbstractContextManager[Any]:
+        """Inside the block this one is active."""
+        return self.module.at_bits(bits)
+
+    @property
+    def description(self) -> str:
+        """Bit-widths, profile and weights."""
+        config = self.module.config
+        bits = ", ".join(map(str, self.bits))
+        return f"{bits} bits, profile {config.profile}, weights {config.weights}"
+
+    def model_parameters(self) -> Iterator[nn.Parameter]:
+        """All but the ranges."""
+        return self.module.model_parameters()
+
+    def range_parameters(self) -> Iterator[nn.Parameter]:
+        """The learned ranges of weights and activations."""
+        return self.module.range_parameters()
+
+    def calibrate(self, batches: Batches) -> None:
+        """Set the ranges from one batch."""
+        calibrate(self.module, batches, batches=1)
+
+    def task(self, criterion: nn.Module, options: ObjectiveOptions) -> InPlaceDistillation:
+        """The largest bit-width teaches the others."""
+        return InPlaceDistillation(
+            self.module,
+            loss=options.distill_loss,
+            distill=not options.no_distill,
+            criterion=criterion,
+        )
+
+    def training_forwards(self, compiled: bool, recompute: bool) -> Forwards:
+        """The network compiled, or its branches recomputed in the backward, or both."""
+        return training_forwards(self.module, compiled, recompute)
+
+    def reestimate_norms(self, batches: Batches, count: int) -> list[nn.Module]:
+        """Those of each bit-width, by running it."""
+        reestimate_norms(self.module, batches, batches=count)
+        return [norm for bits in self.bits for norm in norms_of(self.module, bits)]
+
+    def dead_branches(self, batches: Batches) -> list[str]:
+        """As ``branches.1 at 2 bits``."""
+        images, _ = next(iter(batches))
+        return health.dead_branches(self.module, images)
+
+    def costs(self, img_size: int) -> Mapping[int, Any]:
+        """For square images."""
+        return cost(self.module, (1, IMAGE_CHANNELS, img_size, img_size))
+
+    def save(self, path: Path) -> None:
+        """Packed."""
+        save_packed(self.module, path)

@@ -1,0 +1,79 @@
+"""All options of an evaluation: the packed network, and the images to score it on."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from brevitas_multiquant.recipes.errors import MissingFileError, OptionError
+from brevitas_multiquant.recipes.options.data import DataOptions
+from brevitas_multiquant.recipes.options.execution import DeviceOptions
+from brevitas_multiquant.recipes.options.option import taken
+from brevitas_multiquant.recipes.options.train import add_config_option, add_group, parse
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """The options of an evaluation; ``data.dataset`` is None where nobody named any data."""
+
+    packed: str
+    bits: list[int] | None
+    data: DataOptions
+    device: DeviceOptions
+
+    def check_named(self) -> None:
+        """Check that somebody said which images to score on: a network is for one data set.
+
+        Raises:
+            OptionError: nobody did, or it does not go with other options.
+        """
+        if self.data.dataset is None:
+            raise OptionError(
+                f"--dataset: expected the data to score {self.packed} on, got none, here or in "
+                f"{Path(self.packed).parent / 'args.yaml'}: give --data-dir DIR, or --dataset NAME "
+                "as digits or cifar10"
+            )
+        self.data.check_source()
+
+
+def evaluate_parser() -> argparse.ArgumentParser:
+    """All options of ``recipes/evaluate.py``."""
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py",
+        description="Top-1 a bit-width. The data options default to those of the training run, "
+        "read from args.yaml beside the packed file; without it name the data.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("packed", metavar="PACKED.safetensors")
+    parser.add_argument("--bits", type=int, nargs="+", metavar="B", help="default: all")
+    add_config_option(parser)
+    add_group(parser, "data", DataOptions, DeviceOptions)
+    parser.set_defaults(img_size=None)  # that of the network
+    return parser
+
+
+def parse_evaluate(argv: Sequence[str] | None = None) -> EvaluateOptions:
+    """Parse the options, over those saved beside the packed file where there are any.
+
+    Images are normalised as they were in training, whatever they are now.
+
+    Raises:
+        MissingFileError: there is no packed file.
+        OptionError: as `brevitas_multiquant.recipes.options.train.parse` does.
+    """
+    parser = evaluate_parser()
+    own = parser.parse_args(argv)
+    packed = Path(own.packed)
+    if not packed.is_file():
+        raise MissingFileError(f"expected a packed network at {packed}, found none")
+    saved = packed.parent / "args.yaml"
+    below = saved if saved.is_file() else None
+    parsed = parse(parser, argv, below=below)
+    data = taken(DataOptions, parsed)
+    if below is not None:
+        trained = taken(DataOptions, parse(parser, [str(packed)], below=below))
+        mean, std = trained.normalisation
+        data = replace(data, mean=data.mean or list(mean), std=data.std or list(std))
+    if (own.dataset, own.data_dir) != (None, None) and own.num_classes is None:
+        data = replace(data, num_classes=None)  # of the data of the training run
+    return EvaluateOptions(own.packed, parsed.bits, data, taken(DeviceOptions, parsed))

@@ -1,0 +1,62 @@
+"""How to train: optimizers and their schedules, targets, a moving average, the objective."""
+
+from dataclasses import dataclass
+
+from brevitas_multiquant.recipes.options.option import option
+from brevitas_multiquant.recipes.options.types import (
+    fraction,
+    not_negative,
+    number_from_zero,
+    positive,
+    positive_number,
+)
+
+
+@dataclass(frozen=True)
+class OptimisationOptions:
+    """Optimizers, and their learning rates over the epochs."""
+
+    epochs: int = option(200, positive)
+    lr: float = option(0.1, positive_number, "SGD, all parameters but the ranges")
+    momentum: float = option(0.9, fraction)
+    weight_decay: float = option(1e-4, number_from_zero)
+    range_lr: float = option(1e-4, positive_number, "Adam without decay, the ranges")
+    sched: str = option("cosine", choices=["cosine", "step"])
+    sched_on_updates: bool = option(False, help="change the rate at every step")
+    decay_milestones: list[int] = option([100, 150], positive, "epochs, for step", nargs="+")
+    decay_rate: float = option(0.1, positive_number, "factor at each milestone")
+    warmup_epochs: int = option(0, not_negative)
+    min_lr: float = option(0.0, number_from_zero, "last rate of the cosine")
+
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """What labels become: smoothed, or mixed with the images they belong to."""
+
+    smoothing: float = option(0.0, fraction, "label smoothing")
+    mixup: float = option(0.0, number_from_zero, "0: none", metavar="ALPHA")
+    cutmix: float = option(0.0, number_from_zero, "0: none", metavar="ALPHA")
+    mixup_off_epoch: int = option(0, not_negative, "none from here on", metavar="N")
+
+
+@dataclass(frozen=True)
+class AverageOptions:
+    """A moving average of the network."""
+
+    model_ema: bool = option(False, help="evaluate and keep a moving average")
+    model_ema_decay: float = option(0.9998, fraction)
+    model_ema_warmup: bool = option(False, help="average over fewer steps at the start")
+
+
+@dataclass(frozen=True)
+class ObjectiveOptions:
+    """What bit-widths learn, and when."""
+
+    no_distill: bool = option(False, help="cross-entropy only, at every bit-width")
+    distill_loss: str = option("sum", choices=["sum", "halved"], help="CE + KD or its half")
+    bits_per_step: float | None = option(
+        type=positive_number, metavar="N", help="that run, on average"
+    )
+    norm_batches: int | None = option(
+        type=not_negative, metavar="N", help="renew norms before evaluation"
+    )
