@@ -160,7 +160,7 @@ def test_two_sets_of_weights_are_refused(tmp_path):
     argv = ["-c", str(config), "--initial-checkpoint", "weights.pth"]
     with pytest.raises(OptionError, match=r"--initial-checkpoint weights\.pth: .*--no-pretrained"):
         parse_train(argv)
-    assert not parse_train([*argv, "--no-pretrained"]).pretrained
+    assert not parse_train([*argv, "--no-pretrained"]).model.pretrained
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ class TestRun:
         assert len(rows_of(tmp_path)) == 1
         stale = {path.name for path in folder.iterdir() if b"former run" in path.read_bytes()}
         assert stale == {"notes.txt"}
-        assert not parse_train(["-c", str(folder / "args.yaml")]).overwrite
+        assert not parse_train(["-c", str(folder / "args.yaml")]).output.overwrite
 
     def test_float_baseline_becomes_an_initial_checkpoint(self, tmp_path):
         accuracy = train.train(parse_train(tiny(tmp_path, "--float", "--epochs", "1")))
