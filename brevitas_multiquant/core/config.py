@@ -1,20 +1,16 @@
-"""The configuration of a multi-branch network: frozen, validated, versioned."""
+"""The configuration: frozen, validated, versioned. Each option is written here, once."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from brevitas_multiquant.core.grids import WEIGHT_FORMATS, WeightFormat
-from brevitas_multiquant.core.selection import Selection, check_bits, resolve_selection
+from brevitas_multiquant.core.method import METHODS, method_named
+from brevitas_multiquant.core.selection import Selection, check_bits
 from brevitas_multiquant.errors import ConfigError
 
 CONFIG_VERSION = 1
-PROFILES = ("paper", "finn")
-MERGES = ("mean", "sum")
-HALF_WIDTHS = ("macs", "channels")
-BRANCH_INITS = ("copy", "shuffle")
-_CHOICES = ("profile", "merge")
-_LATER = {"half_width": "macs", "weights": "odd"}  # what files hold that were written without them
+DEFAULT_SELECTION = "amortized"
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -27,9 +23,23 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ConfigError(f"{name}: expected one of {list(choices)}, got {value!r}")
 
 
+def option(
+    help: str, choices: Iterable[str] = (), *, later: bool = False, unwritten: bool = False
+) -> dict[str, Any]:
+    """What files and command lines need to know of a field of `MultiQuantConfig`: its metadata.
+
+    Args:
+        help: for a command line.
+        choices: what it may be; none: what the class checks itself.
+        later: files of before it was there have the default.
+        unwritten: files leave the default out.
+    """
+    return {"help": help, "choices": tuple(choices), "later": later, "unwritten": unwritten}
+
+
 @dataclass(frozen=True)
 class MultiQuantConfig:
-    """What a multi-branch network is, apart from its weights.
+    """What a network of run-time bit-widths is, apart from its weights.
 
     Args:
         bits: candidate bit-widths, ascending.
@@ -40,6 +50,7 @@ class MultiQuantConfig:
         half_width: how wide the half branch of odd bit-widths is: ``"macs"``, the widest that costs
             at most half of a branch; ``"channels"``, half of the channels.
         weights: name of the branches' `WeightFormat`: ``"odd"``, ``"int2"`` or ``"ternary"``.
+        method: name of a row of `METHODS`.
 
     Raises:
         BitWidthError, SelectionError, ConfigError: a value outside its range.
@@ -50,20 +61,33 @@ class MultiQuantConfig:
         True
     """
 
-    bits: tuple[int, ...]
-    selection: Selection
-    profile: str = "paper"
-    merge: str = "mean"
-    half_width: str = "macs"
-    weights: str = "odd"
+    bits: tuple[int, ...] = field(default=(2, 4, 6, 8), metadata=option("candidate bit-widths"))
+    selection: Selection = field(
+        default=DEFAULT_SELECTION,  # type: ignore[arg-type]
+        metadata=option("amortized, serial or a mapping to branches"),
+    )
+    profile: str = field(default="paper", metadata=option("finn: for FPGAs", ("paper", "finn")))
+    merge: str = field(default="mean", metadata=option("of the branch outputs", ("mean", "sum")))
+    half_width: str = field(
+        default="macs",
+        metadata=option("of half branches, for odd bits", ("macs", "channels"), later=True),
+    )
+    weights: str = field(
+        default="odd", metadata=option("integers of the branches", WEIGHT_FORMATS, later=True)
+    )
+    method: str = field(
+        default="multiquant",
+        metadata=option("how bit-widths are trained", METHODS, later=True, unwritten=True),
+    )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "bits", check_bits(self.bits))
-        object.__setattr__(self, "selection", resolve_selection(self.selection, self.bits))
-        check_choice("profile", self.profile, PROFILES)
-        check_choice("merge", self.merge, MERGES)
-        check_choice("half_width", self.half_width, HALF_WIDTHS)
-        check_choice("weights", self.weights, tuple(WEIGHT_FORMATS))
+        bits = check_bits(self.bits)
+        object.__setattr__(self, "bits", bits)
+        resolved = method_named(self.method).topology.resolve(self.selection, bits)
+        object.__setattr__(self, "selection", resolved)
+        for one in OPTIONS:
+            if one.metadata["choices"]:
+                check_choice(one.name, getattr(self, one.name), one.metadata["choices"])
 
     @property
     def weight_format(self) -> WeightFormat:
@@ -74,28 +98,63 @@ class MultiQuantConfig:
     def create(
         cls,
         bits: Sequence[int],
-        selection: str | Mapping[int, Sequence[int]] = "amortized",
-        profile: str = "paper",
-        merge: str = "mean",
-        half_width: str = "macs",
-        weights: str = "odd",
+        selection: str | Mapping[int, Sequence[int]] = DEFAULT_SELECTION,
+        *values: str,
+        **options: str,
     ) -> "MultiQuantConfig":
-        """A configuration from what a user writes: any order of bits, a strategy's name."""
-        checked = check_bits(bits)
-        resolved = resolve_selection(selection, checked)
-        return cls(checked, resolved, profile, merge, half_width, weights)
+        """A configuration from what a user writes: any order of bits, a strategy's name.
+
+        Args:
+            bits: candidate bit-widths.
+            selection: a strategy's name, or a mapping.
+            *values: the other options, in the order of the class.
+            **options: the other options.
+        """
+        return cls(bits, selection, *values, **options)  # type: ignore[arg-type]
+
+    @classmethod
+    def agreed(cls, config: "MultiQuantConfig | None", **asked: Any) -> "MultiQuantConfig":
+        """One configuration from a whole one, from single options, or from both if they agree.
+
+        Args:
+            config: a whole one.
+            **asked: single options; None was not asked for.
+
+        Raises:
+            ConfigError: not a configuration, or an option that is another one there.
+
+        Example:
+            >>> MultiQuantConfig.agreed(None, bits=[4, 2], merge="sum", profile=None).merge
+            'sum'
+        """
+        given = {name: value for name, value in asked.items() if value is not None}
+        if config is None:
+            return cls(**given)
+        if not isinstance(config, cls):
+            raise ConfigError(
+                f"config: expected a {cls.__name__}, got {type(config).__name__}: "
+                f"{cls.__name__}.create(bits, ...) makes one"
+            )
+        alone = cls(**{"bits": config.bits, "method": config.method, **given})
+        for name in given:
+            here, there = getattr(alone, name), getattr(config, name)
+            if here != there:
+                raise ConfigError(
+                    f"{name}: expected it as an option or in config, got {here!r} as an option and "
+                    f"{there!r} in config: leave one out"
+                )
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON and YAML can hold, with the configuration's version."""
-        return {
-            "version": CONFIG_VERSION,
-            "bits": list(self.bits),
-            "selection": {str(bit): list(chosen) for bit, chosen in self.selection.items()},
-            "profile": self.profile,
-            "merge": self.merge,
-            "half_width": self.half_width,
-            "weights": self.weights,
+        values = {
+            one.name: getattr(self, one.name)
+            for one in OPTIONS
+            if not (one.metadata["unwritten"] and getattr(self, one.name) == one.default)
         }
+        values["bits"] = list(self.bits)
+        values["selection"] = {str(bit): list(chosen) for bit, chosen in self.selection.items()}
+        return {"version": CONFIG_VERSION, **values}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "MultiQuantConfig":
@@ -104,23 +163,53 @@ class MultiQuantConfig:
         Raises:
             ConfigError: another version, or keys missing or unknown.
         """
-        expected = {"version", "bits", "selection", *_CHOICES, *_LATER}
-        data = {**_LATER, **data} if isinstance(data, Mapping) else data
-        if not isinstance(data, Mapping) or set(data) != expected:
+        later = {one.name: one.default for one in OPTIONS if one.metadata["later"]}
+        expected = {"version", *(one.name for one in OPTIONS)}
+        values = {**later, **data} if isinstance(data, Mapping) else data
+        if not isinstance(values, dict) or set(values) != expected:
             raise ConfigError(f"configuration: expected the keys {sorted(expected)}, got {data!r}")
-        if data["version"] != CONFIG_VERSION:
+        version = values.pop("version")
+        if version != CONFIG_VERSION:
             raise ConfigError(
-                f"configuration: expected version {CONFIG_VERSION}, got {data['version']!r}; "
+                f"configuration: expected version {CONFIG_VERSION}, got {version!r}; "
                 "install the release of brevitas_multiquant that wrote it"
             )
         try:
-            selection = {
+            values["selection"] = {
                 int(bit) if isinstance(bit, str) else bit: tuple(chosen)
-                for bit, chosen in data["selection"].items()
+                for bit, chosen in values["selection"].items()
             }
         except (AttributeError, TypeError, ValueError):
             raise ConfigError(
                 f"configuration: expected selection to map bit-widths to lists of branches, "
-                f"got {data['selection']!r}"
+                f"got {values['selection']!r}"
             ) from None
-        return cls(data["bits"], selection, **{name: data[name] for name in (*_CHOICES, *_LATER)})
+        return cls(**values)
+
+
+OPTIONS: tuple[Field[Any], ...] = fields(MultiQuantConfig)
+"""Of `MultiQuantConfig`, in order, each with the metadata of `option`."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How a network is built, beside what it is.
+
+    Args:
+        branch_init: ``"copy"``: each branch has the model's weights; ``"shuffle"``: each but the
+            first a permutation of them.
+        stem: module that ends the stem.
+        head: module that starts the head.
+        seed: of the permutations.
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    branch_init: str = "copy"
+    stem: str | None = None
+    head: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("branch_init", self.branch_init, ("copy", "shuffle"))

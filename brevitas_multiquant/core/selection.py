@@ -1,6 +1,8 @@
 """Which branches run at which bit-width: pure arithmetic, no tensors (paper, section 3.4)."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 from numbers import Integral
 
 from brevitas_multiquant.errors import BitWidthError, SelectionError
@@ -11,11 +13,32 @@ BRANCH_BITS = 2
 MIN_BITS, MAX_BITS = 2, 16
 
 Selection = dict[int, tuple[int, ...]]
-"""Bit-width -> indices (from 0) of the branches that run: ascending, the half one last.
+"""Bit-width -> indices (from 0) of the branches that run: what people write and files hold.
 
-A branch carries two bits. At an odd bit-width the last branch listed runs at half of its
-multiply-accumulates, as a channel slice of itself: the *half branch* (paper, section 3.4).
+Each branch carries two bits, the last one listed what is left: at an odd bit-width it runs at half
+of its multiply-accumulates, as a channel slice of itself (paper, section 3.4). Whole branches stand
+in ascending order. `uses_at` says the same with the widths written out.
 """
+
+
+@dataclass(frozen=True)
+class BranchUse:
+    """A branch as it runs at some bit-width.
+
+    Args:
+        index: of the branch, from 0.
+        width: the share of its multiply-accumulates that runs: 1, or 1/2 of a *half branch*.
+
+    Example:
+        >>> print(BranchUse(1), BranchUse(1, Fraction(1, 2)))
+        1 1/2
+    """
+
+    index: int
+    width: Fraction = Fraction(1)
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.width.denominator}".removesuffix("/1")
 
 
 def is_whole(value: object) -> bool:
@@ -78,24 +101,14 @@ def check_bits(bits: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(int(bit) for bit in values))
 
 
-def branches_at(bits: int) -> int:
-    """Branches that run at a bit-width, a half one included: ``b / 2``, rounded up.
-
-    Example:
-        >>> branches_at(4), branches_at(5)
-        (2, 3)
-    """
-    return -(-bits // BRANCH_BITS)
-
-
 def branch_count(bits: Sequence[int]) -> int:
-    """Branches that a candidate list needs: those of its largest bit-width.
+    """Branches that a candidate list needs, those of its largest bit-width: half of it, rounded up.
 
     Example:
-        >>> branch_count([2, 4, 6, 8])
-        4
+        >>> branch_count([2, 4, 6, 8]), branch_count([5])
+        (4, 3)
     """
-    return branches_at(max(bits))
+    return -(-max(bits) // BRANCH_BITS)
 
 
 def amortized(bits: Sequence[int]) -> Selection:
@@ -115,7 +128,7 @@ def amortized(bits: Sequence[int]) -> Selection:
     selection: Selection = {}
     for bit in sorted(bits):
         by_load = sorted(range(len(load)), key=lambda branch: (load[branch], branch))
-        selection[bit] = tuple(sorted(by_load[: branches_at(bit)]))
+        selection[bit] = tuple(sorted(by_load[: branch_count([bit])]))
         for branch in selection[bit]:
             load[branch] += 2.0 ** (-2 * bit)
     return selection
@@ -128,7 +141,7 @@ def serial(bits: Sequence[int]) -> Selection:
         >>> serial([2, 4])
         {2: (0,), 4: (0, 1)}
     """
-    return {bit: tuple(range(branches_at(bit))) for bit in sorted(bits)}
+    return {bit: tuple(range(branch_count([bit]))) for bit in sorted(bits)}
 
 
 STRATEGIES = {"amortized": amortized, "serial": serial}
@@ -180,48 +193,48 @@ def _check_branches(bit: int, listed: Iterable[int], count: int) -> tuple[int, .
     chosen = tuple(listed)
     if not all(map(is_whole, chosen)):
         raise SelectionError(f"selection[{bit}]: expected whole numbers, got {chosen}")
-    if len(set(chosen)) != branches_at(bit) or len(chosen) != branches_at(bit):
+    if len(set(chosen)) != branch_count([bit]) or len(chosen) != branch_count([bit]):
         raise SelectionError(
-            f"selection[{bit}]: expected {branches_at(bit)} distinct branches, got {chosen}"
+            f"selection[{bit}]: expected {branch_count([bit])} distinct branches, got {chosen}"
         )
     if not set(chosen) <= set(range(count)):
         raise SelectionError(
             f"selection[{bit}]: expected branch indices 0 to {count - 1}, got {chosen}"
         )
-    whole = branches_at(bit) - bit % BRANCH_BITS
-    first, last = chosen[:whole], chosen[whole:]
-    return (*sorted(int(branch) for branch in first), *(int(branch) for branch in last))
+    branches = [int(branch) for branch in chosen]
+    whole = [use.index for use in _uses(bit, branches) if use.width == 1]
+    return (*sorted(whole), *branches[len(whole) :])
 
 
-def half_branch(selection: Selection, bits: int) -> int | None:
-    """The branch that runs as half of itself at a bit-width: the last one where it is odd.
-
-    Example:
-        >>> half_branch(amortized([2, 3, 4]), 3), half_branch(amortized([2, 3, 4]), 4)
-        (1, None)
-    """
-    return selection[bits][-1] if bits % BRANCH_BITS else None
-
-
-def whole_bits(selection: Selection, branch: int) -> tuple[int, ...]:
-    """Bit-widths at which a branch runs whole, ascending.
-
-    Example:
-        >>> whole_bits(amortized([2, 4, 6, 8]), 0)
-        (2, 8)
-    """
+def _uses(bits: int, branches: Sequence[int]) -> tuple[BranchUse, ...]:
+    carried = Fraction(bits, BRANCH_BITS)
     return tuple(
-        bits
-        for bits, chosen in selection.items()
-        if branch in chosen and half_branch(selection, bits) != branch
+        BranchUse(index, min(Fraction(1), carried - place)) for place, index in enumerate(branches)
     )
 
 
-def half_bits(selection: Selection, branch: int) -> tuple[int, ...]:
-    """Bit-widths at which a branch runs as half of itself, ascending.
+def uses_at(selection: Mapping[int, Sequence[int]], bits: int) -> tuple[BranchUse, ...]:
+    """The branches that run at a bit-width, each with its width.
 
     Example:
-        >>> half_bits(amortized([2, 3, 4]), 1)
-        (3,)
+        >>> print(*uses_at(amortized([2, 3, 4]), 3))
+        0 1/2
     """
-    return tuple(bits for bits in selection if half_branch(selection, bits) == branch)
+    return _uses(bits, selection[bits])
+
+
+def bits_of_uses(selection: Mapping[int, Sequence[int]]) -> dict[BranchUse, tuple[int, ...]]:
+    """Every use of every branch, by index, the widest first -> the bit-widths at which it runs.
+
+    Example:
+        >>> for use, bits in bits_of_uses(amortized([2, 3, 4])).items():
+        ...     print(use, bits)
+        0 (2, 3, 4)
+        1 (4,)
+        1/2 (3,)
+    """
+    found: dict[BranchUse, tuple[int, ...]] = {}
+    for bits in sorted(selection):
+        for use in uses_at(selection, bits):
+            found[use] = (*found.get(use, ()), bits)
+    return dict(sorted(found.items(), key=lambda item: (item[0].index, -item[0].width)))

@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from brevitas_multiquant.core.power_of_two import EDGE_BITS
-from brevitas_multiquant.core.selection import BRANCH_BITS, half_branch
+from brevitas_multiquant.core.selection import BRANCH_BITS, bits_of_uses, uses_at
 from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.nn.given import given_network
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
@@ -74,7 +75,7 @@ class Cost(dict[int, BitWidthCost]):
         header += f"{'8-bit MMACs':>13}" if edges else ""
         lines = [header + f"{'float MMACs':>13}{'GBitOPs':>10}{'MB':>9}"]
         for bits, cost in self.items():
-            branches = ",".join(map(str, cost.branches)) + ("/2" if bits % BRANCH_BITS else "")
+            branches = ",".join(map(str, uses_at({bits: cost.branches}, bits)))
             line = f"{bits:>4}  {branches:<12}{cost.macs / 1e6:>10.1f}"
             line += f"{cost.edge_macs / 1e6:>13.1f}" if edges else ""
             line += f"{cost.float_macs / 1e6:>13.1f}{cost.bitops / 1e9:>10.2f}"
@@ -127,39 +128,29 @@ def cost(net: MultiQuantNet, input_shape: tuple[int, ...] | None = None) -> Cost
         ) from error
     costs = {}
     for bits, branches in net.selection.items():
-        macs = sum((branch_macs[is_narrow] for is_narrow in _narrow(net, bits)), shared_macs)
+        macs = sum((branch_macs[u.width] for u in uses_at(net.selection, bits)), shared_macs)
         code, edge, float_ = (macs[own] for own in (BRANCH_BITS, EDGE_BITS, FLOAT_BITS))
         bitops = code * BRANCH_BITS * bits + edge * EDGE_BITS * EDGE_BITS
         costs[bits] = BitWidthCost(code, float_, bitops, _bytes(net, (bits,)), branches, edge)
     return Cost(costs, _bytes(net, net.bits), _float_bytes(net), _file_bytes(net))
 
 
-def _narrow(net: MultiQuantNet, bits: int) -> list[bool]:
-    """For each branch that runs at a bit-width, whether it is a half one."""
-    half = half_branch(net.selection, bits)
-    return [index == half for index in net.selection[bits]]
-
-
 Macs = Counter[int]
 """Bits of a weight -> multiply-accumulates of layers with such weights."""
 
 
-def _macs(net: MultiQuantNet, shape: tuple[int, ...]) -> tuple[dict[bool, Macs], Macs]:
-    """MACs per image of a whole and of a half branch (by ``is half``), and of stem and head."""
+def _macs(net: MultiQuantNet, shape: tuple[int, ...]) -> tuple[dict[Fraction, Macs], Macs]:
+    """MACs per image of a branch by its width, and of stem and head."""
     net = net.view().eval()  # modes, hooks and bit-width are its own
-    runs = {
-        is_half: (bits, branch)
-        for bits in net.bits
-        for is_half, branch in zip(_narrow(net, bits), net.branches_at(bits), strict=True)
-    }
+    runs = {use.width: (bits[0], use) for use, bits in bits_of_uses(net.selection).items()}
     parameter = next(net.parameters())
     image = torch.zeros((1, *shape[1:]), device=device_of(net), dtype=parameter.dtype)
     with torch.no_grad(), net.floating():
         features, stem = _counted(net.stem, image)
         branches = {}
-        for is_half, (bits, branch) in runs.items():
+        for width, (bits, use) in runs.items():
             with net.at_bits(bits):
-                merged, branches[is_half] = _counted(branch, features)
+                merged, branches[width] = _counted(net.branch_of(use), features)
         _, head = _counted(net.head, merged)
     return branches, stem + head
 

@@ -3,21 +3,23 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 
 from torch import fx, nn
 
-from brevitas_multiquant.core.config import BRANCH_INITS, MultiQuantConfig, check_choice
+from brevitas_multiquant.core.config import BuildOptions, MultiQuantConfig
 from brevitas_multiquant.core.float_model import ModelSource, infer_input_shape, infer_source
 from brevitas_multiquant.core.paused_collector import collector_paused
 from brevitas_multiquant.core.precision import ActiveBits
-from brevitas_multiquant.core.selection import BRANCH_BITS, branch_count, half_bits, whole_bits
+from brevitas_multiquant.core.selection import bits_of_uses
 from brevitas_multiquant.errors import (
     ConfigError,
     SelfCheckError,
     UnsupportedModelError,
     UntracedWarning,
 )
+from brevitas_multiquant.methods.catalogue import fittings
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.nn.stored import layout_of
 from brevitas_multiquant.profiles.finn.passes import quantize_for_finn
@@ -42,13 +44,15 @@ from brevitas_multiquant.rewrite.plan import Plan, make_plan
 
 def multiquantize(
     model: nn.Module,
-    bits: Sequence[int] = (2, 4, 6, 8),
+    bits: Sequence[int] | None = None,
     *,
-    profile: str = "paper",
-    selection: str | Mapping[int, Sequence[int]] = "amortized",
-    merge: str = "mean",
-    half_width: str = "macs",
-    weights: str = "odd",
+    config: MultiQuantConfig | None = None,
+    method: str | None = None,
+    profile: str | None = None,
+    selection: str | Mapping[int, Sequence[int]] | None = None,
+    merge: str | None = None,
+    half_width: str | None = None,
+    weights: str | None = None,
     branch_init: str = "copy",
     stem: str | None = None,
     head: str | None = None,
@@ -68,15 +72,20 @@ def multiquantize(
 
     Args:
         model: classification CNN: images (N, C, H, W) -> logits (N, classes).
-        bits: candidate bit-widths from 2 to 16.
-        profile: ``"paper"``: stem, residual path and classifier stay float. ``"finn"``: they are
-            quantized too, as FPGAs need it (docs/finn.md).
-        selection: ``"amortized"`` (section 3.4), ``"serial"``, or bit-width -> branch indices.
-        merge: ``"mean"`` of the branch outputs as in the published code, or ``"sum"`` (eq. 6).
-        half_width: of the half branch: ``"macs"``, the widest that costs at most half of a branch's
-            multiply-accumulates; ``"channels"``, half of the channels.
-        weights: which integers the branches' weights are: ``"odd"``, the paper's -3, -1, 1, 3;
-            ``"int2"``, -2 to 1, and ``"ternary"``, -1 to 1, take two bits in hardware, not three.
+        bits: candidate bit-widths from 2 to 16; default 2, 4, 6, 8.
+        config: bits and the options up to ``weights`` as one object, instead of one by one.
+        method: how bit-widths are trained and run: ``"multiquant"``.
+        profile: ``"paper"`` (default): stem, residual path and classifier stay float. ``"finn"``:
+            they are quantized too, as FPGAs need it (docs/finn.md).
+        selection: ``"amortized"`` (section 3.4, default), ``"serial"``, or bit-width -> branch
+            indices.
+        merge: ``"mean"`` of the branch outputs as in the published code (default), or ``"sum"``
+            (eq. 6).
+        half_width: of the half branch: ``"macs"`` (default), the widest that costs at most half of
+            a branch's multiply-accumulates; ``"channels"``, half of the channels.
+        weights: which integers the branches' weights are: ``"odd"`` (default), the paper's -3, -1,
+            1, 3; ``"int2"``, -2 to 1, and ``"ternary"``, -1 to 1, take two bits in hardware, not
+            three.
         branch_init: ``"copy"``: each branch starts from the model's weights, with weight ranges
             2% apart, since branches equal in both would stay equal for ever. ``"shuffle"``, for
             training from scratch: each but the first from a seeded permutation of the weights.
@@ -97,7 +106,8 @@ def multiquantize(
         norm that was frozen still is), active at ``max(bits)``.
 
     Raises:
-        BitWidthError, SelectionError, ConfigError: an option outside its range.
+        BitWidthError, SelectionError, ConfigError: an option outside its range, or another one
+            than in ``config``.
         TraceError: the forward cannot be traced, or does not run on ``input_shape``.
         UnsupportedModelError: not a CNN, or one of an unsupported kind; lists every reason.
         SelfCheckError: the branch differs from the original.
@@ -110,14 +120,23 @@ def multiquantize(
         >>> net(torch.rand(2, 3, 64, 64)).shape
         torch.Size([2, 10])
     """
-    config = MultiQuantConfig.create(bits, selection, profile, merge, half_width, weights)
-    check_choice("branch_init", branch_init, BRANCH_INITS)
+    config = MultiQuantConfig.agreed(
+        config,
+        bits=bits,
+        method=method,
+        profile=profile,
+        selection=selection,
+        merge=merge,
+        half_width=half_width,
+        weights=weights,
+    )
+    options = BuildOptions(branch_init, stem, head, seed)
     checked_shape = _checked_shape(input_shape)
     intake = take_in(model)
     model = intake.model
     shape = checked_shape or infer_input_shape(model)
 
-    build = partial(_build, model, config, shape, branch_init, stem, head, seed)
+    build = partial(_build, model, config, options, shape)
     with collector_paused(), training_flags_kept(model):
         kept = _checked_names(keep, model)
         net = _checked(build, kept, model, shape) if check else build(kept)
@@ -168,35 +187,31 @@ def _checked(
 def _build(
     model: nn.Module,
     config: MultiQuantConfig,
+    options: BuildOptions,
     shape: tuple[int, ...],
-    branch_init: str,
-    stem: str | None,
-    head: str | None,
-    seed: int,
     kept: Mapping[str, str],
 ) -> MultiQuantNet:
     """Trace, plan, build and swap; the traced copy is gone when this returns."""
     modes = modes_of(model)
     traced = trace(model, shape, kept)
-    plan = make_plan(traced, type(model).__name__, stem, head)
+    plan = make_plan(traced, type(model).__name__, options.stem, options.head)
     _describe_kept(plan, kept)
     active = ActiveBits(max(config.bits))
     float_stem, body, float_head = cut(traced, plan)
-    odd = any(bits % BRANCH_BITS for bits in config.bits)
-    narrow_body = _half_body(body, plan.model, config.half_width) if odd else body
-    build = partial(build_branch, plan=plan, active=active, weight_format=config.weight_format)
-    branches, halves = [], {}
-    for index in range(branch_count(config.bits)):
-        at_whole, at_half = (f(config.selection, index) for f in (whole_bits, half_bits))
-        branch = build(body if at_whole else narrow_body, bits=at_whole or at_half)
-        if branch_init == "copy":
-            spread_weight_ranges(branch, index)
-        elif index > 0:
-            shuffle_weights(branch, seed + index)
-        branches.append(branch)
-        if at_whole and at_half:
-            half = build(narrow_body, bits=at_half)
-            halves[index] = share_parameters(half, branch)
+    uses = bits_of_uses(config.selection)
+    bodies = {width: _body(body, width, plan, config) for width in {use.width for use in uses}}
+    branches: list[fx.GraphModule] = []
+    halves: dict[int, nn.Module] = {}
+    for use, bits in uses.items():  # of each branch the widest first
+        part = build_branch(bodies[use.width], plan, fittings(config, bits, active))
+        if use.index < len(branches):
+            halves[use.index] = share_parameters(part, branches[use.index])
+            continue
+        if options.branch_init == "copy":
+            spread_weight_ranges(part, use.index)
+        elif use.index > 0:
+            shuffle_weights(part, options.seed + use.index)
+        branches.append(part)
     net = MultiQuantNet(
         build_shared(float_stem, active),
         branches,
@@ -217,6 +232,15 @@ def _build(
     return net.to(device_of(model))
 
 
+def _body(
+    body: fx.GraphModule, width: Fraction, plan: Plan, config: MultiQuantConfig
+) -> fx.GraphModule:
+    """The body of branches of a width."""
+    if width == 1:
+        return body
+    return narrow(body, plan_half(body, plan.model, config.half_width), plan.model)
+
+
 def _describe_kept(plan: Plan, kept: Mapping[str, str]) -> None:
     """They have no control flow on data, so that a file can hold what they do in evaluation."""
     plan.opaque = [name for name in plan.opaque if name not in kept]
@@ -225,10 +249,6 @@ def _describe_kept(plan: Plan, kept: Mapping[str, str]) -> None:
         plan.untraced = [note for note in plan.untraced if note not in told]
         plan.notes = [note for note in plan.notes if note not in told]
         plan.notes.insert(0, f"{name} {does}: it stays as it is, its layers are replaced in place")
-
-
-def _half_body(body: fx.GraphModule, model: str, width: str) -> fx.GraphModule:
-    return narrow(body, plan_half(body, model, width), model)
 
 
 def _checked_shape(shape: tuple[int, ...] | None) -> tuple[int, ...] | None:

@@ -1,4 +1,4 @@
-"""The multi-branch network: shared stem, 2-bit branches, shared head."""
+"""The network of every bit-width: stem, branches, head, its modes and its settings."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from brevitas_multiquant.core.config import MultiQuantConfig
 from brevitas_multiquant.core.precision import ActiveBits
-from brevitas_multiquant.core.selection import Selection, half_branch, is_whole
+from brevitas_multiquant.core.selection import is_whole
 from brevitas_multiquant.errors import BitWidthError, PackedFileError
 from brevitas_multiquant.nn.compiled import compiled_by_bits, warn_of_graphs
 from brevitas_multiquant.nn.merge import Merge
 from brevitas_multiquant.nn.modes import restore_fixed
+from brevitas_multiquant.nn.multi_branch import MultiBranch
 from brevitas_multiquant.nn.switchable import ScaleShiftNorm, exact_norm, is_scale_and_shift
 from brevitas_multiquant.nn.twin import twin_of
 from brevitas_multiquant.quant.exact import exact_arithmetic
@@ -22,7 +23,7 @@ from brevitas_multiquant.quant.pickling import reconnect
 from brevitas_multiquant.quant.ranges import LearnedRange
 
 
-class MultiQuantNet(nn.Module):
+class MultiQuantNet(MultiBranch):
     """One network for every candidate bit-width; made by `brevitas_multiquant.multiquantize`.
 
     Args:
@@ -70,8 +71,7 @@ class MultiQuantNet(nn.Module):
     ) -> None:
         super().__init__()
         self.stem = stem
-        self.branches = nn.ModuleList(branches)
-        self.halves = nn.ModuleDict({str(index): half for index, half in halves.items()})
+        self._hold(branches, halves, config.selection)
         self.head = head
         self.merge: nn.Module = Merge(config.merge)
         self.config = config
@@ -89,11 +89,6 @@ class MultiQuantNet(nn.Module):
     def bits(self) -> tuple[int, ...]:
         """Candidate bit-widths, ascending."""
         return self.config.bits
-
-    @property
-    def selection(self) -> Selection:
-        """Bit-width -> indices of the branches that run."""
-        return dict(self.config.selection)
 
     @property
     def active_bits(self) -> int:
@@ -213,20 +208,6 @@ class MultiQuantNet(nn.Module):
             )
         return int(bits)
 
-    def branches_at(self, bits: int) -> list[nn.Module]:
-        """The modules that run at a bit-width, in order: whole branches, then a half one if odd.
-
-        Args:
-            bits: one of `bits`.
-        """
-        half = half_branch(self.config.selection, bits)
-        return [
-            self.halves[str(index)]
-            if index == half and str(index) in self.halves
-            else self.branches[index]
-            for index in self.config.selection[bits]
-        ]
-
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes) of the images (N, C, H, W) at the active bit-width (eq. 6).
 
@@ -236,7 +217,7 @@ class MultiQuantNet(nn.Module):
         if torch.compiler.is_compiling():
             warn_of_graphs(len(self.bits))
         with self._at_one_bit_width(), self._exactly(x.device):
-            return self.head(self.merge(self._run_branches(x)))
+            return self.head(self.merge(self._run_branches(self.stem(x))))
 
     def compile(self, **options: Any) -> None:  # type: ignore[override]
         """Compile the forward in place, once for each bit-width that runs, in either mode.
@@ -290,18 +271,12 @@ class MultiQuantNet(nn.Module):
             ConcurrentUseError: as of `forward`.
         """
         with self._at_one_bit_width():
-            outputs = self._run_branches(x)
-            output_of = dict(zip(self.config.selection[self._active.bits], outputs, strict=True))
+            outputs = self._run_branches(self.stem(x))
             logits = [self.head(self.merge(outputs))]
             for bits in others:
                 with self._active.part_at(bits):
-                    own = [output_of[branch] for branch in self.config.selection[bits]]
-                    logits.append(self.head(self.merge(own)))
+                    logits.append(self.head(self.merge(self._standing_in(outputs, bits))))
             return logits
-
-    def _run_branches(self, x: Tensor) -> list[Tensor]:
-        features = self.stem(x)
-        return [branch(features) for branch in self.branches_at(self._active.bits)]
 
     def range_parameters(self) -> Iterator[nn.Parameter]:
         """The trainable l and u of every quantizer, for an optimizer of their own."""

@@ -1,7 +1,9 @@
-"""One module per bit-width, and norms whose evaluation every executor reproduces."""
+"""One module per bit-width or other key, and norms whose evaluation every executor reproduces."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
+from typing import Any
 
 import torch
 from brevitas.nn import QuantIdentity
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from brevitas_multiquant.core.computed_once import computed_once
+from brevitas_multiquant.core.method import Key
 from brevitas_multiquant.core.precision import ActiveBits
 from brevitas_multiquant.quant.injectors import UintActPerTensorLearnedRange
 
@@ -16,25 +19,54 @@ WITHOUT_FP64 = ("mps",)
 """Types of devices that refuse fp64 tensors."""
 
 
-class Switchable(nn.ModuleDict):
-    """Holds one module per bit-width (keys "2", "4", ...) and runs the active one."""
+def member_name(values: Iterable[int]) -> str:
+    """What a member of a `Switchable` is called, from the values of its key.
 
-    def __init__(self, members: Mapping[int, nn.Module], active: ActiveBits) -> None:
-        super().__init__({str(bits): member for bits, member in members.items()})
+    Example:
+        >>> member_name([4]), member_name([4, 2]), member_name([])
+        ('4', '4_2', 'any')
+    """
+    return "_".join([str(value) for value in values]) or "any"
+
+
+class Switchable(nn.ModuleDict):
+    """Holds one module for each value of a key ("2", "4", ...) and runs the active one.
+
+    Args:
+        members: value of the key -> module; or its `member_name`.
+        active: the network's state.
+        key: attributes of the state that tell which one runs: by default the bit-width.
+    """
+
+    def __init__(
+        self, members: Mapping[Any, nn.Module], active: ActiveBits, key: Key = ("bits",)
+    ) -> None:
+        super().__init__({str(name): member for name, member in members.items()})
         self.active = active
+        self.key = key
 
     def forward(self, x: Tensor) -> Tensor:
         """What the active member makes of ``x``."""
-        return self[str(self.active.bits)](x)
+        return self[member_name([getattr(self.active, part) for part in self.key])](x)
+
+
+def _members(
+    make: Callable[[int], nn.Module], bits: Sequence[int], key: Key
+) -> dict[str, nn.Module]:
+    """A module for every value of a key whose attributes are bit-widths."""
+    values = product(bits, repeat=len(key))
+    return {member_name(one): make(max(one, default=max(bits))) for one in values}
 
 
 class SwitchableQuantizer(Switchable):
     """Activation codes at the active bit-width; nothing while quantizers are off."""
 
     @classmethod
-    def create(cls, bits: Sequence[int], active: ActiveBits) -> "SwitchableQuantizer":
-        """Quantizers with a trainable range for each of ``bits``."""
-        return cls({bit: _activation_quantizer(bit) for bit in bits}, active)
+    def create(
+        cls, bits: Sequence[int], active: ActiveBits, *, key: Key = ("bits",)
+    ) -> "SwitchableQuantizer":
+        """Quantizers with a trainable range for each of ``bits``, or for each value of ``key``."""
+        return cls(_members(_activation_quantizer, bits, key), active, key)
 
     def forward(self, x: Tensor) -> Tensor:
         """Codes of ``x`` in [0, 2**b - 1], same shape."""
@@ -51,9 +83,18 @@ class SwitchableNorm(Switchable):
     """A norm of any kind, copied for each bit-width (switchable batch norm, paper section 4.1)."""
 
     @classmethod
-    def create(cls, norm: nn.Module, bits: Sequence[int], active: ActiveBits) -> "SwitchableNorm":
-        """Copies of ``norm`` for each of ``bits``; ``norm`` is not changed."""
-        return cls({bit: exact_norm(copy.deepcopy(norm), active) for bit in bits}, active)
+    def create(
+        cls,
+        norm: nn.Module,
+        bits: Sequence[int],
+        active: ActiveBits,
+        *,
+        key: Key = ("bits",),
+    ) -> "SwitchableNorm":
+        """Copies of ``norm`` for each of ``bits``, or value of ``key``; it is not changed."""
+        return cls(
+            _members(lambda _: exact_norm(copy.deepcopy(norm), active), bits, key), active, key
+        )
 
 
 def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:

@@ -2,16 +2,17 @@
 
 import copy
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
 
-from brevitas_multiquant.core.grids import WeightFormat
 from brevitas_multiquant.core.precision import ActiveBits
 from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.nn.shared import SharedParameter
-from brevitas_multiquant.nn.switchable import SwitchableNorm, SwitchableQuantizer, exact_norm
-from brevitas_multiquant.quant.layers import WEIGHTED, CodeLayer, code_layer, weight_range
+from brevitas_multiquant.nn.switchable import SwitchableNorm, exact_norm
+from brevitas_multiquant.quant.layers import WEIGHTED, CodeLayer, weight_range
 from brevitas_multiquant.quant.slices import make_slice
 from brevitas_multiquant.rewrite.graph.kinds import is_norm
 from brevitas_multiquant.rewrite.graph.paths import nodes_between
@@ -60,53 +61,55 @@ def build_shared(part: fx.GraphModule, active: ActiveBits) -> fx.GraphModule:
     return part
 
 
-def build_branch(
-    body: fx.GraphModule,
-    plan: Plan,
-    bits: tuple[int, ...],
-    active: ActiveBits,
-    weight_format: WeightFormat,
-) -> fx.GraphModule:
+@dataclass(frozen=True)
+class Fittings:
+    """What a method puts into a body, in place of float modules.
+
+    Args:
+        layer: of a convolution or linear layer, the one with weights of few bits.
+        quantizer: a new activation quantizer.
+        norm: of a norm, the switched one.
+    """
+
+    layer: Callable[[nn.Module], nn.Module]
+    quantizer: Callable[[], nn.Module]
+    norm: Callable[[nn.Module], nn.Module]
+
+
+def build_branch(body: fx.GraphModule, plan: Plan, fittings: Fittings) -> fx.GraphModule:
     """One branch: 2-bit layers, a quantizer for each tensor they read, switchable norms.
 
     Args:
         body: the float body; not changed.
         plan: the rewrite's decisions.
-        bits: the bit-widths at which this branch runs.
-        active: the network's state.
-        weight_format: which integers its weights are.
+        fittings: of the method, for the bit-widths at which this branch runs.
     """
     branch = copy.deepcopy(body, _weights_of_layers(body))
     nodes = {node.name: node for node in branch.graph.nodes}
     for names in plan.sites.values():
-        _insert_quantizer(branch, [nodes[name] for name in names], bits, active)
+        _insert_quantizer(branch, [nodes[name] for name in names], fittings)
     modules = dict(branch.named_modules())
     for name in {str(n.target) for n in branch.graph.nodes if n.op == "call_module"}:
         if isinstance(modules.get(name), WEIGHTED):
-            _swap(branch, name, code_layer(modules[name], active, weight_format))
+            _swap(branch, name, fittings.layer(modules[name]))
         elif is_norm(modules.get(name)):
-            _swap(branch, name, SwitchableNorm.create(modules[name], bits, active))
-    _swap_in_place(branch, plan, bits, active, weight_format)
+            _swap(branch, name, fittings.norm(modules[name]))
+    _swap_in_place(branch, plan, fittings)
     branch.recompile()
     return branch
 
 
 def _weights_of_layers(body: nn.Module) -> dict[int, nn.Parameter]:
-    """Not worth a copy: `code_layer` makes its own."""
+    """Not worth a copy: layers make their own."""
     layers = (module for module in body.modules() if isinstance(module, WEIGHTED))
     return {id(parameter): parameter for layer in layers for parameter in layer.parameters()}
 
 
-def _insert_quantizer(
-    branch: fx.GraphModule,
-    readers: list[fx.Node],
-    bits: tuple[int, ...],
-    active: ActiveBits,
-) -> None:
+def _insert_quantizer(branch: fx.GraphModule, readers: list[fx.Node], fittings: Fittings) -> None:
     target = f"input_quants.{readers[0].target}"
     while _has_submodule(branch, target):  # a layer that is called on several tensors
         target += "_again"
-    branch.add_submodule(target, SwitchableQuantizer.create(bits, active))
+    branch.add_submodule(target, fittings.quantizer())
     source = readers[0].all_input_nodes[0]
     with branch.graph.inserting_after(source):
         quantizer = branch.graph.call_module(target, (source,))
@@ -122,25 +125,18 @@ def _has_submodule(root: nn.Module, name: str) -> bool:
     return True
 
 
-def _swap_in_place(
-    branch: nn.Module,
-    plan: Plan,
-    bits: tuple[int, ...],
-    active: ActiveBits,
-    weight_format: WeightFormat,
-) -> None:
+def _swap_in_place(branch: nn.Module, plan: Plan, fittings: Fittings) -> None:
     """In modules that cannot be traced: each layer with a quantizer of its own, under any name."""
     modules = dict(branch.named_modules(remove_duplicate=False))
     quantized: dict[nn.Module, nn.Module] = {}
     for name in plan.in_place:
         layer = modules[name]
-        quantizer = SwitchableQuantizer.create(bits, active)
-        parts = {"input_quant": quantizer, "layer": code_layer(layer, active, weight_format)}
+        parts = {"input_quant": fittings.quantizer(), "layer": fittings.layer(layer)}
         quantized[layer] = nn.Sequential(OrderedDict(parts))
     for name in plan.norms:
         if isinstance(branch.get_submodule(name), SwitchableNorm):
             continue
-        quantized[modules[name]] = SwitchableNorm.create(modules[name], bits, active)
+        quantized[modules[name]] = fittings.norm(modules[name])
     for name, module in modules.items():
         if module in quantized:
             _swap(branch, name, quantized[module])

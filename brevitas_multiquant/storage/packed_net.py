@@ -185,12 +185,7 @@ def _skeleton(
     with without_memory():
         return multiquantize(
             float_model,
-            config.bits,
-            profile=config.profile,
-            selection=config.selection,
-            merge=config.merge,
-            half_width=config.half_width,
-            weights=config.weights,
+            config=config,
             stem=source.stem,
             head=source.head,
             keep=source.keep,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from brevitas_multiquant.core.selection import uses_at
 from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export.exporter import quiet, readable_ir_version
 from brevitas_multiquant.export.finn.check import branch_names
@@ -125,7 +126,7 @@ def export_finn(
             for bit in chosen:
                 project = staging / f"{bit}b"
                 write_project(project, subnets[bit], graphs[bit], sample, config)
-                text = readme(bit, net.selection[bit], config, missing)
+                text = readme(bit, uses_at(net.selection, bit), config, missing)
                 texts[project] = text + weight_section(graphs[bit])
         for project, text in texts.items():
             if estimating:

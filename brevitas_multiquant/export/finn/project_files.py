@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from brevitas_multiquant.core.selection import BRANCH_BITS, branch_count
+from brevitas_multiquant.core.selection import BranchUse, serial, uses_at
 from brevitas_multiquant.export.finn.integer_graph import HostSide
 
 PROJECT = Path(__file__).parent / "project"
@@ -79,12 +79,14 @@ def host_constants(host: HostSide) -> dict[str, Any]:
     }
 
 
-def readme(bits: int, branches: Sequence[int], config: dict[str, Any], missing: str | None) -> str:
+def readme(
+    bits: int, uses: Sequence[BranchUse], config: dict[str, Any], missing: str | None
+) -> str:
     """Contents of ``README.md``.
 
     Args:
         bits: the bit-width.
-        branches: indices of the branches that run.
+        uses: the branches that run.
         config: of `build_config`.
         missing: why there are no estimates; None if there are.
     """
@@ -93,10 +95,10 @@ def readme(bits: int, branches: Sequence[int], config: dict[str, Any], missing: 
         if missing
         else "`estimate.json` has the check of every step and the totals, `report/` FINN's own."
     )
-    running = ", ".join(map(str, branches)) + (", at half" if bits % BRANCH_BITS else "")
+    running = ", ".join(map(str, uses)).replace("/2", ", at half")
     return f"""# {bits} bits on {config["board"]}
 
-A FINN project of one bit-width: {len(branches)} branch(es) ({running}), {bits}-bit activations.
+A FINN project of one bit-width: {len(uses)} branch(es) ({running}), {bits}-bit activations.
 
 | file | what |
 |---|---|
@@ -138,7 +140,7 @@ def switchable_readme(
 ) -> str:
     """Contents of ``README.md`` of an accelerator for several bit-widths."""
     names = ", ".join(map(str, bits))
-    base = readme(largest, range(branch_count([largest])), config, missing)
+    base = readme(largest, uses_at(serial([largest]), largest), config, missing)
     return f"""{base}
 ## Switching
 

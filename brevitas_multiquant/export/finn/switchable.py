@@ -12,13 +12,13 @@ bit-width, with all its branches, becomes any other by writing the other's table
   it has one more table in front, its *gate*, which gives the codes as they are or 0.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from brevitas_multiquant.core.selection import Selection, half_branch, whole_bits
+from brevitas_multiquant.core.selection import BranchUse, Selection, uses_at
 from brevitas_multiquant.errors import FinnMappingError
 from brevitas_multiquant.export.finn.check import branch_name
 from brevitas_multiquant.export.finn.integer_graph import (
@@ -45,25 +45,27 @@ def with_gates(graphs: dict[int, IntegerGraph], selection: Selection) -> dict[in
         FinnMappingError: the template has only half of a branch that another runs whole.
     """
     largest = max(graphs)
-    halves = {bits: half_branch(selection, bits) for bits in graphs}
-    missing = halves.pop(largest)
-    if missing is not None and set(whole_bits(selection, missing)) & set(graphs):
+    widths = {use.index: use.width for use in uses_at(selection, largest)}
+    uses = {bits: uses_at(selection, bits) for bits in graphs}
+    others = {use for some in uses.values() for use in some if use.index in widths}
+    if wider := sorted({use.index for use in others if use.width > widths[use.index]}):
         advice = (
             f"runs at half at {largest} bits, whole at others, and the accelerator has the layers "
             f"of {largest} bits: build the network for {largest + 1} bits too, or export one "
             "project a bit-width (switchable=False)"
         )
-        raise FinnMappingError(largest, [(branch_name(missing), advice)])
-    gated = {half for half in halves.values() if half is not None and half != missing}
-    return {
-        bits: _with_gates(graph, gated & set(selection[bits]), half_branch(selection, bits))
-        for bits, graph in graphs.items()
-    }
+        raise FinnMappingError(largest, [(branch_name(index), advice) for index in wider])
+    narrower = {use for use in others if use.width < widths[use.index]}
+    return {bits: _with_gates(graph, uses[bits], narrower) for bits, graph in graphs.items()}
 
 
-def _with_gates(graph: IntegerGraph, branches: Collection[int], half: int | None) -> IntegerGraph:
-    for index in sorted(branches):
-        graph = _with_gate(graph, index, index == half)
+def _with_gates(
+    graph: IntegerGraph, uses: Iterable[BranchUse], narrower: Collection[BranchUse]
+) -> IntegerGraph:
+    gated = {use.index for use in narrower}
+    for use in sorted(uses, key=lambda use: use.index):
+        if use.index in gated:
+            graph = _with_gate(graph, use.index, use in narrower)
     return graph
 
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from brevitas_multiquant.core.power_of_two import EDGE_BITS
-from brevitas_multiquant.core.selection import half_bits, whole_bits
+from brevitas_multiquant.core.selection import bits_of_uses
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.nn.switchable import SwitchableQuantizer
 from brevitas_multiquant.profiles.finn.modules import (
@@ -216,11 +216,8 @@ def _first_channels(source: fx.Node) -> fx.Node:
 
 def _branches(net: MultiQuantNet) -> Iterator[tuple[nn.Module, tuple[int, ...]]]:
     """Every branch, whole or half, with the bit-widths at which it runs."""
-    for index, branch in enumerate(net.branches):
-        at_half = half_bits(net.selection, index)
-        yield branch, whole_bits(net.selection, index) or at_half
-        if str(index) in net.halves:
-            yield net.halves[str(index)], at_half
+    for use, bits in bits_of_uses(net.selection).items():
+        yield net.branch_of(use), bits
 
 
 def _swap_layers(net: MultiQuantNet, part: nn.Module) -> None:
