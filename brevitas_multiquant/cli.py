@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from torch import nn
 
 from brevitas_multiquant.core.float_model import ModelSource, infer_input_shape
-from brevitas_multiquant.core.grids import WEIGHT_FORMATS
 from brevitas_multiquant.cost.table import cost
 from brevitas_multiquant.errors import MultiQuantError, SourceError
 from brevitas_multiquant.export import check_finn
 from brevitas_multiquant.methods.convert import multiquantize
+from brevitas_multiquant.methods.options import add_config_options, config_from
 from brevitas_multiquant.nn import MultiQuantNet
 
 
@@ -36,18 +36,16 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("inspect", help="print what a model would cost, untrained")
     _add_model_options(command)
     command.add_argument("--plan", action="store_true", help="print each layer too")
-    command.set_defaults(run=inspect, profile="paper")
+    command.set_defaults(run=inspect)
     command = commands.add_parser("check", help="print what keeps a model from an FPGA, untrained")
-    _add_model_options(command)
+    _add_model_options(command, leave_out=["profile"])
     command.set_defaults(run=check, profile="finn")
     return parser
 
 
-def _add_model_options(command: argparse.ArgumentParser) -> None:
+def _add_model_options(command: argparse.ArgumentParser, leave_out: Sequence[str] = ()) -> None:
     command.add_argument("model", help="timm model name, or torchvision:NAME")
-    command.add_argument("--bits", type=int, nargs="+", default=[2, 4, 6, 8])
-    command.add_argument("--selection", default="amortized", choices=["amortized", "serial"])
-    command.add_argument("--weights", default="odd", choices=list(WEIGHT_FORMATS))
+    add_config_options(command, leave_out)
     command.add_argument("--num-classes", type=int)
     command.add_argument("--img-size", type=int, help="height and width of the images")
     command.add_argument("--in-chans", type=int, help="channels of the images, of timm models")
@@ -94,10 +92,7 @@ def _network(options: argparse.Namespace) -> MultiQuantNet:
     model = _build(options)
     return multiquantize(
         model,
-        options.bits,
-        profile=options.profile,
-        selection=options.selection,
-        weights=options.weights,
+        config=config_from(options),
         input_shape=_shape(model, options),
         check=False,
     )

@@ -1,6 +1,6 @@
 """The configuration: frozen, validated, versioned. Each option is written here, once."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
@@ -24,7 +24,7 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def option(
-    help: str, choices: Iterable[str] = (), *, later: bool = False, unwritten: bool = False
+    help: str, choices: Collection[str] = (), *, later: bool = False, unwritten: bool = False
 ) -> dict[str, Any]:
     """What files and command lines need to know of a field of `MultiQuantConfig`: its metadata.
 
@@ -34,7 +34,7 @@ def option(
         later: files of before it was there have the default.
         unwritten: files leave the default out.
     """
-    return {"help": help, "choices": tuple(choices), "later": later, "unwritten": unwritten}
+    return {"help": help, "choices": choices, "later": later, "unwritten": unwritten}
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class MultiQuantConfig:
         object.__setattr__(self, "selection", resolved)
         for one in OPTIONS:
             if one.metadata["choices"]:
-                check_choice(one.name, getattr(self, one.name), one.metadata["choices"])
+                check_choice(one.name, getattr(self, one.name), tuple(one.metadata["choices"]))
 
     @property
     def weight_format(self) -> WeightFormat:

@@ -21,7 +21,7 @@ from brevitas_multiquant import (
     reestimate_norms,
     save_packed,
 )
-from brevitas_multiquant.core.selection import half_branch, resolve_selection
+from brevitas_multiquant.core.selection import resolve_selection, uses_at
 from brevitas_multiquant.errors import BitWidthError, ConfigError, HubError, SelectionError
 from brevitas_multiquant.export.request import requested_bits
 from tests.tiny import TinyNet
@@ -125,7 +125,8 @@ def test_the_last_branch_listed_runs_at_half() -> None:
     """The order means something there, and nowhere else."""
     chosen = resolve_selection({3: [1, 0], 4: [1, 0], 5: [2, 0, 1]}, [3, 4, 5])
     assert chosen == {3: (1, 0), 4: (0, 1), 5: (0, 2, 1)}
-    assert [half_branch(chosen, bits) for bits in (3, 4, 5)] == [0, None, 1]
+    uses = [" ".join(map(str, uses_at(chosen, bits))) for bits in (3, 4, 5)]
+    assert uses == ["1 0/2", "0 1", "0 2 1/2"]
     assert resolve_selection(chosen, [3, 4, 5]) == chosen
 
 

@@ -2,11 +2,15 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import pytest
 
-from brevitas_multiquant.core.config import CONFIG_VERSION, MultiQuantConfig
+from brevitas_multiquant.core.config import CONFIG_VERSION, OPTIONS, MultiQuantConfig
+from brevitas_multiquant.core.method import METHODS, Single
 from brevitas_multiquant.errors import BitWidthError, ConfigError, SelectionError
+
+SINGLE = dataclasses.replace(METHODS["multiquant"], name="single", topology=Single())
 
 
 def written(**changes):
@@ -36,6 +40,60 @@ def test_written_form_is_the_contract_of_version_1():
         "half_width": "macs",
         "weights": "odd",
     }
+
+
+def test_written_form_names_the_method_only_if_it_is_another(monkeypatch):
+    """What reads version 1 knows the one method that was there."""
+    assert "method" not in written()
+    assert MultiQuantConfig.from_dict(written(method="multiquant")) == MultiQuantConfig.create(
+        [2, 4]
+    )
+    monkeypatch.setitem(METHODS, "single", SINGLE)
+    config = MultiQuantConfig.create([2, 4], method="single")
+    assert config.selection == {2: (0,), 4: (0,)}
+    assert config.to_dict()["method"] == "single"
+    assert MultiQuantConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_methods():
+    with pytest.raises(
+        ConfigError,
+        match=r"method: expected one of \['multiquant'\], got 'mu.*; did you mean 'multiquant'",
+    ):
+        MultiQuantConfig.create([2], method="multquant")
+    with pytest.raises(ConfigError, match=r"got 4$"):
+        MultiQuantConfig.from_dict(written(method=4))
+    with pytest.raises(SelectionError, match="this method has one body"):
+        Single().resolve({2: (0,), 4: (0, 1)}, [2, 4])
+    assert Single().resolve({4: (0,), 2: (0,)}, [4, 2]) == {2: (0,), 4: (0,)}
+
+
+def test_every_option_is_told_once():
+    """Names, defaults and choices for files, keywords and command lines come from the fields."""
+    assert [one.name for one in OPTIONS] == [
+        *("bits", "selection", "profile", "merge", "half_width", "weights", "method")
+    ]
+    for one in OPTIONS[2:]:
+        assert one.default in one.metadata["choices"], one.name
+    assert MultiQuantConfig() == MultiQuantConfig.create([2, 4, 6, 8], "amortized")
+    positional = MultiQuantConfig.create([2], "serial", "finn", "sum", "channels", "int2")
+    assert (positional.profile, positional.merge, positional.weights) == ("finn", "sum", "int2")
+
+
+def test_a_whole_configuration_and_single_options():
+    config = MultiQuantConfig.create([2, 4], "serial", merge="sum")
+    agreed = partial(MultiQuantConfig.agreed, config)
+    assert agreed() is config
+    assert agreed(bits=[4, 2], selection={2: [0], 4: [1, 0]}, merge="sum", profile=None) is config
+    assert MultiQuantConfig.agreed(None, merge="sum").bits == (2, 4, 6, 8)
+    for asked in ({"merge": "mean"}, {"bits": [2, 4, 6]}, {"weights": "int2"}, {"bits": [2]}):
+        (name,) = asked
+        with pytest.raises(ConfigError, match=rf"{name}: expected it as an option or in config, "):
+            agreed(**asked)
+    with pytest.raises(ConfigError, match="profile: expected one of"):
+        agreed(profile="asic")
+    with pytest.raises(ConfigError, match=r"config: expected a MultiQuantConfig, got dict: "):
+        MultiQuantConfig.agreed(config.to_dict())
 
 
 @pytest.mark.parametrize("later", [["half_width", "weights"], ["weights"]])

@@ -1,13 +1,15 @@
 """Which branches run at which bit-width: the paper's choice, properties, oracle, errors."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brevitas_multiquant import selection
+from brevitas_multiquant.core import selection
+from brevitas_multiquant.core.selection import BranchUse
 from brevitas_multiquant.errors import BitWidthError, MultiQuantError, SelectionError
 from tests import reference
 
@@ -29,7 +31,7 @@ def test_the_papers_choice_for_odd_bit_widths():
     """Section 3.4: {1}, {1} and half of {2}, {1,2}."""
     chosen = selection.amortized([2, 3, 4])
     assert chosen == {2: (0,), 3: (0, 1), 4: (0, 1)}
-    assert selection.half_branch(chosen, 3) == 1
+    assert selection.uses_at(chosen, 3) == (BranchUse(0), BranchUse(1, Fraction(1, 2)))
 
 
 def test_serial_is_nested():
@@ -65,13 +67,30 @@ def test_order_of_the_list_does_not_matter(bits, data):
 
 
 @given(bits=CANDIDATES)
-def test_whole_and_half_bits_invert_the_selection(bits):
+def test_widths_add_up_to_the_bit_width(bits):
+    """A branch carries two bits, a half one a single bit, which is the last of an odd number."""
     chosen = selection.amortized(bits)
-    for branch in range(selection.branch_count(bits)):
-        whole, half = selection.whole_bits(chosen, branch), selection.half_bits(chosen, branch)
-        assert sorted(whole + half) == [bit for bit in sorted(bits) if branch in chosen[bit]]
-        assert all(bit % 2 == 1 and chosen[bit][-1] == branch for bit in half)
-        assert all(bit % 2 == 0 or chosen[bit][-1] != branch for bit in whole)
+    for bit in bits:
+        uses = selection.uses_at(chosen, bit)
+        assert tuple(use.index for use in uses) == chosen[bit]
+        assert sum(use.width for use in uses) * selection.BRANCH_BITS == bit
+        assert [use.width for use in uses] == [1] * (bit // 2) + [Fraction(1, 2)] * (bit % 2)
+
+
+@given(bits=CANDIDATES)
+def test_bits_of_uses_invert_the_selection(bits):
+    chosen = selection.amortized(bits)
+    found = selection.bits_of_uses(chosen)
+    assert all(list(at) == sorted(at) for at in found.values())
+    assert {(use, bit) for use, at in found.items() for bit in at} == {
+        (use, bit) for bit in bits for use in selection.uses_at(chosen, bit)
+    }
+    assert list(found) == sorted(found, key=lambda use: (use.index, -use.width))
+
+
+def test_every_selection_uses_one_body_as_a_whole():
+    """So a network of one body needs no arithmetic of its own."""
+    assert selection.uses_at({2: (0,), 5: (0,)}, 5) == (BranchUse(0),)
 
 
 def test_whole_numbers_of_any_kind():

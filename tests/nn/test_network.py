@@ -1,10 +1,12 @@
 """The network: switching, errors, parameters, and the names of its state."""
 
 import copy
+from fractions import Fraction
 
 import pytest
 import torch
 
+from brevitas_multiquant.core.selection import BranchUse, uses_at
 from brevitas_multiquant.errors import BitWidthError
 from brevitas_multiquant.nn.merge import merge_outputs
 from tests.tiny import TinyNet
@@ -133,3 +135,16 @@ def test_state_dict_restores_outputs_in_a_fresh_network(make_net, net, images):
     for bits in net.bits:
         with torch.no_grad(), net.at_bits(bits), fresh.at_bits(bits):
             assert torch.equal(fresh(images), net(images))
+
+
+def test_a_branch_is_as_wide_as_its_widest_use(make_net):
+    """Branch 0 runs whole and at half, so that its slice is another module; 1 is whole."""
+    net = make_net(bits=(2, 3, 4), selection={2: [0], 3: [1, 0], 4: [0, 1]})
+    half = BranchUse(0, Fraction(1, 2))
+    assert [*map(net.branch_of, uses_at(net.selection, 3))] == net.branches_at(3)
+    assert net.branches_at(3) == [net.branches[1], net.halves["0"]]
+    assert net.branch_of(half) is net.halves["0"]
+    assert net.branch_of(BranchUse(0)) is net.branches[0]
+    only = make_net(bits=(2, 3), selection="serial")
+    assert not only.halves
+    assert only.branch_of(BranchUse(1, Fraction(1, 2))) is only.branches[1]

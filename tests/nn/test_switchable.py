@@ -1,5 +1,7 @@
 """Switchable norms: separate statistics, and the one definition of a batch norm's evaluation."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
@@ -114,3 +116,41 @@ def test_quantizer_runs_the_active_bit_width_or_nothing():
     with active.floating():
         assert quantizer(x) is x
     assert active.quantized
+
+
+@dataclass
+class Setting:
+    bits: int
+    own: int
+    next: int
+    quantized: bool = True
+
+
+@pytest.mark.parametrize(
+    ("key", "names", "running"),
+    [
+        (("bits",), ["2", "4"], "4"),
+        (("own", "next"), ["2_2", "2_4", "4_2", "4_4"], "2_4"),
+        ((), ["any"], "any"),
+    ],
+)
+def test_a_key_tells_which_norm_runs(key, names, running):
+    """Switchable, transitional and plain norms are one module with another key."""
+    norm = SwitchableNorm.create(nn.BatchNorm2d(3), (2, 4), Setting(4, own=2, next=4), key=key)
+    assert list(norm) == names
+    norm(torch.randn(8, 3, 4, 4))
+    used = {name for name, member in norm.items() if member.num_batches_tracked.item()}
+    assert used == {running}
+
+
+def test_ranges_of_other_keys():
+    setting = Setting(4, own=2, next=4)
+    for key, running in ((("own",), "2"), ((), "any")):
+        quantizer = SwitchableQuantizer.create((2, 4), setting, key=key)
+        quantizer(torch.randn(4, 3))
+        observed = {
+            name
+            for name, value in quantizer.state_dict().items()
+            if name.endswith("observed") and value
+        }
+        assert {name.split(".")[0] for name in observed} == {running}
