@@ -6,6 +6,7 @@ from torch import nn
 
 from brevitas_multiquant import multiquantize
 from brevitas_multiquant.core.float_model import ModelSource
+from brevitas_multiquant.methods.options import config_from
 from brevitas_multiquant.recipes.errors import OptionError
 from brevitas_multiquant.recipes.network.float_baseline import FloatBaseline
 from brevitas_multiquant.recipes.network.initial import load_initial, require_file
@@ -73,11 +74,7 @@ def create_network(options: ModelOptions, num_classes: int, img_size: int, seed:
     return MultiBranch(
         multiquantize(
             model,
-            options.bits,
-            profile=options.profile,
-            selection=options.selection,
-            merge=options.merge,
-            weights=options.weights,
+            config=config_from(options),
             branch_init=options.branch_init or ("copy" if options.trained else "shuffle"),
             head=options.head,
             input_shape=(1, IMAGE_CHANNELS, img_size, img_size),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from brevitas_multiquant.core.grids import WEIGHT_FORMATS
+from brevitas_multiquant.methods.options import argument_of
 from brevitas_multiquant.recipes.options.option import SWITCH, option
 from brevitas_multiquant.recipes.options.types import key_value, selection
 
@@ -18,11 +18,12 @@ class ModelOptions:
     initial_checkpoint: str | None = option(
         metavar="FILE", help="start from the float weights in a file"
     )
-    bits: list[int] = option([2, 4, 6, 8], int, nargs="+", metavar="B")
-    selection: Any = option("amortized", selection, "amortized, serial or a mapping")
-    profile: str = option("paper", choices=["paper", "finn"], help="finn: for FPGAs")
-    weights: str = option("odd", choices=list(WEIGHT_FORMATS), help="integers of the branches")
-    merge: str = option("mean", choices=["mean", "sum"], help="of the branch outputs")
+    bits: list[int] = option(**argument_of("bits"))
+    selection: Any = option(**argument_of("selection") | {"type": selection, "choices": None})
+    profile: str = option(**argument_of("profile"))
+    weights: str = option(**argument_of("weights"))
+    merge: str = option(**argument_of("merge"))
+    half_width: str = option(**argument_of("half_width"))
     head: str | None = option(
         metavar="NAME", help="module from which on all is float (default: the last)"
     )
