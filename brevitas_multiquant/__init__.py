@@ -8,6 +8,7 @@ check_versions()
 from brevitas_multiquant.core.config import MultiQuantConfig
 from brevitas_multiquant.core.float_model import ModelSource
 from brevitas_multiquant.core.moved import keep_old_names
+from brevitas_multiquant.core.precision import Assignment, Precision
 from brevitas_multiquant.cost.table import cost
 from brevitas_multiquant.errors import MultiQuantError
 from brevitas_multiquant.methods.convert import multiquantize
@@ -23,11 +24,13 @@ from brevitas_multiquant.version import __version__
 keep_old_names()
 
 __all__ = [
+    "Assignment",
     "InPlaceDistillation",
     "ModelSource",
     "MultiQuantConfig",
     "MultiQuantError",
     "MultiQuantNet",
+    "Precision",
     "__version__",
     "calibrate",
     "cost",

@@ -33,11 +33,13 @@ FLOORS = [
 DOOR = "__init__"
 
 PUBLIC = [
+    "Assignment",
     "InPlaceDistillation",
     "ModelSource",
     "MultiQuantConfig",
     "MultiQuantError",
     "MultiQuantNet",
+    "Precision",
     "__version__",
     "calibrate",
     "cost",
@@ -122,7 +124,16 @@ def test_no_cycles():
 
 def test_core_below_the_leaves_knows_no_torch():
     """Selection, packing and configuration are pure."""
-    core = ("selection", "packing", "grids", "config", "supported_versions", "moved")
+    core = (
+        "selection",
+        "packing",
+        "grids",
+        "config",
+        "precision",
+        "exact_sums",
+        "supported_versions",
+        "moved",
+    )
     pure = ["errors", "version", *(f"core.{name}" for name in core)]
     pure += [module for module in MODULES if module.startswith("cost.luts")]
     for module in pure:

@@ -27,7 +27,7 @@ norm_statistics training.norm_statistics
 packed_file storage.packed_file
 packing core.packing
 quant.fixed_point profiles.finn.quantizers
-quant.state core.precision
+quant.state core.panel
 rewrite.axes rewrite.graph.axes
 rewrite.channels rewrite.graph.channels
 rewrite.finn_profile profiles.finn.passes

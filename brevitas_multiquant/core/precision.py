@@ -1,164 +1,229 @@
-"""What every switchable module of one network looks at: which bit-width runs."""
+"""Bit-widths as data: what each site of a network is assigned.
 
-import asyncio
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+A *site* is a tensor that is quantized once, for all layers that read it; it goes by the author's
+name of the first of these layers. An *assignment* gives every site its bits, immutable and good
+for JSON and YAML.
+"""
 
-import torch
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
-from brevitas_multiquant.errors import ConcurrentUseError
+from brevitas_multiquant.core.selection import BRANCH_BITS, is_whole
+from brevitas_multiquant.errors import BitWidthError, NetworkError
 
-_ADVICE = (
-    "call net.view(bits) once for each thread or bit-width, and run that: views share all "
-    "parameters and have a bit-width of their own"
-)
+ASSIGNMENT_VERSION = 1
 
 
-@dataclass(eq=False)
-class ActiveBits:
-    """Shared by all modules of a network, so that switching is one assignment.
+class Precision(NamedTuple):
+    """Bits of the weights that read a site, and of its activations."""
 
-    One thread at a time may switch: another one is refused while a block of `at` or `floating`
-    is open, and a forward notices when it was switched midway (`unswitched`). Compiled graphs look
-    at the bit-width before they run, and are switched between, not in them.
+    weight: int
+    activation: int
+
+
+class HasSites(Protocol):
+    """A network that an assignment can be of."""
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """Candidate bit-widths."""
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of its sites."""
+
+
+class Assignment(Mapping[str, Precision]):
+    """Site -> its bits; and the network's bit-width, which chooses branches, norms and ranges.
+
+    A site that is left out has the network's bit-width.
 
     Args:
-        bits: the active bit-width.
-        quantized: False while the network runs float, as the self-check and the cost need it.
+        bits: the network's bit-width.
+        sites: site -> bits of weights and of activations.
+
+    Raises:
+        BitWidthError: anything that is no whole number of bits.
+
+    Example:
+        >>> assignment = Assignment(4, {"layer1.conv1": (2, 4), "layer1.conv2": (2, 8)})
+        >>> assignment["layer1.conv2"].activation, assignment.is_uniform
+        (8, False)
+        >>> Assignment.from_dict(assignment.to_dict()) == assignment
+        True
+        >>> print(assignment)
+        network at 4 bits
+        site          weight  activation
+        layer1.conv1       2           4
+        layer1.conv2       2           8
     """
 
-    bits: int
-    quantized: bool = True
+    def __init__(self, bits: int, sites: Mapping[str, tuple[int, int]]) -> None:
+        self._bits = _whole("bits", bits)
+        if not isinstance(sites, Mapping):
+            raise BitWidthError(f"assignment: expected sites as a mapping, got {sites!r}")
+        self._sites = {site: _precision(site, pair) for site, pair in sites.items()}
+        self._own = {
+            site: precision.activation
+            for site, precision in self._sites.items()
+            if precision.activation != self._bits
+        }
 
-    def __post_init__(self) -> None:
-        self._owner: Any = None  # of the open blocks
-        self._depth = 0
-        self._switcher: Any = None  # who switched last
-        self._switches = 0
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What a copy starts from: no block is open there."""
-        return {"bits": self.bits, "quantized": self.quantized}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
-
-    def switch(self, bits: int) -> None:
-        """Choose the bit-width from here on.
+    @classmethod
+    def uniform(cls, net: HasSites, bits: int) -> "Assignment":
+        """Every site of a network at one of its bit-widths: what ``net.set_active_bits(bits)`` is.
 
         Raises:
-            ConcurrentUseError: another thread or task has a block open.
-        """
-        self._refuse_others()
-        self._set(bits, self.quantized)
+            NetworkError: something without sites.
+            BitWidthError: not a candidate of the network.
 
-    @contextmanager
-    def at(self, bits: int) -> Iterator[None]:
-        """Another bit-width inside the block.
+        Example:
+            >>> from torchvision.models import resnet18
+            >>> from brevitas_multiquant import multiquantize
+            >>> net = multiquantize(resnet18(num_classes=10), [2, 4], input_shape=(1, 3, 32, 32))
+            >>> low = Assignment.uniform(net, 2)
+            >>> low["layer1.0.conv1"], len(low), low.is_uniform
+            (Precision(weight=2, activation=2), 17, True)
+        """
+        if not hasattr(net, "sites"):
+            raise NetworkError(
+                f"Assignment.uniform: expected a MultiQuantNet, got {type(net).__name__}; call "
+                "multiquantize(model, bits) first and pass what it returns"
+            )
+        assignment = cls(bits, dict.fromkeys(net.sites, Precision(BRANCH_BITS, bits)))
+        assignment.require_fits("Assignment.uniform", net.bits, net.sites)
+        return assignment
+
+    @property
+    def bits(self) -> int:
+        """The network's bit-width."""
+        return self._bits
+
+    @property
+    def own(self) -> Mapping[str, int]:
+        """Site -> bits of its activations, of the sites where they are not the network's."""
+        return MappingProxyType(self._own)
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether every site's activations have the network's bit-width."""
+        return not self._own
+
+    def __getitem__(self, site: str) -> Precision:
+        return self._sites[site]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Assignment):
+            return NotImplemented
+        return self._bits == other._bits and self._sites == other._sites
+
+    def __hash__(self) -> int:
+        return hash((self._bits, frozenset(self._sites.items())))
+
+    def __repr__(self) -> str:
+        sites = {site: tuple(precision) for site, precision in self.items()}
+        return f"Assignment({self._bits}, {sites!r})"
+
+    def __str__(self) -> str:
+        width = max(map(len, ("site", *self)))
+        rows = [("site", *Precision._fields), *((site, *pair) for site, pair in self.items())]
+        lines = (f"{site:<{width}}  {weight:>6}  {bits:>10}" for site, weight, bits in rows)
+        return "\n".join([f"network at {self._bits} bits", *lines])
+
+    def with_activations(self, activations: Mapping[str, int]) -> "Assignment":
+        """The same with other bits of activations at some sites.
 
         Raises:
-            ConcurrentUseError: another thread or task has a block open.
-        """
-        with self._block(bits, self.quantized):
-            yield
+            BitWidthError: a site that the assignment does not have.
 
-    @contextmanager
-    def floating(self) -> Iterator[None]:
-        """Quantizers off inside the block.
+        Example:
+            >>> Assignment(4, {"conv": (2, 4)}).with_activations({"conv": 2})["conv"]
+            Precision(weight=2, activation=2)
+        """
+        unknown = [_unknown(site, self) for site in activations if site not in self]
+        if unknown:
+            raise BitWidthError(f"with_activations: {'; '.join(unknown)}")
+        changed = {site: (self[site].weight, bits) for site, bits in activations.items()}
+        return Assignment(self._bits, {**self._sites, **changed})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON and YAML can hold."""
+        sites = {site: precision._asdict() for site, precision in self.items()}
+        return {"version": ASSIGNMENT_VERSION, "bits": self._bits, "sites": sites}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Assignment":
+        """The inverse of `to_dict`.
 
         Raises:
-            ConcurrentUseError: another thread or task has a block open.
+            BitWidthError: another version, or something else than `to_dict` gives.
         """
-        with self._block(self.bits, False):
-            yield
+        keys = {"version", "bits", "sites"}
+        if not isinstance(data, Mapping) or set(data) != keys:
+            raise BitWidthError(f"assignment: expected the keys {sorted(keys)}, got {data!r}")
+        if data["version"] != ASSIGNMENT_VERSION:
+            raise BitWidthError(
+                f"assignment: expected version {ASSIGNMENT_VERSION}, got {data['version']!r}; it "
+                "was written by another version of brevitas_multiquant"
+            )
+        return cls(data["bits"], data["sites"])
 
-    @contextmanager
-    def part_at(self, bits: int) -> Iterator[None]:
-        """Another bit-width for a part of one forward, which is not asked whether it may."""
-        before, self.bits = self.bits, bits
-        try:
-            yield
-        finally:
-            self.bits = before
+    def require_fits(self, caller: str, candidates: Sequence[int], sites: Sequence[str]) -> None:
+        """Check that a network can run it.
 
-    @contextmanager
-    def unswitched(self) -> Iterator[None]:
-        """Around a forward: nobody switches inside the block.
+        Args:
+            caller: what starts the error.
+            candidates: the network's bit-widths.
+            sites: names of its sites.
 
         Raises:
-            ConcurrentUseError: somebody did; what was computed mixes bit-widths.
+            BitWidthError: with every reason found.
         """
-        before, bits = self._switches, self.bits
-        try:
-            yield
-        except Exception as error:  # a branch without that bit-width, or anything that followed
-            self._refuse_switched(before, bits, error)
-            raise
-        self._refuse_switched(before, bits, None)
-
-    def _refuse_switched(self, before: int, bits: int, cause: Exception | None) -> None:
-        if self._switches == before or (self._switcher == _who() and self.bits == bits):
-            return
-        raise ConcurrentUseError(
-            f"forward: expected to run at {bits} bits from stem to head, got a network that "
-            f"another thread switched meanwhile (it is at {self.bits} bits now); {_ADVICE}"
-        ) from cause
-
-    def _set(self, bits: int, quantized: bool) -> None:
-        self.bits, self.quantized = bits, quantized
-        if not torch.compiler.is_compiling():  # a graph would be made anew for every count
-            self._switches += 1
-            self._switcher = _who()
-
-    @contextmanager
-    def _block(self, bits: int, quantized: bool) -> Iterator[None]:
-        self._enter()
-        before = self.bits, self.quantized
-        self._set(bits, quantized)
-        try:
-            yield
-        finally:
-            self._set(*before)
-            self._leave()
-
-    def _enter(self) -> None:
-        if torch.compiler.is_compiling():
-            return
-        with self._lock:
-            self._refuse_others()
-            self._owner = self._owner or _who()
-            self._depth += 1
-
-    def _leave(self) -> None:
-        if torch.compiler.is_compiling():
-            return
-        with self._lock:
-            self._depth -= 1
-            if not self._depth:
-                self._owner = None
-
-    def _refuse_others(self) -> None:
-        if torch.compiler.is_compiling() or self._owner in (None, _who()) or _in_backward():
-            return
-        raise ConcurrentUseError(
-            f"active bit-width: expected one thread or task at a time, got a switch while another "
-            f"one runs this network at {self.bits} bits (at_bits, floating); {_ADVICE}"
-        )
+        expected, reasons = list(candidates), []
+        if self._bits not in candidates:
+            reasons.append(
+                f"expected one of the bit-widths {expected} this network was built for, got "
+                f"{self._bits!r}"
+            )
+        for site, (weight, activation) in self.items():
+            if site not in sites:
+                reasons.append(_unknown(site, sites))
+            if activation not in candidates:
+                reasons.append(f"{site}: expected activation bits of {expected}, got {activation}")
+            if weight != BRANCH_BITS:
+                reasons.append(
+                    f"{site}: expected the {BRANCH_BITS}-bit weights of branches, got {weight}"
+                )
+        if reasons:
+            raise BitWidthError(f"{caller}: {'; '.join(reasons)}")
 
 
-def _who() -> tuple[int, int | None]:
-    """This thread, and the task that it runs, if any."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # no event loop here
-        task = None
-    return threading.get_ident(), None if task is None else id(task)
+def _unknown(site: str, sites: Sequence[str] | Mapping[str, Any]) -> str:
+    near = get_close_matches(str(site), list(sites), n=1)
+    meant = f"did you mean {near[0]!r}?" if near else f"its sites are {list(sites)}"
+    return f"expected sites of the network, got {site!r}; {meant}"
 
 
-def _in_backward() -> bool:
-    """Whether autograd runs this: in threads of its own, while the one that called it waits."""
-    return bool(torch._C._current_graph_task_id() != -1)
+def _precision(site: Any, pair: Any) -> Precision:
+    if not isinstance(site, str):
+        raise BitWidthError(f"assignment: expected sites by name, got {site!r}")
+    fields = list(Precision._fields)
+    if isinstance(pair, Mapping) and set(pair) == set(fields):
+        pair = tuple(pair[name] for name in fields)
+    if not isinstance(pair, (tuple, list)) or len(pair) != len(fields):
+        raise BitWidthError(f"assignment, {site}: expected {fields}, got {pair!r}")
+    return Precision(*(_whole(f"{site}, {n}", bits) for n, bits in zip(fields, pair, strict=True)))
+
+
+def _whole(name: str, bits: Any) -> int:
+    if not is_whole(bits) or bits < 1:
+        raise BitWidthError(f"assignment, {name}: expected a whole number of bits, got {bits!r}")
+    return int(bits)

@@ -32,18 +32,18 @@ LOGIT_TOLERANCE = 1e-5
 TIE_TOLERANCE = 1e-3
 """Codes from a rounding threshold within which float rounding may decide; a code is 1."""
 
-EXACT_BITS = 8
-"""Up to here a layer's sum of codes stays below 2**24, exact in fp32 whatever the order."""
+TIE_BITS = 8
+"""Up to here it is `TIE_TOLERANCE`."""
 
 
 def tie_tolerance(bits: int) -> float:
-    """`TIE_TOLERANCE`, as wide a part of the range for the finer codes above `EXACT_BITS`.
+    """`TIE_TOLERANCE`, as wide a part of the range for the finer codes above `TIE_BITS`.
 
     Example:
         >>> tie_tolerance(4) == tie_tolerance(8) == TIE_TOLERANCE, tie_tolerance(10) > TIE_TOLERANCE
         (True, True)
     """
-    return TIE_TOLERANCE * 2 ** max(0, bits - EXACT_BITS)
+    return TIE_TOLERANCE * 2 ** max(0, bits - TIE_BITS)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ def verify(graph: Graph, subnet: Subnet, images: Tensor, allow_ties: bool = Fals
         subnet: the network of the bit-width.
         images: (N, C, H, W).
         allow_ties: accept codes that differ by one where the value lies within `tie_tolerance` of
-            a rounding threshold; above `EXACT_BITS` they are always accepted.
+            a rounding threshold; where a layer's sums may pass what fp32 holds
+            (``subnet.inexact``) they are always accepted.
 
     Raises:
         ExportError: the stem, a code, the logits or the class differ; names the tensor.
@@ -115,7 +116,7 @@ def verify(graph: Graph, subnet: Subnet, images: Tensor, allow_ties: bool = Fals
     forced = _Forced(expected, tie_tolerance(subnet.bits))
     with _outputs_of(subnet.merge) as merged:
         logits, _ = _run(subnet, images, stem, forced)
-    _check_codes(where, graph, forced, allow_ties or subnet.bits > EXACT_BITS)
+    _check_codes(where, graph, forced, allow_ties or bool(subnet.inexact))
     if graph.merge is not None:
         _check_merge(where, _tensor(tensors[graph.merge]), merged[0])
     actual = _tensor(tensors[graph.logits])

@@ -1,14 +1,13 @@
 """What the names in the rows of `core.method.METHODS` stand for."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from torch import nn
 
 from brevitas_multiquant.core.config import MultiQuantConfig
 from brevitas_multiquant.core.grids import WeightFormat
 from brevitas_multiquant.core.method import METHODS, Method, method_named
-from brevitas_multiquant.core.precision import ActiveBits
+from brevitas_multiquant.core.panel import ActiveBits
 from brevitas_multiquant.nn.switchable import SwitchableNorm, SwitchableQuantizer
 from brevitas_multiquant.quant.layers import CodeLayer, code_layer
 from brevitas_multiquant.rewrite.build import Fittings
@@ -34,9 +33,16 @@ def fittings(config: MultiQuantConfig, bits: Sequence[int], active: ActiveBits) 
         active: the network's state.
     """
     row = method_named(config.method)
-    layer = WEIGHTS[row.weights]
+
+    def layer(module: nn.Module, site: str) -> nn.Module:
+        made = WEIGHTS[row.weights](module, active, config.weight_format)
+        made.input_dial = active.dial(site)
+        return made
+
     return Fittings(
-        layer=lambda module: layer(module, active, config.weight_format),
-        quantizer=partial(SwitchableQuantizer.create, bits, active, key=row.activations),
+        layer=layer,
+        quantizer=lambda site: SwitchableQuantizer.create(
+            bits, active, active.dial(site), key=row.activations
+        ),
         norm=lambda module: SwitchableNorm.create(module, bits, active, key=row.norms),
     )

@@ -10,8 +10,8 @@ from torch import fx, nn
 
 from brevitas_multiquant.core.config import BuildOptions, MultiQuantConfig
 from brevitas_multiquant.core.float_model import ModelSource, infer_input_shape, infer_source
+from brevitas_multiquant.core.panel import ActiveBits
 from brevitas_multiquant.core.paused_collector import collector_paused
-from brevitas_multiquant.core.precision import ActiveBits
 from brevitas_multiquant.core.selection import bits_of_uses
 from brevitas_multiquant.errors import (
     ConfigError,

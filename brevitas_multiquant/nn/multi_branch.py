@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from brevitas_multiquant.core.config import MultiQuantConfig
-from brevitas_multiquant.core.precision import ActiveBits
+from brevitas_multiquant.core.panel import ActiveBits
 from brevitas_multiquant.core.selection import BranchUse, Selection, bits_of_uses, uses_at
 
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from brevitas_multiquant.core.config import MultiQuantConfig
-from brevitas_multiquant.core.precision import ActiveBits
+from brevitas_multiquant.core.panel import ActiveBits, Setting
+from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.core.selection import is_whole
 from brevitas_multiquant.errors import BitWidthError, PackedFileError
 from brevitas_multiquant.nn.compiled import compiled_by_bits, warn_of_graphs
@@ -92,28 +92,58 @@ class MultiQuantNet(MultiBranch):
 
     @property
     def active_bits(self) -> int:
-        """The bit-width at which `forward` runs."""
+        """The bit-width at which `forward` runs: of an assignment, the network's."""
         return self._active.bits
 
-    def set_active_bits(self, bits: int) -> None:
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Tensors of the branches that are quantized: names of the first layers that read them."""
+        return tuple(self._active.dials)
+
+    @property
+    def assignment(self) -> Assignment:
+        """The bits at which every site runs now."""
+        return self._active.assignment
+
+    @property
+    def setting(self) -> int | Assignment:
+        """What `set_active_bits` was given: one bit-width, or an assignment where sites differ."""
+        return self._active.setting
+
+    def set_active_bits(self, bits: int | Assignment) -> None:
         """Choose the bit-width of the forwards that follow, in every thread that runs this network.
 
+        An assignment gives sites bits of their own, out of the candidates: branches, norms and
+        ranges are those of its ``bits``, and each site's codes have as many levels as it says,
+        within the same range.
+
         Raises:
-            BitWidthError: not a candidate of this network.
+            BitWidthError: not a candidate of this network, or an assignment that does not fit it.
             ConcurrentUseError: another thread runs it inside `at_bits`; see `view`.
+
+        Example:
+            >>> from torchvision.models import resnet18
+            >>> from brevitas_multiquant import Assignment, multiquantize
+            >>> net = multiquantize(resnet18(num_classes=10), [2, 4], input_shape=(1, 3, 32, 32))
+            >>> net.set_active_bits(Assignment(4, {"layer1.0.conv2": (2, 2)}))
+            >>> net.active_bits, net.assignment["layer1.0.conv2"].activation
+            (4, 2)
+            >>> net.set_active_bits(2)
+            >>> net.assignment.is_uniform
+            True
         """
-        self._active.switch(self._candidate("set_active_bits", bits))
+        self._active.switch(self.checked_setting("set_active_bits", bits))
 
     @contextmanager
-    def at_bits(self, bits: int) -> Iterator[Self]:
-        """Run at another bit-width inside the block.
+    def at_bits(self, bits: int | Assignment) -> Iterator[Self]:
+        """Run at another bit-width, or at an assignment, inside the block.
 
         Raises:
-            BitWidthError: not a candidate of this network.
+            BitWidthError: as of `set_active_bits`.
             ConcurrentUseError: another thread, or another task of the event loop, has such a
                 block open; see `view`.
         """
-        with self._active.at(self._candidate("at_bits", bits)):
+        with self._active.at(self.checked_setting("at_bits", bits)):
             yield self
 
     def train(self, mode: bool = True) -> Self:
@@ -166,7 +196,7 @@ class MultiQuantNet(MultiBranch):
         with self._active.floating():
             yield self
 
-    def view(self, bits: int | None = None) -> Self:
+    def view(self, bits: int | Assignment | None = None) -> Self:
         """This network once more, with an active bit-width of its own: for threads and servers.
 
         A view shares every parameter and buffer with the network, so it costs no memory for
@@ -180,10 +210,10 @@ class MultiQuantNet(MultiBranch):
         it into the network. What `compile` or a wrapper made of the network stays with it.
 
         Args:
-            bits: of the view; default: the network's.
+            bits: of the view, or an assignment; default: the network's.
 
         Raises:
-            BitWidthError: not a candidate of this network.
+            BitWidthError: as of `set_active_bits`.
 
         Example:
             >>> from torchvision.models import resnet18
@@ -195,18 +225,29 @@ class MultiQuantNet(MultiBranch):
             >>> all(a is b for a, b in zip(low.parameters(), net.parameters()))
             True
         """
-        bits = self.active_bits if bits is None else self._candidate("view", bits)
-        view: Self = twin_of(self, {id(self._active): replace(self._active, bits=bits)})
+        setting = self.setting if bits is None else self.checked_setting("view", bits)
+        view: Self = twin_of(self, self._active.twin(setting))
         return view
 
-    def _candidate(self, caller: str, bits: Any) -> int:
-        """The bit-width, if this network has it."""
-        if not is_whole(bits) or bits not in self.bits:
+    def checked_setting(self, caller: str, setting: Any) -> Setting:
+        """A bit-width or an assignment, if this network can run at it.
+
+        Args:
+            caller: what starts the error.
+            setting: as a user gave it.
+
+        Raises:
+            BitWidthError: as of `set_active_bits`.
+        """
+        if isinstance(setting, Assignment):
+            setting.require_fits(caller, self.bits, self.sites)
+            return setting
+        if not is_whole(setting) or setting not in self.bits:
             raise BitWidthError(
                 f"{caller}: expected one of the bit-widths {list(self.bits)} this network "
-                f"was built for, got {bits!r}"
+                f"was built for, got {setting!r}"
             )
-        return int(bits)
+        return int(setting)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes) of the images (N, C, H, W) at the active bit-width (eq. 6).

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from brevitas_multiquant.core.clip_quantize import activation_levels, guarded_upper
 from brevitas_multiquant.core.paused_collector import collector_paused
-from brevitas_multiquant.core.selection import is_whole
-from brevitas_multiquant.errors import BitWidthError
+from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.nn.given import float32_network
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.nn.plain import (
@@ -42,6 +41,7 @@ class Subnet(nn.Module):
         stem, branches, head: frozen parts; only the branches that run are here.
         bits: the bit-width.
         merge: merges the branch outputs.
+        inexact: layers whose sums of codes may pass what fp32 holds.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Subnet(nn.Module):
         head: nn.Module,
         bits: int,
         merge: nn.Module,
+        inexact: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.stem = stem
@@ -58,6 +59,7 @@ class Subnet(nn.Module):
         self.head = head
         self.bits = bits
         self.merge = merge
+        self.inexact = tuple(inexact)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes) of the images (N, C, H, W)."""
@@ -67,7 +69,7 @@ class Subnet(nn.Module):
             return self.head(self.merge(outputs))
 
 
-def extract_subnet(net: MultiQuantNet, bits: int) -> Subnet:
+def extract_subnet(net: MultiQuantNet, bits: int | Assignment) -> Subnet:
     """One bit-width as a plain Brevitas network, equal to the bit in evaluation.
 
     Stock ``QuantConv2d``, ``QuantLinear`` and ``QuantIdentity`` at scale 1, ranges and norms as
@@ -75,12 +77,12 @@ def extract_subnet(net: MultiQuantNet, bits: int) -> Subnet:
 
     Args:
         net: the network; not changed, not even for a moment.
-        bits: one of ``net.bits``.
+        bits: one of ``net.bits``, or an assignment.
 
     Raises:
         NetworkError: not a `MultiQuantNet`.
         PrecisionError: a network that is not in fp32.
-        BitWidthError: not a candidate of the network.
+        BitWidthError: nothing that the network can run at.
         CalibrationError: ranges that have seen no data yet.
 
     Example:
@@ -94,14 +96,20 @@ def extract_subnet(net: MultiQuantNet, bits: int) -> Subnet:
         True
     """
     net = float32_network(net, "extract_subnet")
-    if not is_whole(bits) or bits not in net.bits:
-        raise BitWidthError(f"extract_subnet: expected one of {list(net.bits)}, got {bits!r}")
-    bits = int(bits)
     with collector_paused(), torch.no_grad():
-        parts = [_frozen(branch, bits) for branch in net.branches_at(bits)]
-        stem, head, merge = (_frozen(part, bits) for part in (net.stem, net.head, net.merge))
-    subnet = Subnet(stem, parts, head, bits, merge).eval()
+        view = net.view(net.checked_setting("extract_subnet", bits))
+        active = view.active_bits
+        running = view.branches_at(active)
+        parts = [_frozen(branch, active) for branch in running]
+        stem, head, merge = (_frozen(part, active) for part in (view.stem, view.head, view.merge))
+        inexact = [name for branch in running for name in _inexact(branch)]
+    subnet = Subnet(stem, parts, head, active, merge, list(dict.fromkeys(inexact))).eval()
     return subnet.requires_grad_(False)
+
+
+def _inexact(branch: nn.Module) -> list[str]:
+    layers = [(n, layer) for n, layer in branch.named_modules() if isinstance(layer, CodeLayer)]
+    return [name for name, layer in layers if not layer.is_exact]
 
 
 def _frozen(part: nn.Module, bits: int) -> nn.Module:
@@ -118,12 +126,12 @@ def _plain(name: str, module: Any, bits: int) -> nn.Module | None:
     if hasattr(module, "plain"):
         return module.plain(bits, f"{name} at {bits} bits")
     if isinstance(module, SwitchableQuantizer):
-        return _plain_quantizer(name, module[str(bits)], bits)
+        return _plain_quantizer(f"{name} at {bits} bits", module[str(bits)], module.dial.bits)
     if isinstance(module, Switchable):
         member = module[str(bits)]
         return _plain_norm(member) if is_scale_and_shift(member) else copy.deepcopy(member)
     if isinstance(module, CodeLayer):
-        return _plain_layer(module, bits)
+        return _plain_layer(module)
     if is_scale_and_shift(module):
         return _plain_norm(module)
     if isinstance(module, SharedParameter):
@@ -135,9 +143,9 @@ def _plain_norm(norm: Any) -> ScaleShift:
     return ScaleShift(*scale_and_shift(norm))
 
 
-def _plain_quantizer(name: str, quantizer: Any, bits: int) -> nn.Sequential:
+def _plain_quantizer(where: str, quantizer: Any, bits: int) -> nn.Sequential:
     learned: LearnedRange = activation_tensor_quant(quantizer).range_impl
-    learned.require_ready(f"{name} at {bits} bits")
+    learned.require_ready(where)
     levels = activation_levels(bits)
     lower = learned.lower
     upper = guarded_upper(lower, learned.upper)
@@ -146,7 +154,7 @@ def _plain_quantizer(name: str, quantizer: Any, bits: int) -> nn.Sequential:
     return nn.Sequential(RangeToCodes(lower, levels / (upper - lower)), plain.to(device))
 
 
-def _plain_layer(layer: Any, bits: int) -> nn.Sequential:
+def _plain_layer(layer: Any) -> nn.Sequential:
     plain_type: Any = next(plain for kind, plain in _PLAIN if isinstance(layer, kind))
     plain = plain_type(
         **geometry(layer),
@@ -161,7 +169,7 @@ def _plain_layer(layer: Any, bits: int) -> nn.Sequential:
     codes = layer.quant_weight()
     plain.weight = nn.Parameter(codes.detach().clone(), requires_grad=False)
     bias = None if layer.bias is None else as_output_channels(layer, layer.bias).detach().clone()
-    scale = OutputScale(layer.output_scale_at(bits), bias)
+    scale = OutputScale(layer.output_scale, bias)
     return nn.Sequential(plain, scale).to(layer.weight.device)
 
 

@@ -12,8 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from brevitas_multiquant.core.computed_once import computed_once
 from brevitas_multiquant.core.method import Key
-from brevitas_multiquant.core.precision import ActiveBits
+from brevitas_multiquant.core.panel import ActiveBits, Dial
 from brevitas_multiquant.quant.injectors import UintActPerTensorLearnedRange
+from brevitas_multiquant.quant.proxies import activation_tensor_quant
 
 WITHOUT_FP64 = ("mps",)
 """Types of devices that refuse fp64 tensors."""
@@ -59,17 +60,39 @@ def _members(
 
 
 class SwitchableQuantizer(Switchable):
-    """Activation codes at the active bit-width; nothing while quantizers are off."""
+    """Activation codes of one site; nothing while quantizers are off.
+
+    The range is that of the network's bit-width, where it was trained; the codes have the bits
+    that the site's dial shows.
+    """
+
+    dial: Dial | ActiveBits
 
     @classmethod
     def create(
-        cls, bits: Sequence[int], active: ActiveBits, *, key: Key = ("bits",)
+        cls,
+        bits: Sequence[int],
+        active: ActiveBits,
+        dial: Dial | None = None,
+        *,
+        key: Key = ("bits",),
     ) -> "SwitchableQuantizer":
-        """Quantizers with a trainable range for each of ``bits``, or for each value of ``key``."""
-        return cls(_members(_activation_quantizer, bits, key), active, key)
+        """Quantizers with a trainable range for each of ``bits``, or for each value of ``key``.
+
+        Args:
+            bits: of the network.
+            active: the network state.
+            dial: the site dial; without one its codes have the bits of the network.
+            key: what chooses the range.
+        """
+        quantizer = cls(_members(_activation_quantizer, bits, key), active, key)
+        quantizer.dial = active if dial is None else dial
+        for member in quantizer.values():
+            activation_tensor_quant(member).dial = quantizer.dial
+        return quantizer
 
     def forward(self, x: Tensor) -> Tensor:
-        """Codes of ``x`` in [0, 2**b - 1], same shape."""
+        """Codes of ``x`` in [0, 2**b - 1] at the dial's b, same shape."""
         return super().forward(x) if self.active.quantized else x
 
 

@@ -1,6 +1,7 @@
 """Arithmetic in which codes add up exactly, whatever faster one is switched on around it.
 
-Sums of codes are integers below 2**24 up to 8 bits: fp32 holds them, fp16, bf16 and TF32 do not.
+Sums of codes are integers, below 2**24 in most layers (`core.exact_sums`): fp32 holds those, fp16,
+bf16 and TF32 do not.
 """
 
 import threading

@@ -16,8 +16,9 @@ from brevitas.nn import QuantConv1d, QuantConv2d, QuantLinear
 from torch import Tensor, nn
 
 from brevitas_multiquant.core.clip_quantize import activation_levels
+from brevitas_multiquant.core.exact_sums import sums_are_exact
 from brevitas_multiquant.core.grids import ODD, WeightFormat
-from brevitas_multiquant.core.precision import ActiveBits
+from brevitas_multiquant.core.panel import ActiveBits, Dial
 from brevitas_multiquant.core.selection import BRANCH_BITS
 from brevitas_multiquant.quant.exact import contract_exactly, refuse_mixed_types
 from brevitas_multiquant.quant.injectors import WeightPerTensorLearnedRange
@@ -51,12 +52,16 @@ class CodeLayer(nn.Module):
     """Mixed into a Brevitas layer: codes in, ``scale * (codes * codes) + bias`` out.
 
     While training, the scale is folded into the weights, which costs no pass over the output. In
-    evaluation the codes are multiplied as they are: integers below 2**24 add up exactly in fp32,
-    in any order, so that every executor of the exported graph gets the same bits. Autocast does
-    not change that (`quant.exact`).
+    evaluation the codes are multiplied as they are: integers below 2**24 (`is_exact`) add up in
+    fp32 exactly, in any order, so that every executor of the exported graph gets the same bits.
+    Autocast does not change that (`quant.exact`).
+
+    Attributes:
+        input_dial: of the site that the layer reads, whose codes its output scale is for.
     """
 
     active: ActiveBits
+    input_dial: Dial | ActiveBits
     stored_bits = BRANCH_BITS
     """Bits of a weight in memory and files."""
 
@@ -83,12 +88,14 @@ class CodeLayer(nn.Module):
 
     @property
     def output_scale(self) -> float:
-        """`output_scale_at` the active bit-width."""
-        return self.output_scale_at(self.active.bits)
-
-    def output_scale_at(self, bits: int) -> float:
         """1 / (divisor (2**b - 1)): turns a product of codes into the paper's product of values."""
-        return 1.0 / (self.weight_format.divisor * activation_levels(bits))
+        return 1.0 / (self.weight_format.divisor * activation_levels(self.input_dial.bits))
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether fp32 holds every sum of products of codes, at the bits that its input has."""
+        largest = activation_levels(self.input_dial.bits)
+        return sums_are_exact(self.weight[0].numel(), self.weight_format.magnitude, largest)
 
     def inner_forward_impl(self, x: Tensor, weight_codes: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's own operation on codes, or on floats while quantizers are off."""
@@ -214,7 +221,7 @@ def _finish(
 ) -> CodeLayer:
     for name, parameter in layer.named_parameters(recurse=False):
         quantized.register_parameter(name, copy.deepcopy(parameter))
-    quantized.active = active
+    quantized.active = quantized.input_dial = active
     quantized.weight_function = weight_function
     quantized.weight_quant.skip_create_quant_tensor = True
     quantized.train(layer.training)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from brevitas_multiquant.core.clip_quantize import quantize_activation, quantize_weight
 from brevitas_multiquant.core.config import check_choice
 from brevitas_multiquant.core.grids import FAMILIES, ODD, Grid, Numbers
+from brevitas_multiquant.core.panel import ActiveBits, Dial
 from brevitas_multiquant.core.selection import chosen_bits
 from brevitas_multiquant.quant.ranges import LearnedRange
 
@@ -34,7 +35,13 @@ class _Codes(nn.Module):
 
 
 class ActivationCodes(_Codes):
-    """Unsigned ``bit_width``-bit codes of activations."""
+    """Unsigned codes of activations: of ``bit_width`` bits, or as many as its dial shows.
+
+    Attributes:
+        dial: of the site, in a network.
+    """
+
+    dial: Dial | ActiveBits | None = None
 
     def __init__(self, range_impl: LearnedRange, bit_width_impl: nn.Module, bit_width: int) -> None:
         super().__init__(range_impl, bit_width_impl)
@@ -44,7 +51,8 @@ class ActivationCodes(_Codes):
     def forward(self, x: Tensor) -> QuantArgs:
         """Codes of ``x`` (any shape) in [0, 2**bits - 1]."""
         lower, upper = self.range_impl(x)
-        codes = quantize_activation(x, lower, upper, self.bits, overwrite=self.overwrites)
+        bits = self.bits if self.dial is None else self.dial.bits
+        codes = quantize_activation(x, lower, upper, bits, overwrite=self.overwrites)
         return self._with_metadata(codes)
 
 

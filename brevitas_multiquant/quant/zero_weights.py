@@ -33,7 +33,7 @@ def move_zeros_apart(module: nn.Module) -> list[str]:
 
     Example:
         >>> from brevitas_multiquant.quant.layers import code_layer
-        >>> from brevitas_multiquant.core.precision import ActiveBits
+        >>> from brevitas_multiquant.core.panel import ActiveBits
         >>> zeros = nn.Linear(2, 2)
         >>> _ = nn.init.zeros_(zeros.weight)
         >>> layer = code_layer(zeros, ActiveBits(4))

@@ -2,13 +2,13 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
 
-from brevitas_multiquant.core.precision import ActiveBits
+from brevitas_multiquant.core.panel import ActiveBits
 from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.nn.shared import SharedParameter
 from brevitas_multiquant.nn.switchable import SwitchableNorm, exact_norm
@@ -66,13 +66,13 @@ class Fittings:
     """What a method puts into a body, in place of float modules.
 
     Args:
-        layer: of a convolution or linear layer, the one with weights of few bits.
-        quantizer: a new activation quantizer.
+        layer: of a convolution or linear layer that reads a site, the one with weights of few bits.
+        quantizer: a new activation quantizer of a site.
         norm: of a norm, the switched one.
     """
 
-    layer: Callable[[nn.Module], nn.Module]
-    quantizer: Callable[[], nn.Module]
+    layer: Callable[[nn.Module, str], nn.Module]
+    quantizer: Callable[[str], nn.Module]
     norm: Callable[[nn.Module], nn.Module]
 
 
@@ -86,12 +86,14 @@ def build_branch(body: fx.GraphModule, plan: Plan, fittings: Fittings) -> fx.Gra
     """
     branch = copy.deepcopy(body, _weights_of_layers(body))
     nodes = {node.name: node for node in branch.graph.nodes}
-    for names in plan.sites.values():
-        _insert_quantizer(branch, [nodes[name] for name in names], fittings)
+    readers = [[nodes[name] for name in names] for names in plan.sites.values()]
+    sites = _input_sites(readers)
+    for nodes_of_site in readers:
+        _insert_quantizer(branch, nodes_of_site, fittings, sites)
     modules = dict(branch.named_modules())
     for name in {str(n.target) for n in branch.graph.nodes if n.op == "call_module"}:
         if isinstance(modules.get(name), WEIGHTED):
-            _swap(branch, name, fittings.layer(modules[name]))
+            _swap(branch, name, fittings.layer(modules[name], sites[name]))
         elif is_norm(modules.get(name)):
             _swap(branch, name, fittings.norm(modules[name]))
     _swap_in_place(branch, plan, fittings)
@@ -105,11 +107,32 @@ def _weights_of_layers(body: nn.Module) -> dict[int, nn.Parameter]:
     return {id(parameter): parameter for layer in layers for parameter in layer.parameters()}
 
 
-def _insert_quantizer(branch: fx.GraphModule, readers: list[fx.Node], fittings: Fittings) -> None:
-    target = f"input_quants.{readers[0].target}"
+def _input_sites(readers: list[list[fx.Node]]) -> dict[str, str]:
+    """Layer -> the site that it reads.
+
+    A layer that is called on several tensors has one output scale, so they are one site.
+
+    Args:
+        readers: for each tensor, the layers that read it.
+    """
+    site_of: dict[str, str] = {}
+    for nodes in readers:
+        layers = [str(node.target) for node in nodes]
+        known = {site_of[layer] for layer in layers if layer in site_of}
+        joined = [layer for layer, site in site_of.items() if site in known]
+        site = site_of[joined[0]] if joined else layers[0]
+        site_of |= dict.fromkeys([*joined, *layers], site)
+    return site_of
+
+
+def _insert_quantizer(
+    branch: fx.GraphModule, readers: list[fx.Node], fittings: Fittings, sites: Mapping[str, str]
+) -> None:
+    first = str(readers[0].target)
+    target = f"input_quants.{first}"
     while _has_submodule(branch, target):  # a layer that is called on several tensors
         target += "_again"
-    branch.add_submodule(target, fittings.quantizer())
+    branch.add_submodule(target, fittings.quantizer(sites[first]))
     source = readers[0].all_input_nodes[0]
     with branch.graph.inserting_after(source):
         quantizer = branch.graph.call_module(target, (source,))
@@ -131,7 +154,9 @@ def _swap_in_place(branch: nn.Module, plan: Plan, fittings: Fittings) -> None:
     quantized: dict[nn.Module, nn.Module] = {}
     for name in plan.in_place:
         layer = modules[name]
-        parts = {"input_quant": fittings.quantizer(), "layer": fittings.layer(layer)}
+        if layer in quantized:  # it has another name
+            continue
+        parts = {"input_quant": fittings.quantizer(name), "layer": fittings.layer(layer, name)}
         quantized[layer] = nn.Sequential(OrderedDict(parts))
     for name in plan.norms:
         if isinstance(branch.get_submodule(name), SwitchableNorm):

@@ -19,7 +19,7 @@ from brevitas_multiquant import (
     save_packed,
 )
 from brevitas_multiquant.core.method import Single
-from brevitas_multiquant.core.precision import ActiveBits
+from brevitas_multiquant.core.panel import ActiveBits
 from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.methods.catalogue import METHODS, OBJECTIVES, WEIGHTS, fittings
 from brevitas_multiquant.nn import SwitchableNorm, SwitchableQuantizer

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from brevitas_multiquant.core.precision import ActiveBits
+from brevitas_multiquant.core.panel import ActiveBits
 from brevitas_multiquant.nn import SwitchableNorm, SwitchableQuantizer
 from brevitas_multiquant.nn.switchable import ScaleShiftNorm, exact_norm, scale_and_shift
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from brevitas_multiquant import MultiQuantNet, calibrate, cost, extract_subnet
-from brevitas_multiquant.core.precision import ActiveBits
+from brevitas_multiquant.core.panel import ActiveBits
 from brevitas_multiquant.errors import BitWidthError, ConcurrentUseError
 from brevitas_multiquant.export import check_finn, export_onnx, export_qonnx
 

@@ -7,7 +7,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
-from brevitas_multiquant.core.precision import ActiveBits
+from brevitas_multiquant.core.panel import ActiveBits
 from brevitas_multiquant.quant import kept_weights, layers
 
 LAYERS = {

@@ -7,7 +7,7 @@ from timm.layers import StdConv2d
 from torch import nn
 
 from brevitas_multiquant import multiquantize
-from brevitas_multiquant.core.precision import ActiveBits
+from brevitas_multiquant.core.panel import ActiveBits
 from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.profiles.finn.quantizers import fixed_point_layer
 from brevitas_multiquant.quant.layers import (

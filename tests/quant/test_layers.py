@@ -7,7 +7,7 @@ from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdCon
 from torch import nn
 
 from brevitas_multiquant.core.clip_quantize import quantize_activation
-from brevitas_multiquant.core.precision import ActiveBits
+from brevitas_multiquant.core.panel import ActiveBits
 from brevitas_multiquant.quant.layers import (
     CodeConv1d,
     CodeConv2d,

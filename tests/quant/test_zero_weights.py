@@ -18,7 +18,7 @@ from brevitas_multiquant import (
 )
 from brevitas_multiquant.core.clip_quantize import quantize_weight
 from brevitas_multiquant.core.grids import WEIGHT_FORMATS
-from brevitas_multiquant.core.precision import ActiveBits
+from brevitas_multiquant.core.panel import ActiveBits
 from brevitas_multiquant.errors import CalibrationError, SelfCheckError
 from brevitas_multiquant.export import export_qonnx
 from brevitas_multiquant.quant.layers import CodeLayer, code_layer

@@ -4,7 +4,6 @@ Each has a `plain` form for one bit-width, of stock Brevitas modules and constan
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from brevitas.inject.enum import FloatToIntImplType
@@ -12,8 +11,8 @@ from brevitas.nn import QuantIdentity
 from torch import Tensor, nn
 
 from brevitas_multiquant.core.clip_quantize import activation_levels, guarded_upper
+from brevitas_multiquant.core.panel import ActiveBits
 from brevitas_multiquant.core.power_of_two import EDGE_BITS, integer_range
-from brevitas_multiquant.core.precision import ActiveBits
 from brevitas_multiquant.nn.merge import merge_outputs
 from brevitas_multiquant.nn.plain import (
     IntActConst,
@@ -207,10 +206,10 @@ class CodesToValues(nn.Module):
         return codes.mul(step).add(lower)
 
     def _step_and_lower(self, bits: int) -> tuple[Tensor, Tensor]:
-        member: Any = self._quantizer[0][str(bits)]
-        learned = activation_tensor_quant(member).range_impl
+        (quantizer,) = self._quantizer
+        learned = activation_tensor_quant(quantizer[str(bits)]).range_impl
         width = guarded_upper(learned.lower, learned.upper) - learned.lower
-        return width / activation_levels(bits), learned.lower
+        return width / activation_levels(quantizer.dial.bits), learned.lower
 
     def plain(self, bits: int, where: str) -> nn.Module:
         """Factor and summand of one bit-width."""

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from brevitas_multiquant.core.panel import Dial
 from brevitas_multiquant.core.power_of_two import EDGE_BITS
 from brevitas_multiquant.core.selection import bits_of_uses
 from brevitas_multiquant.nn.network import MultiQuantNet
@@ -99,10 +100,19 @@ def _quantize_stem(net: MultiQuantNet) -> SwitchableQuantizer:
     if end is not image:  # else the network has no stem of its own
         _swap_layers(net, stem)
         _insert_after(stem, image, "image_quant", FixedPointQuantizer(EDGE_BITS, True, net._active))
-    first = SwitchableQuantizer.create(net.bits, net._active)
+    first = SwitchableQuantizer.create(net.bits, net._active, _first_dial(net))
     _insert_after(stem, end, "first_quant", first)
     stem.recompile()
     return first
+
+
+def _first_dial(net: MultiQuantNet) -> Dial:
+    """Of the quantizer that the one in the stem takes the place of, if there is one."""
+    branch: Any = net.branches[0]
+    modules = dict(branch.named_modules())
+    readers = _first_channels(_ends(branch)[0]).users
+    own = [modules[str(n.target)] for n in readers if _calls(modules, n, SwitchableQuantizer)]
+    return own[0].dial if own else net._active.dial("first_quant")
 
 
 def _quantize_branch(

@@ -13,13 +13,13 @@ from brevitas.quant import Int8WeightPerTensorFixedPoint
 from brevitas.quant.solver.act import ActQuantSolver
 from torch import Tensor, nn
 
+from brevitas_multiquant.core.panel import ActiveBits
 from brevitas_multiquant.core.power_of_two import (
     EDGE_BITS,
     integer_range,
     power_of_two_scale,
     quantize_fixed_point,
 )
-from brevitas_multiquant.core.precision import ActiveBits
 from brevitas_multiquant.nn.plain import IntWeightConst, OutputScale
 from brevitas_multiquant.quant.exact import contract_exactly, refuse_mixed_types
 from brevitas_multiquant.quant.layers import as_output_channels, geometry, is_plain

@@ -70,10 +70,10 @@ def recomputed(net: MultiQuantNet, branch: nn.Module, forward: Forward) -> Forwa
         return nullcontext(), statistics_kept(norms)
 
     def run(x: Tensor) -> Tensor:
-        bits = net.active_bits
+        setting = net.setting
 
         def at_same_bits(x: Tensor) -> Tensor:
-            with net.at_bits(bits):
+            with net.at_bits(setting):
                 return forward(x)
 
         return checkpoint(at_same_bits, x, use_reentrant=False, context_fn=contexts)
