@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from brevitas_multiquant import norm_statistics
 from brevitas_multiquant.recipes.evaluate import top1
 from brevitas_multiquant.recipes.network import health
 from brevitas_multiquant.recipes.network.modes import evaluating
 from brevitas_multiquant.recipes.options.train import parse_train
 from brevitas_multiquant.recipes.run.create import create_run
 from brevitas_multiquant.recipes.run.norms import refresh_norms
+from brevitas_multiquant.training import norm_statistics
 from tests.recipes.runs import tiny
 
 
