@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brevitas_multiquant import functional
+from brevitas_multiquant.core import clip_quantize
 from brevitas_multiquant.core.grids import WEIGHT_FORMATS
 from tests import reference
 
@@ -55,7 +55,7 @@ def test_activation_against_the_paper(bits, lower, upper, dtype):
     x = spread_values(lower, upper, levels, dtype).requires_grad_()
     lo, hi = bounds(lower, upper, dtype)
     grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(3)).to(dtype)
-    codes = functional.quantize_activation(x, lo, hi, bits)
+    codes = clip_quantize.quantize_activation(x, lo, hi, bits)
     (codes / levels).backward(grad)
 
     # the oracle always computes in fp64, from the very numbers that the quantizer got
@@ -75,7 +75,7 @@ def test_weight_against_the_paper(lower, upper, dtype):
     w = spread_values(lower, upper, 3, dtype).requires_grad_()
     lo, hi = bounds(lower, upper, dtype)
     grad = torch.randn(w.shape, generator=torch.Generator().manual_seed(4)).to(dtype)
-    codes = functional.quantize_weight(w, lo, hi)
+    codes = clip_quantize.quantize_weight(w, lo, hi)
     (codes / 3).backward(grad)
 
     inputs = [t.detach().double().requires_grad_() for t in (w, lo, hi)]
@@ -105,7 +105,7 @@ def test_every_weight_format_against_its_real_levels(name, lower, upper, dtype):
     lo, hi = bounds(lower, upper, dtype)
     assert (w == lo).any() and (w == hi).any()
     grad = torch.randn(w.shape, generator=torch.Generator().manual_seed(6)).to(dtype)
-    codes = functional.quantize_weight(w, lo, hi, weight_format)
+    codes = clip_quantize.quantize_weight(w, lo, hi, weight_format)
     (codes / weight_format.divisor).backward(grad)
 
     inputs = [t.detach().double().requires_grad_() for t in (w, lo, hi)]
@@ -125,7 +125,7 @@ def test_zeros_of_a_relu_count_as_inside(bits):
     """Half of what follows a ReLU is exactly l = 0; torch.clamp would drop its gradient."""
     x = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64, requires_grad=True)
     lower, upper = bounds(0.0, 1.0, torch.float64)
-    functional.quantize_activation(x, lower, upper, bits).sum().backward()
+    clip_quantize.quantize_activation(x, lower, upper, bits).sum().backward()
     levels = 2**bits - 1
     assert x.grad.tolist() == [levels] * 4
     assert lower.grad.item() == -3 * levels  # d/dl = -(1 - position) at each of the three zeros
@@ -144,7 +144,7 @@ def test_mask_ends_exactly_at_the_bounds(dtype):
             torch.nextafter(upper.detach(), inf),
         ]
     ).requires_grad_()
-    functional.quantize_activation(x, lower, upper, 4).sum().backward()
+    clip_quantize.quantize_activation(x, lower, upper, 4).sum().backward()
     assert (x.grad != 0).tolist() == [True, True, False, False]
 
 
@@ -154,7 +154,7 @@ def test_gradients_by_finite_differences(bits):
     lower, upper = bounds(-0.7, 1.3, torch.float64)
     x = torch.linspace(-1.5, 2.0, 97, dtype=torch.float64)  # none of them on a bound
     grad = torch.linspace(-1.0, 2.0, 97, dtype=torch.float64)
-    functional.quantize_activation(x, lower, upper, bits).backward(grad)
+    clip_quantize.quantize_activation(x, lower, upper, bits).backward(grad)
 
     def unrounded(lo, hi):
         return (grad * (2**bits - 1) * reference.clip((x - lo) / (hi - lo))).sum()
@@ -173,8 +173,8 @@ def test_gradients_by_finite_differences(bits):
 def test_half_precision_gives_the_codes_of_fp32(bits, dtype):
     x = torch.randn(5000).to(dtype)
     lower, upper = torch.tensor(-1.1), torch.tensor(1.7)
-    half = functional.quantize_activation(x, lower, upper, bits)
-    full = functional.quantize_activation(x.float(), lower, upper, bits)
+    half = clip_quantize.quantize_activation(x, lower, upper, bits)
+    full = clip_quantize.quantize_activation(x.float(), lower, upper, bits)
     assert torch.equal(half.float(), full)
     # 8 significant bits hold every code up to 256, no more
     assert half.dtype == (dtype if bits <= 8 else torch.float32)
@@ -187,17 +187,17 @@ def test_range_that_is_not_one_stays_finite(lower, below, dtype):
     """u <= l: codes stay codes, gradients stay finite, also where l swallows a small width."""
     x = torch.tensor([lower - 1e7, lower, lower + 1e7], dtype=dtype, requires_grad=True)
     lo, hi = bounds(lower, lower - below, torch.float32)
-    codes = functional.quantize_activation(x, lo, hi, 4)
+    codes = clip_quantize.quantize_activation(x, lo, hi, 4)
     assert codes[0] == 0 and codes[2] == 15 and 0 <= codes[1] <= 15
     codes.sum().backward()
     for gradient in (x.grad, lo.grad, hi.grad):
         assert torch.isfinite(gradient).all()
-    assert functional.guarded_upper(lo, hi) > lo
+    assert clip_quantize.guarded_upper(lo, hi) > lo
 
 
 def test_guard_leaves_a_proper_range_alone():
     lower, upper = torch.tensor(-1.0), torch.tensor(2.0)
-    assert functional.guarded_upper(lower, upper) == upper
+    assert clip_quantize.guarded_upper(lower, upper) == upper
 
 
 FINITE = {"allow_nan": False, "allow_infinity": False}
@@ -213,35 +213,35 @@ def as_tensors(limits, values):
 @given(ANY_RANGE, VALUES, st.sampled_from([*BITS, 10, 16]))
 def test_codes_are_levels_and_monotone(limits, values, bits):
     lower, upper, x = as_tensors(limits, sorted(values))
-    codes = functional.quantize_activation(x, lower, upper, bits)
+    codes = clip_quantize.quantize_activation(x, lower, upper, bits)
     assert torch.equal(codes, codes.round())
-    assert codes.min() >= 0 and codes.max() <= functional.activation_levels(bits)
+    assert codes.min() >= 0 and codes.max() <= clip_quantize.activation_levels(bits)
     assert (codes.diff() >= 0).all()
 
 
 @given(ANY_RANGE, VALUES, st.sampled_from(list(WEIGHT_FORMATS.values())))
 def test_weight_codes_are_of_their_format_and_monotone(limits, values, weight_format):
     lower, upper, w = as_tensors(limits, sorted(values))
-    codes = functional.quantize_weight(w, lower, upper, weight_format)
+    codes = clip_quantize.quantize_weight(w, lower, upper, weight_format)
     assert set(codes.tolist()) <= set(weight_format.integers)
     assert (codes.diff() >= 0).all()
 
 
 @given(ANY_RANGE, st.sampled_from(BITS))
 def test_quantizing_a_level_again_changes_nothing(limits, bits):
-    levels = functional.activation_levels(bits)
+    levels = clip_quantize.activation_levels(bits)
     lower, upper, _ = as_tensors(limits, [])
     codes = torch.arange(levels + 1, dtype=torch.float64)
     values = lower + (upper - lower) * codes / levels
-    assert torch.equal(functional.quantize_activation(values, lower, upper, bits), codes)
+    assert torch.equal(clip_quantize.quantize_activation(values, lower, upper, bits), codes)
 
 
 def test_compiles_without_graph_break():
     """`aot_eager` traces forward and backward as the compiler would, without a C++ compiler."""
-    compiled = torch.compile(functional.quantize_activation, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(clip_quantize.quantize_activation, fullgraph=True, backend="aot_eager")
     x = torch.linspace(-1, 2, 31)
     results = []
-    for function in (functional.quantize_activation, compiled):
+    for function in (clip_quantize.quantize_activation, compiled):
         leaf = x.clone().requires_grad_()
         lower, upper = bounds(-0.2, 1.1, torch.float32)
         codes = function(leaf, lower, upper, 4)

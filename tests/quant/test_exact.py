@@ -232,7 +232,7 @@ class TestSettingsOfCuda:
         self, net: MultiQuantNet, images: Tensor, what: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """With a device that says that it is CUDA."""
-        where = f"brevitas_multiquant.{'nn.network' if what == 'network' else 'subnet'}"
+        where = f"brevitas_multiquant.{'nn.network' if what == 'network' else 'nn.subnet'}"
         cuda = exact_arithmetic
         monkeypatch.setattr(f"{where}.exact_arithmetic", lambda _: cuda(torch.device("cuda")))
         torch.set_float32_matmul_precision("high")
