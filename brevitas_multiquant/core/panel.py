@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from brevitas_multiquant.core.precision import Assignment, Precision
-from brevitas_multiquant.core.selection import BRANCH_BITS
-from brevitas_multiquant.errors import ConcurrentUseError
+from brevitas_multiquant.core.selection import BRANCH_BITS, is_whole
+from brevitas_multiquant.errors import BitWidthError, ConcurrentUseError
 
 _ADVICE = (
     "call net.view(bits) once for each thread or bit-width, and run that: views share all "
@@ -92,6 +92,27 @@ class ActiveBits:
         """At which bits every site runs."""
         sites = {site: Precision(BRANCH_BITS, dial.bits) for site, dial in self.dials.items()}
         return Assignment(self.bits, sites)
+
+    def checked(self, caller: str, given: Any, candidates: Sequence[int]) -> Setting:
+        """A bit-width or an assignment, if the network can run at it.
+
+        Args:
+            caller: what starts the error.
+            given: by a user.
+            candidates: the network's bit-widths.
+
+        Raises:
+            BitWidthError: not a candidate, or an assignment that does not fit.
+        """
+        if isinstance(given, Assignment):
+            given.require_fits(caller, candidates, tuple(self.dials))
+            return given
+        if not is_whole(given) or given not in candidates:
+            raise BitWidthError(
+                f"{caller}: expected one of the bit-widths {list(candidates)} this network was "
+                f"built for, got {given!r}"
+            )
+        return int(given)
 
     def twin(self, setting: Setting) -> dict[int, Any]:
         """Another panel with dials of its own, for a view.

@@ -85,7 +85,7 @@ class Assignment(Mapping[str, Precision]):
             >>> net = multiquantize(resnet18(num_classes=10), [2, 4], input_shape=(1, 3, 32, 32))
             >>> low = Assignment.uniform(net, 2)
             >>> low["layer1.0.conv1"], len(low), low.is_uniform
-            (Precision(weight=2, activation=2), 17, True)
+            (Precision(weight=2, activation=2), 16, True)
         """
         if not hasattr(net, "sites"):
             raise NetworkError(

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from brevitas_multiquant.core.config import MultiQuantConfig
 from brevitas_multiquant.core.panel import ActiveBits, Setting
 from brevitas_multiquant.core.precision import Assignment
-from brevitas_multiquant.core.selection import is_whole
-from brevitas_multiquant.errors import BitWidthError, PackedFileError
+from brevitas_multiquant.errors import PackedFileError
 from brevitas_multiquant.nn.compiled import compiled_by_bits, warn_of_graphs
 from brevitas_multiquant.nn.merge import Merge
 from brevitas_multiquant.nn.modes import restore_fixed
@@ -128,11 +127,8 @@ class MultiQuantNet(MultiBranch):
             >>> net.set_active_bits(Assignment(4, {"layer1.0.conv2": (2, 2)}))
             >>> net.active_bits, net.assignment["layer1.0.conv2"].activation
             (4, 2)
-            >>> net.set_active_bits(2)
-            >>> net.assignment.is_uniform
-            True
         """
-        self._active.switch(self.checked_setting("set_active_bits", bits))
+        self._active.switch(self._checked("set_active_bits", bits))
 
     @contextmanager
     def at_bits(self, bits: int | Assignment) -> Iterator[Self]:
@@ -143,7 +139,7 @@ class MultiQuantNet(MultiBranch):
             ConcurrentUseError: another thread, or another task of the event loop, has such a
                 block open; see `view`.
         """
-        with self._active.at(self.checked_setting("at_bits", bits)):
+        with self._active.at(self._checked("at_bits", bits)):
             yield self
 
     def train(self, mode: bool = True) -> Self:
@@ -225,29 +221,12 @@ class MultiQuantNet(MultiBranch):
             >>> all(a is b for a, b in zip(low.parameters(), net.parameters()))
             True
         """
-        setting = self.setting if bits is None else self.checked_setting("view", bits)
+        setting = self.setting if bits is None else self._checked("view", bits)
         view: Self = twin_of(self, self._active.twin(setting))
         return view
 
-    def checked_setting(self, caller: str, setting: Any) -> Setting:
-        """A bit-width or an assignment, if this network can run at it.
-
-        Args:
-            caller: what starts the error.
-            setting: as a user gave it.
-
-        Raises:
-            BitWidthError: as of `set_active_bits`.
-        """
-        if isinstance(setting, Assignment):
-            setting.require_fits(caller, self.bits, self.sites)
-            return setting
-        if not is_whole(setting) or setting not in self.bits:
-            raise BitWidthError(
-                f"{caller}: expected one of the bit-widths {list(self.bits)} this network "
-                f"was built for, got {setting!r}"
-            )
-        return int(setting)
+    def _checked(self, caller: str, given: Any) -> Setting:
+        return self._active.checked(caller, given, self.bits)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes) of the images (N, C, H, W) at the active bit-width (eq. 6).

@@ -97,7 +97,7 @@ def extract_subnet(net: MultiQuantNet, bits: int | Assignment) -> Subnet:
     """
     net = float32_network(net, "extract_subnet")
     with collector_paused(), torch.no_grad():
-        view = net.view(net.checked_setting("extract_subnet", bits))
+        view = net.view(net._checked("extract_subnet", bits))
         active = view.active_bits
         running = view.branches_at(active)
         parts = [_frozen(branch, active) for branch in running]

@@ -149,5 +149,5 @@ def test_needs_ranges(make_net):
 
 @pytest.mark.parametrize("bits", [3, 8, None])
 def test_unknown_bit_width(net, bits):
-    with pytest.raises(BitWidthError, match=r"extract_subnet: expected one of \[2, 4\], got"):
+    with pytest.raises(BitWidthError, match=r"extract_subnet: expected one of .* \[2, 4\] .* got"):
         extract_subnet(net, bits)
