@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import brevitas_multiquant.core.cifar_networks  # noqa: F401  registers the CIFAR networks
 from brevitas_multiquant.recipes.evaluate import top1
 from brevitas_multiquant.recipes.network.build import create_float_model, model_source
-from brevitas_multiquant.recipes.network.float_baseline import FloatBaseline
+from brevitas_multiquant.recipes.network.trainee import Trainee
 from brevitas_multiquant.recipes.options.train import parse_train
 from brevitas_multiquant.recipes.run.create import create_batches
 
@@ -53,7 +53,7 @@ def accuracy(run: Path) -> float:
     images, _ = next(iter(train.epoch(0)))
     with torch.no_grad(), calibration_mode(quantized):
         quantized(images)
-    return top1(FloatBaseline(quantized), val, [BITS], accelerator)[BITS]
+    return top1(Trainee(quantized), val, [BITS], accelerator)[BITS]
 
 
 def main() -> None:

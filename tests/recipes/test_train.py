@@ -13,7 +13,7 @@ from timm.utils import random_seed
 from brevitas_multiquant.recipes import evaluate, train
 from brevitas_multiquant.recipes.errors import CheckpointError
 from brevitas_multiquant.recipes.network.build import create_network
-from brevitas_multiquant.recipes.network.float_baseline import FLOAT_BITS
+from brevitas_multiquant.recipes.network.float_task import FLOAT_BITS
 from brevitas_multiquant.recipes.options.train import parse_train
 from brevitas_multiquant.recipes.results import run_folder
 from brevitas_multiquant.recipes.results.checkpoints import checkpoints_in, read_checkpoint

@@ -8,7 +8,6 @@ from brevitas_multiquant import multiquantize
 from brevitas_multiquant.core.float_model import ModelSource
 from brevitas_multiquant.methods.options import config_from
 from brevitas_multiquant.recipes.errors import OptionError
-from brevitas_multiquant.recipes.network.float_baseline import FloatBaseline
 from brevitas_multiquant.recipes.network.initial import load_initial, require_file
 from brevitas_multiquant.recipes.network.multi_branch import IMAGE_CHANNELS, MultiBranch
 from brevitas_multiquant.recipes.network.trainee import Trainee
@@ -70,7 +69,7 @@ def create_network(options: ModelOptions, num_classes: int, img_size: int, seed:
     source = model_source(options, num_classes)
     model = create_float_model(source, options.pretrained, options.initial_checkpoint)
     if options.float:
-        return FloatBaseline(model)
+        return Trainee(model)
     return MultiBranch(
         multiquantize(
             model,

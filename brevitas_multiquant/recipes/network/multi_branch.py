@@ -27,7 +27,7 @@ IMAGE_CHANNELS = 3
 
 @dataclass(frozen=True)
 class MultiBranch(Trainee):
-    """A `MultiQuantNet`."""
+    """A `MultiQuantNet`, whose ranges are calibrated and learned, and whose file is packed."""
 
     module: MultiQuantNet
 

@@ -1,24 +1,33 @@
 """A network, and what a run does with it because of its kind."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from torch import Tensor, nn
 
+from brevitas_multiquant.recipes.network.float_task import FLOAT_BITS, FloatTask
 from brevitas_multiquant.recipes.network.protocols import Task
 from brevitas_multiquant.recipes.network.training_forwards import Forwards
 from brevitas_multiquant.recipes.options.training import ObjectiveOptions
+from brevitas_multiquant.recipes.results.checkpoints import write_tensors
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Trainee(ABC):
-    """Holds the network and is no module itself: names of parameters stay those of the network."""
+class Trainee:
+    """A network that a run trains, evaluates and keeps; answers for a float one.
+
+    It holds the network and is no module itself: names of parameters stay as they are.
+
+    Example:
+        >>> net = Trainee(nn.Linear(2, 1))
+        >>> net.bits, len(list(net.model_parameters())), len(list(net.range_parameters()))
+        ((32,), 2, 0)
+    """
 
     module: nn.Module
 
@@ -31,7 +40,7 @@ class Trainee(ABC):
         return self.module(images)
 
     def modules(self) -> Iterator[nn.Module]:
-        """Those of the network."""
+        """Those of the network, itself first."""
         return self.module.modules()
 
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
@@ -39,56 +48,55 @@ class Trainee(ABC):
         return self.module.named_modules()
 
     @property
-    @abstractmethod
     def bits(self) -> tuple[int, ...]:
         """The bit-widths that are evaluated."""
+        return (FLOAT_BITS,)
 
     @property
-    @abstractmethod
     def active_bits(self) -> int | None:
-        """The bit-width that the network runs at."""
+        """The bit-width that the network runs at; None for a float one."""
+        return None
 
-    @abstractmethod
     def at_bits(self, bits: int) -> AbstractContextManager[Any]:
         """Inside the block the network runs at a bit-width."""
+        return nullcontext()
 
     @property
-    @abstractmethod
     def description(self) -> str:
         """What the float model has become."""
+        return "float"
 
-    @abstractmethod
     def model_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters but the ranges of quantizers."""
+        return self.module.parameters()
 
-    @abstractmethod
     def range_parameters(self) -> Iterator[nn.Parameter]:
         """The ranges of quantizers."""
+        return iter(())
 
-    @abstractmethod
     def calibrate(self, batches: Batches) -> None:
         """Set from the first of the batches what has to be set before training."""
 
-    @abstractmethod
     def task(self, criterion: nn.Module, options: ObjectiveOptions) -> Task:
         """What trains the network."""
+        return FloatTask(self.module, criterion)
 
-    @abstractmethod
     def training_forwards(self, compiled: bool, recompute: bool) -> Forwards:
         """What runs in a training step in place of modules' own methods."""
+        return {}
 
-    @abstractmethod
     def reestimate_norms(self, batches: Batches, count: int) -> list[nn.Module]:
         """Estimate running statistics from the first batches; the norms that have them."""
+        return []
 
-    @abstractmethod
     def dead_branches(self, batches: Batches) -> list[str]:
         """Branches that give the same output for every image of the first batch."""
+        return []
 
-    @abstractmethod
     def costs(self, img_size: int) -> Mapping[int, Any] | None:
-        """Bit-width -> cost, where there is something to tell."""
+        """Bit-width -> cost for square images, where there is a bit-width to choose."""
+        return None
 
-    @abstractmethod
     def save(self, path: Path) -> None:
-        """Write the network for use."""
+        """Write the network for use: a float one as ``--initial-checkpoint`` reads it."""
+        write_tensors(path, self.module.state_dict())
