@@ -50,8 +50,8 @@ from brevitas_multiquant.export.finn.export import write_project  # noqa: E402
 from brevitas_multiquant.export.finn.lower import lower  # noqa: E402
 from brevitas_multiquant.export.finn.project_files import build_config  # noqa: E402
 from brevitas_multiquant.export.sample import smooth_images  # noqa: E402
-from brevitas_multiquant.nn.plain import IntWeightConst, OutputScale  # noqa: E402
 from brevitas_multiquant.nn.subnet import Subnet  # noqa: E402
+from brevitas_multiquant.quant.plain import IntWeightConst, OutputScale  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "finn_matrix"
 NETWORKS = {  # name -> (height and width of the images, frames a second)

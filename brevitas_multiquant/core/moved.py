@@ -23,6 +23,7 @@ functional core.clip_quantize
 hub storage.hub
 models core.cifar_networks
 nn.fixed_point profiles.finn.modules
+nn.plain quant.plain
 norm_statistics training.norm_statistics
 packed_file storage.packed_file
 packing core.packing

@@ -1,28 +1,19 @@
 """What each bit-width costs: MACs, BitOPs, bytes, branches. Counted, not estimated."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any
+from operator import methodcaller
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from brevitas_multiquant.core.power_of_two import EDGE_BITS
-from brevitas_multiquant.core.selection import BRANCH_BITS, bits_of_uses, uses_at
-from brevitas_multiquant.errors import ConfigError
+from brevitas_multiquant.core.selection import uses_at
+from brevitas_multiquant.cost.inventory import BRANCH, inventory_of
+from brevitas_multiquant.cost.models import total_bitops
 from brevitas_multiquant.nn.given import given_network
-from brevitas_multiquant.nn.network import MultiQuantNet, device_of
-from brevitas_multiquant.nn.shared import SharedParameter
-from brevitas_multiquant.nn.stored import entries_of, own_entries, parts_of
-from brevitas_multiquant.nn.switchable import Switchable, SwitchableNorm
-from brevitas_multiquant.quant.layers import WEIGHTED, CodeLayer, weight_range
-from brevitas_multiquant.quant.ranges import LearnedRange
-from brevitas_multiquant.quant.slices import LayerSlice
-
-FLOAT_BYTES = 4
-FLOAT_BITS = 8 * FLOAT_BYTES
+from brevitas_multiquant.nn.network import MultiQuantNet
+from brevitas_multiquant.nn.stored import entries_of, parts_of
+from brevitas_multiquant.quant.entries import FLOAT_BYTES
+from brevitas_multiquant.quant.member import WEIGHT, answers_of, running_modules
 
 
 @dataclass(frozen=True)
@@ -92,7 +83,11 @@ class Cost(dict[int, BitWidthCost]):
         return "\n".join(lines)
 
 
-def cost(net: MultiQuantNet, input_shape: tuple[int, ...] | None = None) -> Cost:
+def cost(
+    net: MultiQuantNet,
+    input_shape: tuple[int, ...] | None = None,
+    convention: str = "quantized",
+) -> Cost:
     """MACs, BitOPs, bytes and branches of every bit-width.
 
     Bytes follow the paper's storage rule: 2 bits a body weight; fp32 stem and head; two floats a
@@ -106,10 +101,12 @@ def cost(net: MultiQuantNet, input_shape: tuple[int, ...] | None = None) -> Cost
     Args:
         net: the network; not changed, not even for a moment.
         input_shape: (N, C, H, W); default: the shape it was built with. Counts are per image.
+        convention: what counts as bit operations: ``"quantized"`` layers alone, or as
+            ``"fracbits"`` counts, with first layer and classifier (`cost.models.CONVENTIONS`).
 
     Raises:
         NetworkError: not a `MultiQuantNet`.
-        ConfigError: images of that shape do not pass the network.
+        ConfigError: images of that shape do not pass the network, or an unknown convention.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -119,136 +116,33 @@ def cost(net: MultiQuantNet, input_shape: tuple[int, ...] | None = None) -> Cost
         (True, True)
     """
     net = given_network(net, "cost")
-    shape = input_shape or net.input_shape or (1, 3, 224, 224)
-    try:
-        branch_macs, shared_macs = _macs(net, shape)
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"input_shape: expected (1, C, H, W) that the network takes, got {shape}: {error}"
-        ) from error
+    measured = inventory_of(net, input_shape or net.input_shape or (1, 3, 224, 224))
     costs = {}
     for bits, branches in net.selection.items():
-        macs = sum((branch_macs[u.width] for u in uses_at(net.selection, bits)), shared_macs)
-        code, edge, float_ = (macs[own] for own in (BRANCH_BITS, EDGE_BITS, FLOAT_BITS))
-        bitops = code * BRANCH_BITS * bits + edge * EDGE_BITS * EDGE_BITS
-        costs[bits] = BitWidthCost(code, float_, bitops, _bytes(net, (bits,)), branches, edge)
+        layers = measured.at(bits)
+        at_bits = methodcaller("bits_at", bits)
+        costs[bits] = BitWidthCost(
+            macs=sum(x.macs for x in layers if not x.is_float and x.part == BRANCH),
+            float_macs=sum(x.macs for x in layers if x.is_float),
+            bitops=total_bitops(layers, at_bits, convention),
+            bytes=_bytes(net, (bits,)),
+            branches=branches,
+            edge_macs=sum(x.macs for x in layers if not x.is_float and x.part != BRANCH),
+        )
     return Cost(costs, _bytes(net, net.bits), _float_bytes(net), _file_bytes(net))
 
 
-Macs = Counter[int]
-"""Bits of a weight -> multiply-accumulates of layers with such weights."""
+def _bytes(net: MultiQuantNet, bits: Iterable[int]) -> int:
+    """Storage of the given bit-widths; what a half branch borrows counts where it is alone."""
+    running = {id(module): module for bit in bits for module in _running(net, bit)}
+    entries = (entry for module in running.values() for entry in answers_of(module).stored(""))
+    return sum(entry.deployed_bytes for entry in entries if id(entry.owner) not in running)
 
 
-def _macs(net: MultiQuantNet, shape: tuple[int, ...]) -> tuple[dict[Fraction, Macs], Macs]:
-    """MACs per image of a branch by its width, and of stem and head."""
-    net = net.view().eval()  # modes, hooks and bit-width are its own
-    runs = {use.width: (bits[0], use) for use, bits in bits_of_uses(net.selection).items()}
-    parameter = next(net.parameters())
-    image = torch.zeros((1, *shape[1:]), device=device_of(net), dtype=parameter.dtype)
-    with torch.no_grad(), net.floating():
-        features, stem = _counted(net.stem, image)
-        branches = {}
-        for width, (bits, use) in runs.items():
-            with net.at_bits(bits):
-                merged, branches[width] = _counted(net.branch_of(use), features)
-        _, head = _counted(net.head, merged)
-    return branches, stem + head
-
-
-def _counted(part: nn.Module, x: Tensor) -> tuple[Tensor, Macs]:
-    """What a part gives for one image, and the MACs of its layers."""
-    counts: Macs = Counter()
-
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        counts[_weight_bits(layer)] += layer_macs(layer, output)
-
-    layers = [module for module in part.modules() if isinstance(module, WEIGHTED)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    try:
-        return part(x), counts
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _weight_bits(layer: nn.Module) -> int:
-    return getattr(layer, "stored_bits", FLOAT_BITS)
-
-
-def layer_macs(layer: nn.Module, output: Tensor) -> int:
-    """Multiply-accumulates of one call of a convolution or linear layer.
-
-    Args:
-        layer: the layer.
-        output: what it gave, batch included.
-
-    Example:
-        >>> conv = nn.Conv2d(3, 8, 3, padding=1)
-        >>> layer_macs(conv, conv(torch.zeros(1, 3, 4, 4)))
-        3456
-    """
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    return output.numel() * weight[0].numel()
-
-
-def _bytes(net: MultiQuantNet, bits: tuple[int, ...]) -> int:
-    """Storage of the given bit-widths."""
-    running = {id(branch): branch for bit in bits for branch in net.branches_at(bit)}
-    parts = [net.stem, *running.values(), net.merge, net.head]
-    total = sum(_bytes_at(part, bits) for part in parts)
-    for index, half in net.halves.items():
-        if id(half) in running and id(net.branches[int(index)]) not in running:
-            total += _borrowed_bytes(half)
-    return total
-
-
-def _borrowed_bytes(half: nn.Module) -> int:
-    """Storage of what a half branch uses of the whole one, where the whole one is not stored."""
-    total = 0
-    for module in half.modules():
-        if isinstance(module, LayerSlice):
-            own = dict(module.whole.named_parameters(recurse=False))
-            total += _packed_bytes(module.weight)
-            total += _floats(p[: module.kept[0]] for name, p in own.items() if name != "weight")
-            total += _part_bytes(weight_range(module))
-        elif isinstance(module, SharedParameter):
-            total += _floats([module()])
-    return total
-
-
-def _bytes_at(part: nn.Module, bits: tuple[int, ...]) -> int:
-    unused = {
-        id(inner)
-        for module in part.modules()
-        if isinstance(module, Switchable)
-        for key, member in module.items()
-        if int(key) not in bits
-        for inner in member.modules()
-    }
-    return sum(_module_bytes(m) for m in part.modules() if id(m) not in unused)
-
-
-def _part_bytes(part: nn.Module) -> int:
-    return sum(_module_bytes(module) for module in part.modules())
-
-
-def _module_bytes(module: nn.Module) -> int:
-    """Storage of a module's own numbers, not its children's, each weight in its bits."""
-    return _stored_bytes(module) - _saved_bytes(module)
-
-
-def _stored_bytes(module: nn.Module) -> int:
-    """What a packed file has of a module, its children aside."""
-    return sum(entry.bytes for entry in own_entries("", module))
-
-
-def _saved_bytes(module: nn.Module) -> int:
-    """By how much 8-bit weights and their scale take less than the fp32 that a file has."""
-    if _weight_bits(module) != EDGE_BITS:
-        return 0
-    weight: Any = module.weight
-    return weight.numel() * (FLOAT_BYTES - EDGE_BITS // 8) - FLOAT_BYTES
+def _running(net: MultiQuantNet, bits: int) -> Iterator[nn.Module]:
+    """Every module that runs at a bit-width."""
+    for part in (net.stem, *net.branches_at(bits), net.merge, net.head):
+        yield from running_modules(part, bits)
 
 
 def _file_bytes(net: MultiQuantNet) -> int:
@@ -256,31 +150,22 @@ def _file_bytes(net: MultiQuantNet) -> int:
     return sum(entry.bytes for part in parts_of(net) for entry in entries_of(*part))
 
 
-def _packed_bytes(weight: Tensor) -> int:
-    return -(-weight.numel() * BRANCH_BITS // 8)
-
-
-def _floats(parameters: Iterable[Tensor]) -> int:
-    return FLOAT_BYTES * sum(p.numel() for p in parameters)
-
-
 def _float_bytes(net: MultiQuantNet) -> int:
     """fp32 storage of the float model: stem, head and one branch with one norm a place."""
-    modules = (m for part in (net.stem, net.branches[0], net.head) for m in _of_float_model(part))
-    return sum(
-        _floats(module.parameters(recurse=False))
-        if isinstance(module, CodeLayer)
-        else _stored_bytes(module)
-        for module in modules
+    bits, first = next(
+        (bits, branch)
+        for bits in net.bits
+        for branch in net.branches_at(bits)
+        if branch is net.branches[0]
     )
+    parts = (net.stem, first, net.head)
+    modules = {id(m): m for part in parts for m in running_modules(part, bits)}
+    return sum(map(_bytes_of_float, modules.values()))
 
 
-def _of_float_model(part: nn.Module) -> Iterator[nn.Module]:
-    """The modules of a part that the float model has too: no ranges, and one norm a place."""
-    added: set[int] = set()
-    for module in part.modules():
-        if isinstance(module, SwitchableNorm):
-            members = list(module.values())
-            added |= {id(inner) for member in members[1:] for inner in member.modules()}
-        if not isinstance(module, LearnedRange) and id(module) not in added:
-            yield module
+def _bytes_of_float(module: nn.Module) -> int:
+    """fp32 storage of what a module was made from: it had weights, not codes, and no range."""
+    answers = answers_of(module)
+    if WEIGHT in answers.sites():
+        return FLOAT_BYTES * sum(p.numel() for p in module.parameters(recurse=False))
+    return sum(entry.bytes for entry in answers.stored("") if entry.kind != "ranges")

@@ -2,7 +2,14 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from brevitas_multiquant.quant.member import (
+    Member,
+    has_no_sites,
+    stays_as_it_is,
+    stores_nothing,
+)
 
 
 def merge_outputs(outputs: Sequence[Tensor], merge: str) -> Tensor:
@@ -23,8 +30,12 @@ def merge_outputs(outputs: Sequence[Tensor], merge: str) -> Tensor:
     return total / len(outputs) if merge == "mean" and len(outputs) > 1 else total
 
 
-class Merge(nn.Module):
+class Merge(Member):
     """`merge_outputs` as a module, so that another kind of merge can take its place."""
+
+    stored = stores_nothing
+    frozen = stays_as_it_is
+    sites = has_no_sites
 
     def __init__(self, merge: str) -> None:
         super().__init__()

@@ -1,9 +1,16 @@
 """A parameter that belongs to another part of the network."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 from torch import Tensor, nn
 
+from brevitas_multiquant.quant.entries import Entry, float_entry
+from brevitas_multiquant.quant.member import Member, has_no_sites
+from brevitas_multiquant.quant.plain import Constant
 
-class SharedParameter(nn.Module):
+
+class SharedParameter(Member):
     """Gives a parameter of another module, which keeps it: no child, nothing in the state dict.
 
     Args:
@@ -18,6 +25,7 @@ class SharedParameter(nn.Module):
     """
 
     owner: nn.Module
+    sites = has_no_sites
 
     def __init__(self, owner: nn.Module, name: str) -> None:
         super().__init__()
@@ -27,3 +35,11 @@ class SharedParameter(nn.Module):
     def forward(self) -> Tensor:
         """The parameter as it is now."""
         return getattr(self.owner, self.name)
+
+    def stored(self, name: str) -> Iterable[Entry]:
+        """The parameter, which its owner has in the file."""
+        yield replace(float_entry(name, self()), owner=self.owner)
+
+    def frozen(self, bits: int, name: str) -> Constant:
+        """The parameter as a constant."""
+        return Constant(self())

@@ -10,10 +10,25 @@ from brevitas.nn import QuantIdentity
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from brevitas_multiquant.core.clip_quantize import activation_levels, guarded_upper
 from brevitas_multiquant.core.computed_once import computed_once
 from brevitas_multiquant.core.method import Key
+from brevitas_multiquant.core.packing import Array
 from brevitas_multiquant.core.panel import ActiveBits, Dial
+from brevitas_multiquant.quant.entries import Entry, fp32_numbers
+from brevitas_multiquant.quant.geometry import per_channel
 from brevitas_multiquant.quant.injectors import UintActPerTensorLearnedRange
+from brevitas_multiquant.quant.member import (
+    ACTIVATION,
+    Member,
+    Site,
+    Stock,
+    answers_for,
+    frozen_copy,
+    has_no_sites,
+    stores_nothing,
+)
+from brevitas_multiquant.quant.plain import RangeToCodes, ScaleShift, UintActConst
 from brevitas_multiquant.quant.proxies import activation_tensor_quant
 
 WITHOUT_FP64 = ("mps",)
@@ -30,7 +45,7 @@ def member_name(values: Iterable[int]) -> str:
     return "_".join([str(value) for value in values]) or "any"
 
 
-class Switchable(nn.ModuleDict):
+class Switchable(Member, nn.ModuleDict):
     """Holds one module for each value of a key ("2", "4", ...) and runs the active one.
 
     Args:
@@ -38,6 +53,9 @@ class Switchable(nn.ModuleDict):
         active: the network's state.
         key: attributes of the state that tell which one runs: by default the bit-width.
     """
+
+    stored = stores_nothing
+    sites = has_no_sites
 
     def __init__(
         self, members: Mapping[Any, nn.Module], active: ActiveBits, key: Key = ("bits",)
@@ -57,6 +75,14 @@ def _members(
     """A module for every value of a key whose attributes are bit-widths."""
     values = product(bits, repeat=len(key))
     return {member_name(one): make(max(one, default=max(bits))) for one in values}
+
+    def frozen(self, bits: int, name: str) -> nn.Module:
+        """The member of one bit-width."""
+        return frozen_copy(self[str(bits)], bits, f"{name}.{bits}")
+
+    def running(self, bits: int) -> Iterable[nn.Module]:
+        """The member of one bit-width."""
+        return (self[str(bits)],)
 
 
 class SwitchableQuantizer(Switchable):
@@ -94,6 +120,25 @@ class SwitchableQuantizer(Switchable):
     def forward(self, x: Tensor) -> Tensor:
         """Codes of ``x`` in [0, 2**b - 1] at the dial's b, same shape."""
         return super().forward(x) if self.active.quantized else x
+
+    def frozen(self, bits: int, name: str) -> nn.Module:
+        """The range's ends as constants, and a stock quantizer of the codes.
+
+        Raises:
+            CalibrationError: the range has seen no data.
+        """
+        learned = activation_tensor_quant(self[str(bits)]).range_impl
+        learned.require_ready(f"{name} at {bits} bits")
+        own = self.dial.bits
+        levels = activation_levels(own)
+        lower = learned.lower
+        upper = guarded_upper(lower, learned.upper)
+        plain = QuantIdentity(act_quant=UintActConst, bit_width=own, scaling_init=float(levels))
+        return nn.Sequential(RangeToCodes(lower, levels / (upper - lower)), plain.to(lower.device))
+
+    def sites(self) -> Mapping[str, Site]:
+        """Codes of as many bits as the network runs at."""
+        return {ACTIVATION: Site({int(bits): int(bits) for bits in self})}
 
 
 def _activation_quantizer(bits: int) -> QuantIdentity:
@@ -143,12 +188,27 @@ def _inverse_root(variance: Tensor, eps: float) -> Tensor:
     return torch.rsqrt(there.double() + eps).to(variance)
 
 
-def per_channel(vector: Tensor, like: Tensor) -> Tensor:
-    """A vector over the channels of ``like`` (N, C, ...), ready to broadcast."""
-    return vector.view(1, -1, *(1,) * (like.dim() - 2))
+def _stored_norm(norm: Any, name: str) -> Iterable[Entry]:
+    """A batch norm in a file: the factor and the summand a channel that it is in evaluation."""
+
+    def read() -> Array:
+        return fp32_numbers(name, torch.cat(scale_and_shift(norm)))
+
+    def write(values: Array, trainable: bool) -> None:
+        scale, shift = torch.from_numpy(values.copy()).chunk(2)
+        norm.affine = True
+        norm.weight, norm.bias = nn.Parameter(scale), nn.Parameter(shift)
+        norm.running_mean.zero_()
+        if not trainable:
+            norm.eps = 0.0
+        # Their sum is 1 within 2**-25, so that the root's inverse is 1 in fp32, to the bit.
+        norm.running_var.fill_(1.0 - norm.eps)
+        norm.fixed_statistics = trainable
+
+    yield Entry("norms", name, 2 * norm.num_features, read, write)
 
 
-class ScaleShiftNorm(nn.Module):
+class ScaleShiftNorm(Member):
     """Mixed into a batch norm: evaluates as ``x * scale + shift``, two roundings, no more.
 
     The framework's own kernel may fuse the two into one rounding, or subtract the mean first;
@@ -162,6 +222,12 @@ class ScaleShiftNorm(nn.Module):
     active: ActiveBits
     overwrites = False
     fixed_statistics = False
+    stored = _stored_norm
+    sites = has_no_sites
+
+    def frozen(self, bits: int, name: str) -> ScaleShift:
+        """Factor and summand as constants."""
+        return ScaleShift(*scale_and_shift(self))  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """The batch norm of ``x`` (N, C, ...)."""
@@ -215,3 +281,14 @@ def is_scale_and_shift(module: nn.Module) -> bool:
     if isinstance(module, ScaleShiftNorm):
         return True
     return type(module) in _EXACT and module.running_mean is not None
+
+
+@answers_for(is_scale_and_shift)
+class _StockNorm(Stock):
+    """A plain batch norm that somebody put in place of a `ScaleShiftNorm`."""
+
+    def stored(self, name: str) -> Iterable[Entry]:
+        return _stored_norm(self.module, name)
+
+    def frozen(self, bits: int, name: str) -> ScaleShift:
+        return ScaleShift(*scale_and_shift(self.module))  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ with a forward of its own needs a rule of its own, and is refused without one, n
 
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -20,35 +20,20 @@ from brevitas_multiquant.core.exact_sums import sums_are_exact
 from brevitas_multiquant.core.grids import ODD, WeightFormat
 from brevitas_multiquant.core.panel import ActiveBits, Dial
 from brevitas_multiquant.core.selection import BRANCH_BITS
+from brevitas_multiquant.quant.entries import Entry, float_entries
 from brevitas_multiquant.quant.exact import contract_exactly, refuse_mixed_types
+from brevitas_multiquant.quant.geometry import as_output_channels, geometry
 from brevitas_multiquant.quant.injectors import WeightPerTensorLearnedRange
 from brevitas_multiquant.quant.kept_weights import codes_kept
+from brevitas_multiquant.quant.member import INPUT, WEIGHT, Member, Site, Stock, answers_for
+from brevitas_multiquant.quant.plain import plain_layer
+from brevitas_multiquant.quant.stored_codes import codes_entry
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 """Layers that are quantized wherever they stand between stem and head."""
 
 
-def geometry(layer: nn.Module) -> dict[str, Any]:
-    """The arguments that give a convolution or linear layer its shape, bias and quantizers aside.
-
-    Example:
-        >>> geometry(nn.Linear(4, 2))
-        {'in_features': 4, 'out_features': 2}
-    """
-    if isinstance(layer, nn.Linear):
-        return {"in_features": layer.in_features, "out_features": layer.out_features}
-    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
-    return {name: getattr(layer, name) for name in (*names, "groups", "padding_mode")}
-
-
-def as_output_channels(layer: nn.Module, vector: Tensor) -> Tensor:
-    """A vector over a layer's output channels, ready to add to its output."""
-    if isinstance(layer, nn.Linear):
-        return vector
-    return vector.view(-1, *(1,) * (layer.weight.dim() - 2))  # type: ignore[operator]
-
-
-class CodeLayer(nn.Module):
+class CodeLayer(Member):
     """Mixed into a Brevitas layer: codes in, ``scale * (codes * codes) + bias`` out.
 
     While training, the scale is folded into the weights, which costs no pass over the output. In
@@ -62,9 +47,6 @@ class CodeLayer(nn.Module):
 
     active: ActiveBits
     input_dial: Dial | ActiveBits
-    stored_bits = BRANCH_BITS
-    """Bits of a weight in memory and files."""
-
     weight_function: Callable[[nn.Module], Tensor] | None
     weight: Tensor
     bias: Tensor | None
@@ -111,6 +93,27 @@ class CodeLayer(nn.Module):
         y = contract_exactly(contract, x, weight_codes).mul_(self.output_scale)
         y = y if bias is None else y.add_(as_output_channels(self, bias))
         return y.to(weight_codes.dtype)
+
+    def stored(self, name: str) -> Iterable[Entry]:
+        """Codes; a gain is in them, and the range is the quantizer's."""
+        yield codes_entry(self, name, weight_range(self))
+        yield from float_entries(self, name, skip=("weight", "gain"))
+
+    def frozen(self, bits: int, name: str) -> nn.Module:
+        """A stock layer of the codes, and their scale behind it."""
+        form, codes = self.weight_format, self.quant_weight()
+        return plain_layer(
+            self,
+            codes,
+            self.output_scale,
+            form.integer_bits,
+            form.magnitude,
+            narrow_range=form.is_narrow,
+        )
+
+    def sites(self) -> Mapping[str, Site]:
+        """Its codes, and those that it reads."""
+        return {WEIGHT: Site(BRANCH_BITS, self.weight.numel()), INPUT: Site()}
 
 
 class CodeConv2d(CodeLayer, QuantConv2d):
@@ -296,21 +299,17 @@ def _weight_function(conv: Any) -> Callable[[nn.Module], Tensor]:
     return partial(_standardised_weight, eps=conv.eps, scale=getattr(conv, "scale", None))
 
 
-def plain_conv2d(layer: nn.Module) -> nn.Conv2d | None:
-    """A float convolution that standardises its weight, as one that holds the result.
+@answers_for(lambda layer: _rule_of(layer) is _standardised_conv2d)
+class _StandardisedConv2d(Stock):
+    """A float convolution that standardises its weight."""
 
-    Args:
-        layer: any module; not changed.
-
-    Returns:
-        None for a layer of another kind.
-    """
-    if _rule_of(layer) is not _standardised_conv2d:
-        return None
-    weight = _weight_function(layer)(layer).detach()
-    plain: Any = copy.deepcopy(layer, {id(layer.weight): nn.Parameter(weight)})
-    plain.__class__ = _same_padded_conv2d() if getattr(layer, "same_pad", False) else nn.Conv2d
-    return plain
+    def frozen(self, bits: int, name: str) -> nn.Module:
+        """One that holds the result."""
+        layer: Any = self.module
+        weight = _weight_function(layer)(layer).detach()
+        plain: Any = copy.deepcopy(layer, {id(layer.weight): nn.Parameter(weight)})
+        plain.__class__ = _same_padded_conv2d() if getattr(layer, "same_pad", False) else nn.Conv2d
+        return plain  # type: ignore[no-any-return]
 
 
 def _same_padded_conv2d() -> type[nn.Conv2d]:

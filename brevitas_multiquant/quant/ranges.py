@@ -1,7 +1,7 @@
 """Trainable clipping ranges (l, u) and the rules that initialise them from data."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import torch
@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from brevitas_multiquant.core.clip_quantize import MIN_WIDTH
 from brevitas_multiquant.core.grids import ODD, Grid
+from brevitas_multiquant.core.packing import Array
 from brevitas_multiquant.errors import CalibrationError
+from brevitas_multiquant.quant.entries import Entry, fp32_numbers
+from brevitas_multiquant.quant.member import Member, has_no_sites, stays_as_it_is
 
 SIGMAS = 3.0
 """Activation ranges start three standard deviations wide (published code; docs/concepts.md)."""
@@ -93,7 +96,7 @@ def activation_bounds(x: Tensor) -> tuple[Tensor, Tensor]:
     return lower, upper
 
 
-class LearnedRange(nn.Module):
+class LearnedRange(Member):
     """A trainable pair (l, u), from the first batch it trains on unless it was set before.
 
     `brevitas_multiquant.calibrate` is the deliberate way to set it; a network that is trained
@@ -108,6 +111,9 @@ class LearnedRange(nn.Module):
     """
 
     observed: Tensor
+
+    frozen = stays_as_it_is  # a plain quantizer or layer has none
+    sites = has_no_sites
 
     def __init__(self, shape: tuple[int, ...] = ()) -> None:
         super().__init__()
@@ -149,6 +155,20 @@ class LearnedRange(nn.Module):
                 f"{where}: expected a range initialised from data, got one that has seen none; "
                 "call calibrate(net, loader) or train first"
             )
+
+    def stored(self, name: str) -> Iterable[Entry]:
+        """Both ends. What is stored of it has seen data."""
+
+        def read() -> Array:
+            self.require_ready(name)
+            return fp32_numbers(name, torch.stack([self.lower, self.upper]))
+
+        def write(values: Array, trainable: bool) -> None:
+            self.lower.copy_(torch.tensor(values[0]))
+            self.upper.copy_(torch.tensor(values[1]))
+            self.observed.fill_(1)
+
+        yield Entry("ranges", name, 2, read, write)
 
     def set_from(self, x: Tensor) -> None:
         """Initialise from one tensor by the rule."""

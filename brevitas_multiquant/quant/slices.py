@@ -1,10 +1,20 @@
 """A narrow layer that owns nothing: its weights are the first channels of a whole layer's."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from brevitas_multiquant.quant.layers import CodeConv1d, CodeConv2d, CodeLayer, CodeLinear
+from brevitas_multiquant.quant.entries import Entry, float_entry
+from brevitas_multiquant.quant.layers import (
+    CodeConv1d,
+    CodeConv2d,
+    CodeLayer,
+    CodeLinear,
+    weight_range,
+)
+from brevitas_multiquant.quant.stored_codes import codes_entry
 
 
 class LayerSlice(CodeLayer):
@@ -39,6 +49,14 @@ class LayerSlice(CodeLayer):
     def effective_weight(self) -> Tensor:
         """The first channels of the whole layer's effective weight."""
         return self._first(self.whole.effective_weight())
+
+    def stored(self, name: str) -> Iterable[Entry]:
+        """What it reads of the whole layer, which has it in the file."""
+        learned = weight_range(self)
+        read = [codes_entry(self, name, learned), *learned.stored(name)]
+        if self.bias is not None:
+            read.append(float_entry(f"{name}.bias", self.bias))
+        return [replace(entry, owner=self.whole) for entry in read]
 
     def _first(self, weight: Tensor) -> Tensor:
         outputs, inputs = self.kept

@@ -16,13 +16,25 @@ from brevitas_multiquant.core.config import check_choice
 from brevitas_multiquant.core.grids import FAMILIES, ODD, Grid, Numbers
 from brevitas_multiquant.core.panel import ActiveBits, Dial
 from brevitas_multiquant.core.selection import chosen_bits
+from brevitas_multiquant.quant.member import (
+    Member,
+    has_no_sites,
+    stays_as_it_is,
+    stores_nothing,
+)
 from brevitas_multiquant.quant.ranges import LearnedRange
 
 QuantArgs = tuple[Tensor, Tensor, Tensor, Tensor]
 """Value, scale, zero-point, bit-width: what a Brevitas proxy expects."""
 
 
-class _Codes(nn.Module):
+class _Codes(Member):
+    """The range stores itself; layers and quantizers, which hold this, answer for the rest."""
+
+    stored = stores_nothing
+    frozen = stays_as_it_is
+    sites = has_no_sites
+
     def __init__(self, range_impl: LearnedRange, bit_width_impl: nn.Module) -> None:
         super().__init__()
         self.range_impl = range_impl

@@ -38,7 +38,8 @@ from brevitas_multiquant.errors import PackedFileError, SourceError
 from brevitas_multiquant.methods.convert import multiquantize
 from brevitas_multiquant.nn.given import given_network
 from brevitas_multiquant.nn.network import MultiQuantNet
-from brevitas_multiquant.nn.stored import KINDS, Entry, entries_of, layout_of, parts_of
+from brevitas_multiquant.nn.stored import entries_of, layout_of, parts_of
+from brevitas_multiquant.quant.entries import KINDS, Entry
 from brevitas_multiquant.storage.packed_file import read_packed, write_packed
 from brevitas_multiquant.storage.skeleton import (
     limited_construction,

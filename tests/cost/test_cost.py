@@ -7,7 +7,7 @@ import torchvision
 
 import brevitas_multiquant.core.cifar_networks  # noqa: F401  (registers the CIFAR networks)
 from brevitas_multiquant import calibrate, cost, multiquantize
-from brevitas_multiquant.cost.table import layer_macs
+from brevitas_multiquant.cost.inventory import layer_macs
 from brevitas_multiquant.errors import ConfigError
 from tests.tiny import IMAGE, FunctionalDropoutNet, TinyNet
 

@@ -35,8 +35,8 @@ from brevitas_multiquant.export.verify import (
 )
 from brevitas_multiquant.nn.given import float32_network
 from brevitas_multiquant.nn.network import MultiQuantNet
-from brevitas_multiquant.nn.plain import IntActConst, UintActConst
 from brevitas_multiquant.nn.subnet import Subnet, extract_subnet
+from brevitas_multiquant.quant.plain import IntActConst, UintActConst
 from brevitas_multiquant.storage.staging import staged
 
 LARGEST_BITS = 8

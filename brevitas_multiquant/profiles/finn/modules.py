@@ -1,9 +1,9 @@
 """Modules of the hardware profile: what the paper leaves in float, on fixed-point grids.
 
-Each has a `plain` form for one bit-width, of stock Brevitas modules and constants.
+Frozen at one bit-width they are stock Brevitas modules and constants.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from brevitas.inject.enum import FloatToIntImplType
@@ -14,16 +14,23 @@ from brevitas_multiquant.core.clip_quantize import activation_levels, guarded_up
 from brevitas_multiquant.core.panel import ActiveBits
 from brevitas_multiquant.core.power_of_two import EDGE_BITS, integer_range
 from brevitas_multiquant.nn.merge import merge_outputs
-from brevitas_multiquant.nn.plain import (
-    IntActConst,
-    OutputScale,
-    RangeToCodes,
-    UintActConst,
-)
 from brevitas_multiquant.nn.switchable import Switchable, SwitchableQuantizer
 from brevitas_multiquant.profiles.finn.quantizers import (
     fixed_point_of,
     fixed_point_quantizer,
+)
+from brevitas_multiquant.quant.member import (
+    ACTIVATION,
+    Member,
+    Site,
+    has_no_sites,
+    stores_nothing,
+)
+from brevitas_multiquant.quant.plain import (
+    IntActConst,
+    OutputScale,
+    RangeToCodes,
+    UintActConst,
 )
 from brevitas_multiquant.quant.proxies import activation_tensor_quant
 
@@ -40,8 +47,10 @@ def operand_bits(bits: int) -> int:
     return min(EDGE_BITS, bits + 2)
 
 
-class FixedPointQuantizer(nn.Module):
+class FixedPointQuantizer(Member):
     """One fixed-point quantizer for all bit-widths: that of the image."""
+
+    stored = stores_nothing
 
     def __init__(self, bits: int, signed: bool, active: ActiveBits) -> None:
         super().__init__()
@@ -52,9 +61,13 @@ class FixedPointQuantizer(nn.Module):
         """Fixed-point values of ``x``, same shape."""
         return self.quantizer(x) if self.active.quantized else x
 
-    def plain(self, bits: int, where: str) -> nn.Module:
+    def frozen(self, bits: int, name: str) -> nn.Module:
         """The same for every bit-width."""
-        return plain_fixed_point(self.quantizer, where)
+        return plain_fixed_point(self.quantizer, f"{name} at {bits} bits")
+
+    def sites(self) -> Mapping[str, Site]:
+        """Integers of as many bits always."""
+        return {ACTIVATION: Site(fixed_point_of(self.quantizer).bits)}
 
 
 class SwitchableFixedPoint(Switchable):
@@ -69,9 +82,14 @@ class SwitchableFixedPoint(Switchable):
         """Fixed-point values of ``x``, same shape."""
         return super().forward(x) if self.active.quantized else x
 
-    def plain(self, bits: int, where: str) -> nn.Module:
+    def frozen(self, bits: int, name: str) -> nn.Module:
         """The quantizer of one bit-width."""
-        return plain_fixed_point(self[str(bits)], where)
+        return plain_fixed_point(self[str(bits)], f"{name} at {bits} bits")
+
+    def sites(self) -> Mapping[str, Site]:
+        """Integers of the bits that each bit-width of the network asks for."""
+        own = {int(bits): fixed_point_of(member).bits for bits, member in self.items()}
+        return {ACTIVATION: Site(own)}
 
 
 class QuantizedSum(SwitchableFixedPoint):
@@ -86,9 +104,10 @@ class QuantizedSum(SwitchableFixedPoint):
         # one tensor, so that the range sees all operands when it takes them from the first batch
         return super().forward(torch.stack(operands)).sum(0)
 
-    def plain(self, bits: int, where: str, operands: int = 2) -> "PlainSum":
+    def frozen(self, bits: int, name: str, operands: int = 2) -> "PlainSum":
         """The sum of one bit-width."""
-        return PlainSum(plain_fixed_point(self[str(bits)], where) for _ in range(operands))
+        quantizer, where = self[str(bits)], f"{name} at {bits} bits"
+        return PlainSum(plain_fixed_point(quantizer, where) for _ in range(operands))
 
 
 class PlainSum(nn.Module):
@@ -108,7 +127,7 @@ class PlainSum(nn.Module):
         return merge_outputs([quantizer(operand) for quantizer, operand in pairs], "sum")
 
 
-class QuantizedMerge(nn.Module):
+class QuantizedMerge(Member):
     """Branch outputs through one shared quantizer, added; divided only behind the pooling.
 
     A third of an integer is not on the grid, so that the mean waits for the next quantizer (see
@@ -120,6 +139,9 @@ class QuantizedMerge(nn.Module):
         signed: whether branch outputs can be negative.
         active: the network's state.
     """
+
+    stored = stores_nothing
+    sites = has_no_sites
 
     def __init__(
         self, merge: str, branches: dict[int, int], signed: bool, active: ActiveBits
@@ -136,9 +158,9 @@ class QuantizedMerge(nn.Module):
             return merge_outputs(outputs, self.merge)
         return self.sum(*outputs)
 
-    def plain(self, bits: int, where: str) -> nn.Module:
+    def frozen(self, bits: int, name: str) -> nn.Module:
         """The merge of one bit-width."""
-        return PlainMerge(self.sum.plain(bits, where, self.branches[bits]))
+        return PlainMerge(self.sum.frozen(bits, name, self.branches[bits]))
 
 
 class PlainMerge(nn.Module):
@@ -153,13 +175,16 @@ class PlainMerge(nn.Module):
         return self.sum(*outputs)
 
 
-class BranchMean(nn.Module):
+class BranchMean(Member):
     """Divides the sum of branches by how many run: the mean that `QuantizedMerge` left out.
 
     Args:
         branches: bit-width -> number of branches.
         active: the network's state.
     """
+
+    stored = stores_nothing
+    sites = has_no_sites
 
     def __init__(self, branches: dict[int, int], active: ActiveBits) -> None:
         super().__init__()
@@ -170,7 +195,7 @@ class BranchMean(nn.Module):
         """The mean, same shape."""
         return x.div(self.branches[self.active.bits]) if self.active.quantized else x
 
-    def plain(self, bits: int, where: str) -> nn.Module:
+    def frozen(self, bits: int, name: str) -> nn.Module:
         """The division of one bit-width."""
         return Divide(self.branches[bits])
 
@@ -187,11 +212,14 @@ class Divide(nn.Module):
         return x.div(self.divisor)
 
 
-class CodesToValues(nn.Module):
+class CodesToValues(Member):
     """What the codes of a shared quantizer stand for: ``l + code * (u - l) / (2**b - 1)``.
 
     For those who read the stem's output other than through a 2-bit layer, such as shortcuts.
     """
+
+    stored = stores_nothing
+    sites = has_no_sites
 
     def __init__(self, quantizer: SwitchableQuantizer) -> None:
         super().__init__()
@@ -211,7 +239,7 @@ class CodesToValues(nn.Module):
         width = guarded_upper(learned.lower, learned.upper) - learned.lower
         return width / activation_levels(quantizer.dial.bits), learned.lower
 
-    def plain(self, bits: int, where: str) -> nn.Module:
+    def frozen(self, bits: int, name: str) -> nn.Module:
         """Factor and summand of one bit-width."""
         step, lower = self._step_and_lower(bits)
         return OutputScale(step.detach().clone(), lower.detach().clone())

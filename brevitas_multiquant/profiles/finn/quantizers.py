@@ -4,6 +4,8 @@ Layers hold values, not codes: with power-of-two scales both are exact in fp32.
 """
 
 import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,9 +22,20 @@ from brevitas_multiquant.core.power_of_two import (
     power_of_two_scale,
     quantize_fixed_point,
 )
-from brevitas_multiquant.nn.plain import IntWeightConst, OutputScale
+from brevitas_multiquant.quant.entries import FLOAT_BYTES, Entry, float_entries
 from brevitas_multiquant.quant.exact import contract_exactly, refuse_mixed_types
-from brevitas_multiquant.quant.layers import as_output_channels, geometry, is_plain
+from brevitas_multiquant.quant.geometry import as_output_channels, geometry
+from brevitas_multiquant.quant.layers import is_plain
+from brevitas_multiquant.quant.member import (
+    INPUT,
+    WEIGHT,
+    Member,
+    Site,
+    has_no_sites,
+    stays_as_it_is,
+    stores_nothing,
+)
+from brevitas_multiquant.quant.plain import plain_layer
 from brevitas_multiquant.quant.proxies import LearnedRangeActQuantProxy, activation_tensor_quant
 from brevitas_multiquant.quant.ranges import ActivationRange, LearnedRange
 from brevitas_multiquant.quant.tensor_quant import QuantArgs
@@ -33,8 +46,12 @@ def reach_of(learned: LearnedRange) -> Tensor:
     return torch.maximum(-learned.lower, learned.upper)
 
 
-class FixedPointValues(nn.Module):
+class FixedPointValues(Member):
     """Brevitas ``tensor_quant``: trainable range in, integers times a power of two out."""
+
+    stored = stores_nothing
+    frozen = stays_as_it_is
+    sites = has_no_sites
 
     def __init__(
         self, range_impl: LearnedRange, bit_width_impl: nn.Module, bit_width: int, signed: bool
@@ -90,7 +107,7 @@ def fixed_point_of(quantizer: Any) -> FixedPointValues:
     return activation_tensor_quant(quantizer)
 
 
-class FixedPointLayer(nn.Module):
+class FixedPointLayer(Member):
     """Mixed into a Brevitas layer: 8-bit weights at a power-of-two scale, a float bias after."""
 
     active: ActiveBits
@@ -110,16 +127,22 @@ class FixedPointLayer(nn.Module):
             y = contract_exactly(contract, x, weight).to(weight.dtype)
         return y if bias is None else y.add(as_output_channels(self, bias))
 
-    stored_bits = EDGE_BITS
+    def stored(self, name: str) -> Iterable[Entry]:
+        """Floats; in hardware a weight is a byte, and their scale one float more."""
+        deployed = self.weight.numel() * EDGE_BITS // 8 + FLOAT_BYTES
+        for entry in float_entries(self, name):
+            is_weight = entry.name == f"{name}.weight"
+            yield replace(entry, deployed=deployed) if is_weight else entry
 
-    def plain(self, bits: int, where: str) -> nn.Module:
+    def frozen(self, bits: int, name: str) -> nn.Module:
         """A stock layer of integer weights, one scale and the bias behind it."""
-        weights, scale = self.integer_weights()
-        plain_type: Any = QuantLinear if isinstance(self, nn.Linear) else QuantConv2d
-        plain = plain_type(**geometry(self), bias=False, **_integer_weights())
-        plain.weight = nn.Parameter(weights, requires_grad=False)
-        bias = None if self.bias is None else as_output_channels(self, self.bias).detach().clone()
-        return nn.Sequential(plain, OutputScale(scale.clone(), bias)).to(weights.device)
+        integers, scale = self.integer_weights()
+        _, largest = integer_range(EDGE_BITS, signed=True)
+        return plain_layer(self, integers, scale.clone(), EDGE_BITS, largest)
+
+    def sites(self) -> Mapping[str, Site]:
+        """Its integers, and those that it reads."""
+        return {WEIGHT: Site(EDGE_BITS, self.weight.numel()), INPUT: Site(EDGE_BITS)}
 
     def integer_weights(self) -> tuple[Tensor, Tensor]:
         """Integers like the weights, and the power of two that they are multiplied with."""
@@ -155,12 +178,3 @@ def fixed_point_layer(layer: nn.Module, active: ActiveBits) -> FixedPointLayer |
     quantized.active = active
     quantized.weight_quant.skip_create_quant_tensor = True
     return quantized.train(layer.training).to(quantized.weight.device)
-
-
-def _integer_weights() -> dict[str, Any]:
-    _, highest = integer_range(EDGE_BITS, signed=True)
-    return {
-        "weight_quant": IntWeightConst,
-        "weight_bit_width": EDGE_BITS,
-        "weight_scaling_init": float(highest),
-    }

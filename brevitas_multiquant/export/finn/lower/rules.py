@@ -31,8 +31,8 @@ from brevitas_multiquant.export.finn.lower.geometry import (
 )
 from brevitas_multiquant.export.finn.lower.tables import quantize
 from brevitas_multiquant.export.finn.lower.values import Finish, Value
-from brevitas_multiquant.nn.plain import OutputScale, RangeToCodes, ScaleShift
 from brevitas_multiquant.profiles.finn.modules import Divide, PlainSum
+from brevitas_multiquant.quant.plain import OutputScale, RangeToCodes, ScaleShift
 
 Rule = Callable[[Builder, str, Any, Value], Value]
 """Network so far, module path, module, what the module reads -> what it gives."""

@@ -11,7 +11,7 @@ from brevitas_multiquant.export.finn.lower.builder import NO_QUANTIZER, Builder,
 from brevitas_multiquant.export.finn.lower.geometry import Window
 from brevitas_multiquant.export.finn.lower.values import Value
 from brevitas_multiquant.export.finn.thresholds import directions, threshold_table
-from brevitas_multiquant.nn.plain import RangeToCodes
+from brevitas_multiquant.quant.plain import RangeToCodes
 
 LARGEST_BITS = 8
 """Of the codes that a threshold unit gives."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from brevitas_multiquant.export.finn.integer_graph import FINISHES, Stream
-from brevitas_multiquant.nn.plain import OutputScale
+from brevitas_multiquant.quant.plain import OutputScale
 
 Function = Callable[[Tensor], Tensor]
 """Something that torch does to each integer."""

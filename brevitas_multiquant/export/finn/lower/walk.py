@@ -12,9 +12,9 @@ from brevitas_multiquant.export.finn.lower.builder import NOT_FINN, Builder
 from brevitas_multiquant.export.finn.lower.calls import as_module, name_of
 from brevitas_multiquant.export.finn.lower.rules import add_up, apply_rule, unknown
 from brevitas_multiquant.export.finn.lower.values import Finish, Value
-from brevitas_multiquant.nn.plain import OutputScale
 from brevitas_multiquant.nn.subnet import Subnet
 from brevitas_multiquant.profiles.finn.modules import PlainMerge
+from brevitas_multiquant.quant.plain import OutputScale
 
 
 def lower(subnet: Subnet, branch_names: Sequence[str], input_shape: Sequence[int]) -> IntegerGraph:

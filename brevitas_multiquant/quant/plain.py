@@ -1,11 +1,14 @@
 """Modules of a plain network: constants, and stock Brevitas quantizers at scale 1."""
 
+from typing import Any
+
 import torch
 from brevitas.inject.enum import RestrictValueType, ScalingImplType
+from brevitas.nn import QuantConv1d, QuantConv2d, QuantLinear
 from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerTensorFloat, Uint8ActPerTensorFloat
 from torch import Tensor, nn
 
-from brevitas_multiquant.nn.switchable import per_channel
+from brevitas_multiquant.quant.geometry import as_output_channels, geometry, per_channel
 
 
 class IntWeightConst(Int8WeightPerTensorFloat):
@@ -90,3 +93,40 @@ class Constant(nn.Module):
     def forward(self) -> Tensor:
         """The value."""
         return self.value
+
+
+def plain_layer(
+    layer: Any,
+    integers: Tensor,
+    scale: float | Tensor,
+    bits: int,
+    largest: int,
+    narrow_range: bool = True,
+) -> nn.Sequential:
+    """A stock layer of integer weights, then one scale, and the bias behind it.
+
+    Args:
+        layer: a convolution or linear layer, whose shape and bias it has.
+        integers: the weights.
+        scale: of a product.
+        bits: of the integers.
+        largest: their largest magnitude.
+        narrow_range: whether the most negative integer of that many bits is left out.
+    """
+    plain_type: Any = next(plain for kind, plain in _PLAIN if isinstance(layer, kind))
+    plain = plain_type(
+        **geometry(layer),
+        bias=False,
+        weight_quant=IntWeightConst,
+        weight_bit_width=bits,
+        weight_narrow_range=narrow_range,
+        weight_scaling_init=float(largest),
+    )
+    if getattr(layer, "is_same_padded_strided", False):
+        plain.is_same_padded_strided = True
+    plain.weight = nn.Parameter(integers.detach().clone(), requires_grad=False)
+    bias = None if layer.bias is None else as_output_channels(layer, layer.bias).detach().clone()
+    return nn.Sequential(plain, OutputScale(scale, bias)).to(layer.weight.device)
+
+
+_PLAIN = ((nn.Conv2d, QuantConv2d), (nn.Conv1d, QuantConv1d), (nn.Linear, QuantLinear))

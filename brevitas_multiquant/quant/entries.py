@@ -1,0 +1,95 @@
+"""What a module has in a packed file: which array, how much, how it is read and rebuilt."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from brevitas_multiquant.core.packing import Array
+from brevitas_multiquant.errors import PackedFileError
+
+KINDS = ("codes", "ranges", "norms", "floats")
+"""Of arrays, in the order of the file."""
+
+FLOAT_BYTES = 4
+NUMBER_BYTES = {"codes": 1, "ranges": FLOAT_BYTES, "norms": FLOAT_BYTES, "floats": FLOAT_BYTES}
+"""Kind -> bytes of one number of it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One module's share of an array.
+
+    Args:
+        kind: one of `KINDS`.
+        name: of the module or tensor.
+        size: numbers of the array.
+        read: what goes into the array.
+        write: rebuilds the module from that; the flag says whether it is to be trained.
+        deployed: bytes in hardware, where those are fewer than in the file.
+        owner: the module that has it in the file, where this one only reads it.
+    """
+
+    kind: str
+    name: str
+    size: int
+    read: Callable[[], Array]
+    write: Callable[[Array, bool], None]
+    deployed: int | None = None
+    owner: nn.Module | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Of the file."""
+        return self.size * NUMBER_BYTES[self.kind]
+
+    @property
+    def deployed_bytes(self) -> int:
+        """Of the hardware."""
+        return self.bytes if self.deployed is None else self.deployed
+
+
+def float_entries(module: nn.Module, name: str, skip: tuple[str, ...] = ()) -> Iterator[Entry]:
+    """A module's own floats that its state dict has, those of its children aside.
+
+    Args:
+        module: any.
+        name: of the module.
+        skip: names of its tensors that are stored otherwise, or not at all.
+    """
+    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    for key, tensor in own:
+        persistent = key not in module._non_persistent_buffers_set
+        if key not in skip and persistent and tensor.is_floating_point():
+            yield float_entry(f"{name}.{key}", tensor)
+
+
+def float_entry(name: str, tensor: Tensor) -> Entry:
+    """A tensor as it is, in fp32."""
+
+    def write(values: Array, trainable: bool) -> None:
+        tensor.copy_(torch.from_numpy(values.copy()).view_as(tensor))
+
+    return Entry("floats", name, tensor.numel(), lambda: fp32_numbers(name, tensor), write)
+
+
+def fp32_numbers(name: str, tensor: Tensor) -> Array:
+    """The numbers of a tensor, for the file.
+
+    Raises:
+        PackedFileError: other than finite numbers in fp32; names the tensor.
+    """
+    if tensor.dtype != torch.float32:
+        raise PackedFileError(
+            f"save_packed: expected float32 parameters, got {tensor.dtype} in {name}; "
+            "call net.float() first"
+        )
+    array: Array = tensor.detach().reshape(-1).cpu().numpy()
+    if not np.isfinite(array).all():
+        raise PackedFileError(
+            f"save_packed: expected finite parameters, got others in {name}; training diverged "
+            "there: go back to an earlier checkpoint"
+        )
+    return array
