@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from operator import methodcaller
+from functools import partial
 
 from torch import nn
 
 from brevitas_multiquant.core.selection import uses_at
-from brevitas_multiquant.cost.inventory import BRANCH, inventory_of
+from brevitas_multiquant.cost.inventory import BRANCH, Layer, inventory_of
 from brevitas_multiquant.cost.models import total_bitops
 from brevitas_multiquant.nn.given import given_network
 from brevitas_multiquant.nn.network import MultiQuantNet
@@ -120,11 +120,10 @@ def cost(
     costs = {}
     for bits, branches in net.selection.items():
         layers = measured.at(bits)
-        at_bits = methodcaller("bits_at", bits)
         costs[bits] = BitWidthCost(
             macs=sum(x.macs for x in layers if not x.is_float and x.part == BRANCH),
             float_macs=sum(x.macs for x in layers if x.is_float),
-            bitops=total_bitops(layers, at_bits, convention),
+            bitops=total_bitops(layers, partial(Layer.bits_at, bits=bits), convention),
             bytes=_bytes(net, (bits,)),
             branches=branches,
             edge_macs=sum(x.macs for x in layers if not x.is_float and x.part != BRANCH),
