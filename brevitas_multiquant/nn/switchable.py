@@ -68,14 +68,6 @@ class Switchable(Member, nn.ModuleDict):
         """What the active member makes of ``x``."""
         return self[member_name([getattr(self.active, part) for part in self.key])](x)
 
-
-def _members(
-    make: Callable[[int], nn.Module], bits: Sequence[int], key: Key
-) -> dict[str, nn.Module]:
-    """A module for every value of a key whose attributes are bit-widths."""
-    values = product(bits, repeat=len(key))
-    return {member_name(one): make(max(one, default=max(bits))) for one in values}
-
     def frozen(self, bits: int, name: str) -> nn.Module:
         """The member of one bit-width."""
         return frozen_copy(self[str(bits)], bits, f"{name}.{bits}")
@@ -83,6 +75,14 @@ def _members(
     def running(self, bits: int) -> Iterable[nn.Module]:
         """The member of one bit-width."""
         return (self[str(bits)],)
+
+
+def _members(
+    make: Callable[[int], nn.Module], bits: Sequence[int], key: Key
+) -> dict[str, nn.Module]:
+    """A module for every value of a key whose attributes are bit-widths."""
+    values = product(bits, repeat=len(key))
+    return {member_name(one): make(max(one, default=max(bits))) for one in values}
 
 
 class SwitchableQuantizer(Switchable):
