@@ -3,6 +3,8 @@
 import importlib
 import sys
 import warnings
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -31,7 +33,6 @@ quant.fixed_point profiles.finn.quantizers
 quant.state core.panel
 rewrite.axes rewrite.graph.axes
 rewrite.channels rewrite.graph.channels
-rewrite.finn_profile profiles.finn.passes
 rewrite.half rewrite.narrow.widths
 rewrite.in_place rewrite.overwriting
 rewrite.kinds rewrite.graph.kinds
@@ -103,28 +104,55 @@ MOVED = {
 class MovedModule(ModuleType):
     """Stands under a module's old name; looks everything up in the module itself."""
 
-    def __init__(self, old: str, new: str) -> None:
-        super().__init__(old, f"Moved to `{new}`.")
-        self.__dict__["_new"] = new
+    def __init__(self, old: str) -> None:
+        super().__init__(old, f"Moved to `{MOVED[old]}`.")
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # the import system asks for what a module may lack
             raise AttributeError(name)
-        warnings.warn(
-            f"{self.__name__} has moved to {self._new}; the old name goes with the next release",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        return getattr(importlib.import_module(self._new), name)
+        _warn(self.__name__)
+        return getattr(importlib.import_module(MOVED[self.__name__]), name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """`rewrite` gave its function ``multiquantize`` under the name of the module."""
+        return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
+
+    def __dir__(self) -> list[str]:
+        return dir(importlib.import_module(MOVED[self.__name__]))
+
+
+def _warn(old: str) -> None:
+    message = f"{old} has moved to {MOVED[old]}; the old name goes with the next release"
+    warnings.warn(message, DeprecationWarning, stacklevel=3)
+
+
+class OldNames(MetaPathFinder, Loader):
+    """Finds modules by their old names, after everybody else has found none."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        """A spec for an old name; None for any other."""
+        return ModuleSpec(fullname, self) if fullname in MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """What stands under the old name."""
+        return MovedModule(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Load the module itself: some are imported for what that does."""
+        _warn(module.__name__)
+        importlib.import_module(MOVED[module.__name__])
 
 
 def keep_old_names() -> None:
-    """Make every old module name importable.
+    """Make every old module name importable; call it once all names of the door are there.
 
     Example:
         >>> from brevitas_multiquant.packing import pack  # was here once
         >>> pack.__module__
-        'brevitas_multiquant.storage.packing'
+        'brevitas_multiquant.core.packing'
     """
-    for old, new in MOVED.items():
-        sys.modules.setdefault(old, MovedModule(old, new))
+    sys.meta_path.append(OldNames())
+    for name in vars(sys.modules[PACKAGE]):
+        old = f"{PACKAGE}.{name}"
+        if old in MOVED:  # importing it anew would put the module in the place of the function
+            sys.modules.setdefault(old, MovedModule(old))
