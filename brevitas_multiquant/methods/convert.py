@@ -20,9 +20,11 @@ from brevitas_multiquant.errors import (
     UntracedWarning,
 )
 from brevitas_multiquant.methods.catalogue import fittings
+from brevitas_multiquant.nn.merge import Merge
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.nn.stored import layout_of
-from brevitas_multiquant.profiles.finn.passes import quantize_for_finn
+from brevitas_multiquant.profiles.catalogue import PROFILES
+from brevitas_multiquant.profiles.profile import Parts
 from brevitas_multiquant.quant.zero_weights import move_zeros_apart, warn_of_zeros
 from brevitas_multiquant.rewrite.build import (
     build_branch,
@@ -201,7 +203,7 @@ def _build(
     uses = bits_of_uses(config.selection)
     bodies = {width: _body(body, width, plan, config) for width in {use.width for use in uses}}
     branches: list[fx.GraphModule] = []
-    halves: dict[int, nn.Module] = {}
+    halves: dict[int, fx.GraphModule] = {}
     for use, bits in uses.items():  # of each branch the widest first
         part = build_branch(bodies[use.width], plan, fittings(config, bits, active))
         if use.index < len(branches):
@@ -212,24 +214,30 @@ def _build(
         elif use.index > 0:
             shuffle_weights(part, options.seed + use.index)
         branches.append(part)
-    net = MultiQuantNet(
-        build_shared(float_stem, active),
-        branches,
-        halves,
-        build_shared(float_head, active),
-        config,
-        active,
-        plan,
-        input_shape=shape,
-    )
-    if config.profile == "finn":
-        quantize_for_finn(net)
+    stem, head = (build_shared(part, active) for part in (float_stem, float_head))
+    parts = Parts(config, active, plan, stem, head, branches, halves, Merge(config.merge))
+    PROFILES[config.profile].apply(parts)
+    net = _put_together(parts, shape)
     for branch in (*net.branches, *net.halves.values()):
         let_overwrite(branch)
     net.train(model.training)
     for part in (net.stem, *net.branches, *net.halves.values(), net.head):
         carry_over(modes, part)
     return net.to(device_of(model))
+
+
+def _put_together(parts: Parts, shape: tuple[int, ...]) -> MultiQuantNet:
+    return MultiQuantNet(
+        parts.stem,
+        parts.branches,
+        parts.halves,
+        parts.head,
+        parts.config,
+        parts.active,
+        parts.plan,
+        input_shape=shape,
+        merge=parts.merge,
+    )
 
 
 def _body(

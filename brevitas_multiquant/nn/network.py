@@ -36,6 +36,7 @@ class MultiQuantNet(MultiBranch):
         plan: what the rewrite did, for people (`print(net.plan)`).
         source: how the float model can be built again, or None if unknown.
         input_shape: (1, C, H, W), the shape it was checked with.
+        merge: branch outputs -> input of the head; default: that of the configuration.
 
     Attributes:
         layout: module -> what a reader of its packed file finds there, as it was built.
@@ -67,12 +68,13 @@ class MultiQuantNet(MultiBranch):
         plan: Any = None,
         source: Any = None,
         input_shape: tuple[int, ...] | None = None,
+        merge: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.stem = stem
         self._hold(branches, halves, config.selection)
         self.head = head
-        self.merge: nn.Module = Merge(config.merge)
+        self.merge = Merge(config.merge) if merge is None else merge
         self.config = config
         self.plan = plan
         self.source = source

@@ -3,8 +3,8 @@
 Where the network is cut says `joints`; what stands against it, `refusals`.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field, replace
 
 import torch.nn.functional as F
 from torch import fx, nn
@@ -77,6 +77,13 @@ class Plan:
     opaque: list[str] = field(default_factory=list)
     untraced: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def set_treatment(self, names: Container[str], treatment: str) -> None:
+        """Say of some layers that they become something else than was decided at first."""
+        self.layers = [
+            replace(layer, treatment=treatment) if layer.name in names else layer
+            for layer in self.layers
+        ]
 
     def __str__(self) -> str:
         columns = ("layer", "type", "part", "becomes", "reads", "why")

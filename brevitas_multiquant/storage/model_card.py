@@ -10,6 +10,7 @@ from brevitas_multiquant.core.selection import is_whole
 from brevitas_multiquant.cost.table import Cost, cost
 from brevitas_multiquant.errors import HubError
 from brevitas_multiquant.nn.network import MultiQuantNet
+from brevitas_multiquant.profiles.catalogue import PROFILES
 from brevitas_multiquant.storage.packed_net import save_packed
 from brevitas_multiquant.version import __version__
 
@@ -89,12 +90,9 @@ def _plot(costs: Cost, accuracy: Mapping[int, float] | None, path: Path) -> bool
     return True
 
 
-_EDGES = {"paper": "a float", "finn": "an 8-bit"}
-"""Profile -> what stem and classifier are."""
-
-
 def _card(net: MultiQuantNet, costs: Cost, details: Details, plotted: bool) -> str:
     name = "the network" if net.source is None else net.source.name
+    edges = PROFILES[net.config.profile].edges
     measured = "" if details.dataset is None else f" on {details.dataset}"
     plot = f"\n![Top-1 accuracy over bit operations]({PLOT})\n" if plotted else ""
     return f"""---
@@ -104,7 +102,7 @@ def _card(net: MultiQuantNet, costs: Cost, details: Details, plotted: bool) -> s
 
 One network that runs at every bit-width, made with
 [`{LIBRARY}`](https://pypi.org/project/brevitas-multiquant) after
-[MultiQuant]({PAPER}): branches with 2-bit weights share {_EDGES[net.config.profile]} stem and
+[MultiQuant]({PAPER}): branches with 2-bit weights share {edges} stem and
 classifier, and the bit-width of the activations is chosen at run time.
 Weights are {net.config.weight_format},
 stored in two bits each.

@@ -1,0 +1,76 @@
+"""A profile: what is done to the parts of a network before they are put together."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from brevitas_multiquant.core.config import MultiQuantConfig
+from brevitas_multiquant.core.panel import ActiveBits
+from brevitas_multiquant.core.selection import bits_of_uses
+from brevitas_multiquant.rewrite.plan import Plan
+
+
+@dataclass
+class Parts:
+    """A network that is not put together yet; passes change it in place.
+
+    Args:
+        config: what the network is to be.
+        active: the state that all its switchable modules look at.
+        plan: what the rewrite did, for people.
+        stem: image -> features that every branch reads.
+        head: merged features -> logits.
+        branches: features -> input of the head, one copy of the body each.
+        halves: index of a branch -> its half branch.
+        merge: branch outputs -> input of the head.
+    """
+
+    config: MultiQuantConfig
+    active: ActiveBits
+    plan: Plan
+    stem: fx.GraphModule
+    head: fx.GraphModule
+    branches: list[fx.GraphModule]
+    halves: dict[int, fx.GraphModule]
+    merge: nn.Module
+
+    @property
+    def branch_counts(self) -> dict[int, int]:
+        """Bit-width -> how many branches run."""
+        return {bits: len(chosen) for bits, chosen in self.config.selection.items()}
+
+    def branches_and_bits(self) -> Iterator[tuple[fx.GraphModule, tuple[int, ...]]]:
+        """Every branch, of each the widest first, with the bit-widths at which it runs."""
+        met: set[int] = set()
+        for use, bits in bits_of_uses(self.config.selection).items():
+            yield (self.halves if use.index in met else self.branches)[use.index], bits  # type: ignore[index]
+            met.add(use.index)
+
+
+Pass = Callable[[Parts], None]
+"""Changes parts in place: their graphs, the merge, the rows of the plan."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a network is quantized for.
+
+    Args:
+        name: as in `MultiQuantConfig.profile`.
+        edges: what stem and classifier are, with an article.
+        passes: run in this order over the parts.
+
+    Example:
+        >>> Profile("paper", "a float").passes
+        ()
+    """
+
+    name: str
+    edges: str
+    passes: tuple[Pass, ...] = ()
+
+    def apply(self, parts: Parts) -> None:
+        """Run every pass over the parts of a network."""
+        for each in self.passes:
+            each(parts)
