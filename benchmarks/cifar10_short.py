@@ -111,7 +111,7 @@ def spread(values: list[float]) -> str:
 
 
 def draw(runs: dict[str, list[list[dict[str, float]]]], path: Path) -> None:
-    """Learning curves: a panel a bit-width, a line a variant, its seeds as a band."""
+    """Learning curves: a panel per bit-width, a line a variant, its seeds as a band."""
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(1, 4, figsize=(13, 3.6), sharey=True, layout="constrained")

@@ -181,7 +181,7 @@ def write_into_docs(marker: str, lines: str) -> None:
 
 
 def draw(results: list[dict[str, Any]]) -> None:
-    """LUTs against bits, a line a network, variants as marks."""
+    """LUTs against bits, a line per network, variants as marks."""
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")

@@ -44,7 +44,7 @@ def settings(results: list[dict[str, Any]], network: str) -> dict[str, dict[str,
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Markdown: one line a network and setting."""
+    """Markdown: one line per network and setting."""
     measured = top1()
     titles = ["network", "setting", "top-1 %", *COLUMNS]
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]

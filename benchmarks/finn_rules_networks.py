@@ -67,7 +67,7 @@ class Run:
         fps: frames a second at 200 MHz.
         weights: bit-widths that each layer's weights are drawn from; none: as exported.
         activations: the same for threshold layers.
-        bits: bit-width of the exported network, two bits a branch.
+        bits: bit-width of the exported network, two bits per branch.
         board: of FINN.
     """
 

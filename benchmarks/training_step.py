@@ -227,7 +227,7 @@ def report() -> None:
 
 
 def plot(results: list[dict]) -> None:
-    """Ratios as bars, a panel a network."""
+    """Ratios as bars, a panel per network."""
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(

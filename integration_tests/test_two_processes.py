@@ -25,7 +25,7 @@ MORE += ["--bits", "2", "4", "6", "--hflip", "0.5", "--model-kwargs", "drop_rate
 
 
 def popen(*command):
-    """Start a command on the CPU, one thread a process; its errors can be read."""
+    """Start a command on the CPU, one thread per process; its errors can be read."""
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command,

@@ -1,4 +1,4 @@
-"""The walk over the zoo: one line a model, resumable, no model ends it."""
+"""The walk over the zoo: one line per model, resumable, no model ends it."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,9 +1,9 @@
 """Walk over the models of timm and torchvision: does each convert, or is it refused by name?
 
-``python -m integration_tests.zoo --all --csv zoo.csv`` writes one line a model, as each is done; a
-walk that was interrupted goes on where it stopped. Each model runs in a process of its own, so that
-one that crashes, runs out of memory or hangs costs one line and not the walk. ``--table zoo.csv
-docs/zoo.md`` writes the table by family into the document.
+``python -m integration_tests.zoo --all --csv zoo.csv`` writes one line per model, as each is done;
+a walk that was interrupted goes on where it stopped. Each model runs in a process of its own, so
+that one that crashes, runs out of memory or hangs costs one line and not the walk.
+``--table zoo.csv docs/zoo.md`` writes the table by family into the document.
 """
 
 import argparse
@@ -55,9 +55,9 @@ class Line:
         self_check: ``"equal"`` in evaluation and in seeded training mode, or empty.
         layers: convolution and linear layers of the model.
         quantized: of these, with 2-bit weights.
-        sites: activation quantizers a branch.
+        sites: activation quantizers per branch.
         adds: additions of two tensors in a branch.
-        norms: switchable norms a branch.
+        norms: switchable norms per branch.
         half_branch: whether an odd bit-width is possible, or why not.
         bits: the candidate bit-widths of the conversion.
         size: height of the images.
@@ -101,7 +101,7 @@ class Options:
     Args:
         bits: candidate bit-widths.
         size: of images, where a model allows.
-        timeout: seconds a model.
+        timeout: seconds per model.
         qonnx: whether to export and compare as well.
     """
 
@@ -357,10 +357,10 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--only-representatives", action="store_true", help="one of each kind")
     which.add_argument("--names", nargs="+", metavar="LIBRARY:NAME", help="these models")
     which.add_argument("--table", metavar="DOCUMENT", type=Path, help="write the table of --csv")
-    parser.add_argument("--csv", type=Path, default=Path("zoo.csv"), help="one line a model")
+    parser.add_argument("--csv", type=Path, default=Path("zoo.csv"), help="one line per model")
     parser.add_argument("--bits", type=int, nargs="+", default=[2, 4, 6, 8])
     parser.add_argument("--size", type=int, default=128, help="of images, where a model allows")
-    parser.add_argument("--timeout", type=float, default=900.0, help="seconds a model")
+    parser.add_argument("--timeout", type=float, default=900.0, help="seconds per model")
     parser.add_argument("--qonnx", action="store_true", help="export and compare as well")
     parser.add_argument("--jobs", type=int, default=1)
     return parser

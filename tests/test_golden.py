@@ -1,4 +1,4 @@
-"""Files of every released version of the format load for ever, equal to the bit."""
+"""Files of every released version of the format load forever, equal to the bit."""
 
 import json
 import shutil

@@ -154,7 +154,7 @@ def resolve_selection(
 
     Args:
         selection: ``"amortized"``, ``"serial"``, or bit-width -> branch indices from 0, in any
-            order but for the last one of an odd bit-width, which runs at half.
+            order except for the last one of an odd bit-width, which runs at half.
         bits: checked candidate bit-widths.
 
     Raises:

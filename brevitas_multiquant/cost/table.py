@@ -92,7 +92,7 @@ def cost(
 
     Bytes follow the paper's storage rule: 2 bits a body weight; fp32 stem and head; two floats a
     channel for each norm, bit-width and branch; two floats for each range. With the profile
-    ``finn`` stem and head have 8-bit weights, a byte each, and one float a layer, their scale.
+    ``finn`` stem and head have 8-bit weights, a byte each, and one float per layer, their scale.
 
     What is no convolution or linear layer is in no MACs: additions, norms, activation functions,
     pooling, and fixed filters such as blur pooling, float wherever they stand. The numbers of such

@@ -89,7 +89,7 @@ def multiquantize(
             1, 3; ``"int2"``, -2 to 1, and ``"ternary"``, -1 to 1, take two bits in hardware, not
             three.
         branch_init: ``"copy"``: each branch starts from the model's weights, with weight ranges
-            2% apart, since branches equal in both would stay equal for ever. ``"shuffle"``, for
+            2% apart, since branches equal in both would stay equal forever. ``"shuffle"``, for
             training from scratch: each but the first from a seeded permutation of the weights.
         stem: module that ends the stem, instead of the first convolution and its norm.
         head: module that starts the float head, instead of the last layer.

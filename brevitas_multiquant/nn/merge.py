@@ -16,7 +16,7 @@ def merge_outputs(outputs: Sequence[Tensor], merge: str) -> Tensor:
     """Sum (eq. 6) or mean of the branch outputs, by binary additions in the given order.
 
     Args:
-        outputs: one tensor a branch, all of one shape.
+        outputs: one tensor per branch, all of one shape.
         merge: ``"sum"`` or ``"mean"``.
 
     Example:

@@ -216,7 +216,7 @@ class ScaleShiftNorm(Member):
 
     Attributes:
         overwrites: nobody else reads the input; the result may take its place in memory.
-        fixed_statistics: it trains as it evaluates, as a factor and a summand a channel.
+        fixed_statistics: it trains as it evaluates, as a factor and a summand per channel.
     """
 
     active: ActiveBits

@@ -87,7 +87,7 @@ class WeightAtRunTimeLearnedRange(WeightPerTensorLearnedRange):
 
 
 class OddInt3WeightPerTensorLearnedRange(WeightPerTensorLearnedRange):
-    """2-bit mid-rise weights with one trainable range a tensor (paper, eqs. 1 to 3).
+    """2-bit mid-rise weights with one trainable range per tensor (paper, eqs. 1 to 3).
 
     Four levels, as the odd codes -3, -1, 1, 3 of a narrow signed 3-bit integer.
 
@@ -102,7 +102,7 @@ class OddInt3WeightPerTensorLearnedRange(WeightPerTensorLearnedRange):
 
 
 class Int2WeightPerTensorLearnedRange(WeightPerTensorLearnedRange):
-    """Weights -2, -1, 0, 1 with one trainable range a tensor: a signed 2-bit integer.
+    """Weights -2, -1, 0, 1 with one trainable range per tensor: a signed 2-bit integer.
 
     Example:
         >>> from brevitas.nn import QuantConv2d
@@ -115,7 +115,7 @@ class Int2WeightPerTensorLearnedRange(WeightPerTensorLearnedRange):
 
 
 class TernaryWeightPerTensorLearnedRange(WeightPerTensorLearnedRange):
-    """Weights -1, 0, 1 with one trainable range a tensor: a narrow signed 2-bit integer.
+    """Weights -1, 0, 1 with one trainable range per tensor: a narrow signed 2-bit integer.
 
     Example:
         >>> from brevitas.nn import QuantConv2d

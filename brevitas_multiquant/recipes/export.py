@@ -1,4 +1,4 @@
-"""A packed network to verified ONNX files, one a bit-width: QONNX for FINN, or plain ONNX."""
+"""A packed network to verified ONNX files, one per bit-width: QONNX for FINN, or plain ONNX."""
 
 import argparse
 import json
@@ -32,7 +32,7 @@ def export_parser() -> argparse.ArgumentParser:
     """All options of ``recipes/export.py``."""
     parser = argparse.ArgumentParser(
         prog="export.py",
-        description="Write one ONNX file a bit-width, executed and compared with torch before.",
+        description="Write one ONNX file per bit-width, executed and compared with torch before.",
         allow_abbrev=False,
     )
     parser.add_argument("packed", metavar="PACKED.safetensors")

@@ -1,6 +1,6 @@
 """Act 2, plan: what becomes of every layer, decided before anything is built.
 
-Where the network is cut says `joints`; what stands against it, `refusals`.
+`joints` finds where the network is cut, `refusals` what speaks against it.
 """
 
 from collections.abc import Container, Iterable
@@ -36,7 +36,7 @@ class LayerPlan:
         kind: its type.
         part: ``"stem"``, ``"branch"``, ``"head"``, or ``"-"`` if it does not run.
         treatment: what it becomes.
-        reads: nodes whose tensors it reads, apart by commas.
+        reads: nodes whose tensors it reads, separated by commas.
         why: the reason.
     """
 
@@ -62,7 +62,7 @@ class Plan:
         in_place: quantized layers in modules that cannot be traced, each with a quantizer of
             its own.
         opaque: modules that cannot be traced.
-        untraced: why, with the place in the author's code, and what that costs; one an entry of
+        untraced: why, with the place in the author's code, and what that costs; one per entry of
             ``opaque``.
         notes: what else a user should know.
     """
@@ -92,7 +92,7 @@ class Plan:
         return (
             f"{self.model}: stem ends at {self.stem_end}, branches end at {self.head_start}; "
             f"{len(self.sites) + len(self.in_place)} activation quantizers, {len(self.norms)} "
-            f"switchable norms a branch\n{table}"
+            f"switchable norms per branch\n{table}"
         )
 
 

@@ -83,7 +83,7 @@ def _plot(costs: Cost, accuracy: Mapping[int, float] | None, path: Path) -> bool
     for bits in costs:
         place = (costs[bits].bitops / 1e9, accuracy[bits])
         axes.annotate(f"{bits} bits", place, textcoords="offset points", xytext=(6, -12))
-    axes.set(xlabel="bit operations an image (GBitOPs)", ylabel="top-1 accuracy (%)")
+    axes.set(xlabel="bit operations per image (GBitOPs)", ylabel="top-1 accuracy (%)")
     axes.margins(x=0.15, y=0.25)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

@@ -115,7 +115,7 @@ def load_packed(
     trained, so where a checkpoint of the state dict exists, go on from that one:
 
     * latent weights start at the values of their codes; where in its bin each was, is lost;
-    * batch norms train as the factor and the summand a channel that they are in evaluation:
+    * batch norms train as the factor and the summand per channel that they are in evaluation:
       statistics, and so normalisation by the batch, are lost;
     * standardised weights are plain weights from then on, and their gain is 1;
     * optimizers' state, schedules, counters and moving averages are not in the file;

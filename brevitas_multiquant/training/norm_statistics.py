@@ -66,7 +66,7 @@ def reestimate_norms(
     if not net.batch_statistics:
         raise PackedFileError(
             f"{CALLER}: expected batch norms with statistics, got those of a packed file, which "
-            "are a factor and a summand a channel and train as that; there is nothing to estimate"
+            "are a factor and a summand per channel and train as that; there is nothing to estimate"
         )
     chosen = net.bits if bits is None else chosen_bits(bits, net.bits, CALLER)
     images = first_images(loader, batches, CALLER)

@@ -202,7 +202,7 @@ class InPlaceDistillation(nn.Module):
             bits: the bit-widths that run in this step, default all. The largest of them teaches,
                 and its branches stand in for smaller bit-widths that do not run
                 (`MultiQuantNet.forward_with_stand_ins`): 2 and 8 of 2, 4, 6, 8 train all four
-                for 5 branch passes instead of 10, but for what 4 and 6 have of their own, their
+                for 5 branch passes instead of 10, except for what 4 and 6 have of their own, their
                 norms and ranges. So let each run now and then.
 
         Returns:

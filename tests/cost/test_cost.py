@@ -15,9 +15,9 @@ from tests.tiny import IMAGE, FunctionalDropoutNet, TinyNet
 STEM = 64 * 4 * 27
 BODY = 16 * 6 * 36 + 16 * 6 * 54 + 16 * 6 * 4  # conv1 (stride 2), conv2, shortcut
 HEAD = 5 * 6
-# bytes: fp32 stem and head with two floats a channel for the norm
+# bytes: fp32 stem and head with two floats per channel for the norm
 SHARED_BYTES = 4 * (4 * 27 + 2 * 4) + 4 * (5 * 6 + 5)
-# 2 bits a weight, fp32 bias of conv2, a range for each of three layers
+# 2 bits per weight, fp32 bias of conv2, a range for each of three layers
 BRANCH_BYTES = (216 + 324 + 24) * 2 // 8 + 4 * 6 + 4 * 2 * 3
 # for each bit-width of a branch: two norms of 6 channels, ranges of two tensors
 BITS_BYTES = 4 * 2 * 6 * 2 + 4 * 2 * 2

@@ -38,11 +38,11 @@ def test_the_finn_profile_by_hand(make_net: Callable[..., MultiQuantNet]) -> Non
         assert (one.macs, one.edge_macs, one.float_macs) == (branches * BODY, STEM + HEAD, 0)
         assert one.bitops == branches * BODY * 2 * bits + (STEM + HEAD) * 8 * 8
         assert (paper[bits].edge_macs, paper[bits].float_macs) == (0, STEM + HEAD)
-    # a byte a weight; fp32 scale of each layer, bias of the head, factor and summand of the norm
+    # a byte per weight; fp32 scale of each layer, bias of the head, factor and summand of the norm
     shared = (STEM_WEIGHTS + HEAD_WEIGHTS) + 4 * (2 + 5 + 2 * 4)
     # ranges that bit-widths share (image), and those that each has (first, merge, head)
     ranges, own_ranges = 8 * 1, 8 * 3
-    # 2 bits a weight, fp32 bias of conv2, three weight ranges
+    # 2 bits per weight, fp32 bias of conv2, three weight ranges
     branch = (216 + 324 + 24) * 2 // 8 + 4 * 6 + 8 * 3
     # two norms of 6 channels; ranges of conv2's input and of the addition's and average's operands
     branch_bits = 8 * 6 * 2 + 8 * 2

@@ -90,7 +90,7 @@ def test_the_plan_says_what_was_done(make_net):
     assert plan.norms == ["bn1", "bn2"]
     table = str(plan)
     assert table.startswith("TinyNet: stem ends at ")
-    assert "2 activation quantizers, 2 switchable norms a branch" in table
+    assert "2 activation quantizers, 2 switchable norms per branch" in table
     assert all(name in table for name in by_name)
 
 

@@ -89,8 +89,8 @@ def test_parameters_are_split_in_two_without_overlap(net):
     assert len(set(ranges)) == len(ranges) and len(set(model)) == len(model)
     assert set(ranges) | set(model) == {id(p) for p in net.parameters()}
     assert not set(ranges) & set(model)
-    # branch 0 runs at 2 and 4 bits, branch 1 at 4 alone: 3 weight ranges a branch, and 2 sites
-    # each with a range a bit-width; l and u of all
+    # branch 0 runs at 2 and 4 bits, branch 1 at 4 alone: 3 weight ranges per branch, and 2 sites
+    # each with a range per bit-width; l and u of all
     assert len(ranges) == 2 * (2 * 3 + 2 * 2 + 2 * 1)
 
 
@@ -110,7 +110,7 @@ ACTIVATION_RANGE = "act_quant.fused_activation_quant_proxy.tensor_quant.range_im
 
 
 def test_state_dict_keys_are_a_contract(make_net):
-    """Author's names, one weight range a layer, one activation range a tensor and bit-width."""
+    """Author's names, one weight range per layer, one activation range per tensor and bit-width."""
     keys = {"stem.stem.weight", *(f"stem.stem_bn.{key}" for key in NORM)}
     keys |= {"head.fc.weight", "head.fc.bias"}
     for branch, bits in {0: (2, 4), 1: (4,)}.items():

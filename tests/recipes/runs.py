@@ -1,4 +1,4 @@
-"""Runs of two steps an epoch, and what they leave."""
+"""Runs of two steps per epoch, and what they leave."""
 
 import csv
 from pathlib import Path
@@ -20,7 +20,7 @@ TINY = [
 
 
 def tiny(output: Path, *more: str) -> list[str]:
-    """Arguments of a run of two steps an epoch that writes to ``output/run``."""
+    """Arguments of a run of two steps per epoch that writes to ``output/run``."""
     return [*TINY, "--output", str(output), *more]
 
 

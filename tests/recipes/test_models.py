@@ -75,7 +75,7 @@ def test_depth(name, convolutions, linears):
     ],
 )
 def test_becomes_a_network_for_every_bit_width(name, layers):
-    """``layers`` of 2 bits a branch: all but the first convolution and the last linear layer."""
+    """``layers`` of 2 bits per branch: all but the first convolution and the last linear layer."""
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
     net = multiquantize(timm.create_model(name, num_classes=7), [2, 4])
     calibrate(net, [images])

@@ -226,7 +226,7 @@ class TestHeader:
             f"         {folder}/val: 6 images to validate",
             "images   2 classes, 8 x 8 pixels",
             "model    cifar_resnet8, 2, 4 bits, profile paper, weights odd",
-            "steps    2 an epoch, 4 in 2 epochs; 4 images a step",
+            "steps    2 per epoch, 4 in 2 epochs; 4 images per step",
             f"output   {tmp_path}/out/run",
         ]
         saved = yaml.safe_load((tmp_path / "out" / "run" / "args.yaml").read_text())
@@ -248,7 +248,7 @@ class TestHeader:
             "         digits: 360 images to validate",
             "images   10 classes, 8 x 8 pixels",
             "model    cifar_resnet8, float",
-            "steps    2 an epoch, 6 in 3 epochs; 32 images a step",
+            "steps    2 per epoch, 6 in 3 epochs; 32 images per step",
             "output   none: a dry run",
         ]
 

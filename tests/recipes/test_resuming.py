@@ -107,7 +107,7 @@ def test_settings_given_anew_count_at_once(stopped):
 )
 @pytest.mark.parametrize("steps", [0, 1, 2, 3, 5])
 def test_the_rate_is_that_of_the_run_that_goes_on(tmp_path, schedule, steps):
-    """To the bit, after any number of updates, two an epoch."""
+    """To the bit, after any number of updates, two per epoch."""
     argv = tiny(tmp_path, "--epochs", "4", *schedule)
     whole = create_run(parse_train(argv))
     for count in range(1, steps + 1):

@@ -206,7 +206,7 @@ def test_a_cross_entropy_of_one_output_is_refused(make, doubles, criterion, dist
 
 
 def test_a_softmax_that_teaches_one_output_is_refused(make, doubles):
-    """The criterion makes sense, what teaches does not: its term would be 0 for ever."""
+    """The criterion makes sense, what teaches does not: its term would be 0 forever."""
     task = InPlaceDistillation(
         make(1), criterion=nn.BCEWithLogitsLoss(), distill_criterion=soft_cross_entropy
     )

@@ -52,7 +52,7 @@ def with_gates(graphs: dict[int, IntegerGraph], selection: Selection) -> dict[in
         advice = (
             f"runs at half at {largest} bits, whole at others, and the accelerator has the layers "
             f"of {largest} bits: build the network for {largest + 1} bits too, or export one "
-            "project a bit-width (switchable=False)"
+            "project per bit-width (switchable=False)"
         )
         raise FinnMappingError(largest, [(branch_name(index), advice) for index in wider])
     narrower = {use for use in others if use.width < widths[use.index]}
@@ -114,7 +114,7 @@ def table_set(template: IntegerGraph, graph: IntegerGraph) -> Tables:
 def _by_place(graph: IntegerGraph) -> dict[tuple[str, str, int], Layer]:
     """Layers by kind, module path, and how often the module was called before.
 
-    But for those that cut channels off: a half branch's gate does so in the template.
+    Except those that cut channels off: a half branch's gate does so in the template.
     """
     found: dict[tuple[str, str, int], Layer] = {}
     for layer in graph.layers:
@@ -144,7 +144,7 @@ def _check_weights(
                     layer.where,
                     f"the norm behind it has scales of another sign at {bits} bits than at "
                     f"{template.bits}, in the channels {differs}: train on with positive norm "
-                    "scales, or export one project a bit-width (switchable=False)",
+                    "scales, or export one project per bit-width (switchable=False)",
                 )
             )
     if problems:

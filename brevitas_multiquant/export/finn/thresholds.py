@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 Staircase = Callable[[Tensor], Tensor]
-"""Integers (n, C) in fp32, one row a trial and one column a channel -> codes of the same shape."""
+"""Integers (n, C) in fp32, a row per trial and a column per channel -> codes, same shape."""
 
 
 def directions(codes: Staircase, lowest: int, highest: int, channels: int) -> Tensor:

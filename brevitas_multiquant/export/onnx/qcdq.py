@@ -223,7 +223,7 @@ def export_onnx(
     *,
     images: Tensor | None = None,
 ) -> dict[int, Path]:
-    """Write one plain ONNX file a bit-width, each run with onnxruntime and compared before.
+    """Write one plain ONNX file per bit-width, each run with onnxruntime and compared before.
 
     Every code and the logits are compared, see `verify_onnx`, on eight smooth random images and on
     those that are given. Files ``model_4b_qcdq.onnx`` and their like are moved into the folder

@@ -1,7 +1,7 @@
 """What ``qonnx.util.cleanup.cleanup_model`` does, in time linear in the number of nodes.
 
 qonnx searches the whole graph for each tensor that it renames, which takes minutes for the four
-branches of a ResNet-50. The result is the same, but for the order of nodes, which stays that of
+branches of a ResNet-50. The result is the same, except for the order of nodes, which stays that of
 execution, and with it the numbers in their names.
 """
 

@@ -1,4 +1,4 @@
-"""QONNX: one verified file a bit-width, for FINN and the qonnx tools."""
+"""QONNX: one verified file per bit-width, for FINN and the qonnx tools."""
 
 import hashlib
 import json
@@ -119,7 +119,7 @@ def export_qonnx(
     *,
     allow_ties: bool = False,
 ) -> dict[int, Path]:
-    """Write one QONNX file a bit-width, each executed and compared with torch before.
+    """Write one QONNX file per bit-width, each executed and compared with torch before.
 
     Beside ``model_4b.onnx`` and its like: ``input.npy``, ``expected_output_4b.npy`` (what torch
     makes of it) and the report ``export.json``. Files are moved into the folder after all were

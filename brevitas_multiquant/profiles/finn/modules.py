@@ -114,7 +114,7 @@ class PlainSum(nn.Module):
     """`QuantizedSum` of one bit-width: a stock quantizer for each operand, then binary additions.
 
     Args:
-        quantizers: equal ones, one an operand.
+        quantizers: equal ones, one per operand.
     """
 
     def __init__(self, quantizers: Iterable[nn.Module]) -> None:

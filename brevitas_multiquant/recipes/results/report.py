@@ -86,7 +86,7 @@ def accuracy_of(row: Mapping[str, float]) -> dict[int, float]:
 
 
 def write_summary(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Write ``summary.csv``, a row an epoch, at once."""
+    """Write ``summary.csv``, a row per epoch, at once."""
     if not rows:
         return
     aside = folder / f"{SUMMARY_FILE}{PARTIAL}"
@@ -105,7 +105,7 @@ def read_summary(folder: Path) -> dict[str, list[float]]:
 
 
 def result_table(accuracy: Mapping[int, float], costs: Mapping[int, Any] | None = None) -> str:
-    """Top-1 a bit-width, beside its cost where that is known, as aligned text."""
+    """Top-1 per bit-width, beside its cost where that is known, as aligned text."""
     header = ["bits", "top-1 %"] + (cost_header() if costs else [])
     rows = [[str(bit), f"{value:.2f}"] for bit, value in accuracy.items()]
     if costs:

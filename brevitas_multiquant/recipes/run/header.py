@@ -23,8 +23,8 @@ def train_header(run: Run) -> str:
         ("model", f"{options.model.model}, {run.trainee.description}"),
         (
             "steps",
-            f"{run.steps} an epoch, {run.steps * epochs} in {epochs} epochs{done}; "
-            f"{run.images_per_step} images a step",
+            f"{run.steps} per epoch, {run.steps * epochs} in {epochs} epochs{done}; "
+            f"{run.images_per_step} images per step",
         ),
         ("output", "none: a dry run" if options.output.dry_run else str(run.folder)),
     )

@@ -19,7 +19,7 @@ from brevitas_multiquant.recipes.run.step import Batch
 
 
 def fit(run: Run) -> dict[int, float]:
-    """Train from the run's progress to the last epoch; top-1 a bit-width at the end.
+    """Train from the run's progress to the last epoch; top-1 per bit-width at the end.
 
     Raises:
         NonFiniteError: the loss or a parameter is no longer finite.

@@ -1,7 +1,7 @@
 """Several processes that train one network: what they exchange, and how many there should be.
 
 After every step all processes hold the same parameters, ranges and running statistics, to the bit.
-The exchange is one sum over one flat tensor a step, made after the last backward: so the
+The exchange is one sum over one flat tensor per step, made after the last backward: so the
 bit-widths can be differentiated one after the other at the memory of one, gradients accumulate
 without communication, and a step may leave bit-widths out.
 """
@@ -35,7 +35,7 @@ def average(tensors: Iterable[Tensor], scalars: Sequence[float]) -> list[float]:
 
     Args:
         tensors: float32 or float64, of the same shapes in every process.
-        scalars: one number a process each.
+        scalars: one number for each process.
     """
     if world_size() == 1:
         return list(scalars)

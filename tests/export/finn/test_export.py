@@ -127,7 +127,7 @@ def test_the_configuration_names_the_projects_own_step(exported, monkeypatch):
 def test_the_projects_own_step_leaves_no_transposition_and_changes_nothing(
     name, candidates, bits, tmp_path, monkeypatch
 ):
-    """Without FINN: a project's step is of qonnx but for the pooling, which only FINN executes."""
+    """Without FINN: a project's step is of qonnx, except the pooling, which only FINN executes."""
     net = build(name, bits=candidates)
     (project,) = export_finn(net, tmp_path, [bits], estimate=False).values()
     steps = imported(project / "multiquant_steps.py", monkeypatch)
