@@ -37,6 +37,20 @@ def test_local_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
+def test_files_that_the_architecture_names_exist() -> None:
+    named = re.findall(r"`([\w/]+(?:\.py|/))`", (ROOT / "docs" / "architecture.md").read_text())
+    places = (ROOT / "brevitas_multiquant", ROOT)
+    assert len(named) > 30
+    missing = [name for name in named if not any((place / name).exists() for place in places)]
+    assert not missing
+
+
+def test_extensions_take_less_than_forty_lines() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", page, re.S)
+    assert examples and max(example.count("\n") for example in examples) < 40
+
+
 def test_site_builds_without_warnings(tmp_path: Path) -> None:
     """As `make docs` does; every page of the folder is in it."""
     pytest.importorskip("mkdocstrings")
