@@ -197,3 +197,44 @@ def test_light_to_import():
     loaded = loaded_by(f"import {PACKAGE}")
     assert PACKAGE in loaded
     assert not loaded & heavy
+
+
+TOP = {"__init__", "__main__", "cli", "errors", "version"}
+"""The only files that lie on no shelf."""
+LONGEST = 350
+OPTIONAL = {
+    *("timm", "torchvision"),  # models
+    *("onnx", "onnxruntime", "qonnx"),  # export
+    *("huggingface_hub", "matplotlib"),  # hub, plots of its cards
+    *("accelerate", "sklearn", "tqdm", "yaml"),  # recipes
+    "finn",
+    "brevitas.export",  # imports onnx
+}
+"""What a user may lack: only this is imported inside functions, where it is needed."""
+
+
+def test_no_module_lies_loose():
+    assert {file.stem for file in ROOT.glob("*.py")} == TOP
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_no_file_is_longer_than_a_few_screens(module):
+    assert len(MODULES[module].read_text().splitlines()) <= LONGEST
+
+
+def imports_in_functions(module):
+    """Modules that the functions of a module import."""
+    for function in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            for node in ast.walk(function):
+                if isinstance(node, ast.Import):
+                    yield from (alias.name for alias in node.names)
+                elif isinstance(node, ast.ImportFrom):
+                    yield node.module or ""
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_functions_import_only_what_a_user_may_lack(module):
+    """Anywhere else it hides a cycle."""
+    for name in imports_in_functions(module):
+        assert any(f"{name}.".startswith(f"{package}.") for package in OPTIONAL), name

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from brevitas_multiquant.core.packing import Array
 from brevitas_multiquant.errors import PackedFileError
@@ -37,8 +39,6 @@ def write_packed(path: Path, header: dict[str, Any], arrays: dict[str, Array]) -
     Raises:
         PackedFileError: a path that cannot be written; what was there stays.
     """
-    from safetensors.numpy import save
-
     whole = {
         "format": FORMAT,
         "version": VERSION,
@@ -62,8 +62,6 @@ def read_packed(path: Path, keys: Iterable[str]) -> tuple[dict[str, Any], dict[s
     Raises:
         PackedFileError: missing, not whole, of another format or version, or changed in any bit.
     """
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
         raise PackedFileError(f"load_packed: expected a packed file at {path}, found none")
     try:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.ao.quantization import observer as observers
 
 from brevitas_multiquant.core.clip_quantize import activation_levels
 from brevitas_multiquant.core.config import check_choice
@@ -38,10 +39,8 @@ class TorchObserver:
     """
 
     def __init__(self, name: str, levels: int, symmetric: bool) -> None:
-        from torch.ao.quantization import observer
-
         scheme = torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine
-        self.observer = getattr(observer, name)(
+        self.observer = getattr(observers, name)(
             dtype=torch.quint8 if levels <= 255 else torch.qint32,
             qscheme=scheme,
             quant_min=0,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from brevitas_multiquant.core.grids import signed_bits
@@ -157,9 +158,7 @@ def _thresholds(emitted: _Emitter, layer: Thresholds) -> None:
 
 def _channel_slice(emitted: _Emitter, layer: ChannelSlice) -> None:
     """A 1x1 convolution that picks channels: FINN's split leaves the others with no reader."""
-    from torch import eye
-
-    picks = eye(layer.output.shape[0], layer.inputs[0].shape[0])[:, :, None, None]
+    picks = torch.eye(layer.output.shape[0], layer.inputs[0].shape[0])[:, :, None, None]
     _convolution(emitted, Convolution(layer.where, layer.inputs, layer.output, picks, 2))
 
 
@@ -179,9 +178,7 @@ def _max_pool(emitted: _Emitter, layer: MaxPool) -> None:
 
 
 def _position_sum(emitted: _Emitter, layer: PositionSum) -> None:
-    from torch import tensor
-
-    axes = emitted.constant(f"{layer.output.name}_axes", tensor([2, 3]), "INT64")
+    axes = emitted.constant(f"{layer.output.name}_axes", torch.tensor([2, 3]), "INT64")
     emitted.node("ReduceSum", [layer.inputs[0].name, axes], layer.output.name, keepdims=1)
 
 
