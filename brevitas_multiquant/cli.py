@@ -8,7 +8,7 @@ from torch import nn
 
 from brevitas_multiquant.core.float_model import ModelSource, infer_input_shape
 from brevitas_multiquant.cost.table import cost
-from brevitas_multiquant.errors import MultiQuantError, SourceError
+from brevitas_multiquant.errors import MultiQuantError, SourceError, grouped
 from brevitas_multiquant.export import check_finn
 from brevitas_multiquant.methods.convert import multiquantize
 from brevitas_multiquant.methods.options import add_config_options, config_from
@@ -73,8 +73,8 @@ def check(options: argparse.Namespace) -> int:
     """
     net = _network(options)
     violations = check_finn(net)
-    for violation in violations:
-        print(violation)
+    for line in grouped((violation.where, violation.advice) for violation in violations):
+        print(line)
     form = net.config.weight_format
     if not form.is_symmetric:
         print(

@@ -1,5 +1,7 @@
 """Named errors. Each says what was expected, what was got, where, and what to do."""
 
+from collections.abc import Iterable
+
 
 class MultiQuantError(ValueError):
     """Base of every error that this package raises at its users."""
@@ -74,6 +76,32 @@ class ExportError(MultiQuantError):
     """An exported file that does not reproduce the network; nothing was left on disk."""
 
 
+def grouped(problems: Iterable[tuple[str, str]]) -> list[str]:
+    """A line for each kind of problem: where it is, or in how many places and in which the first.
+
+    Args:
+        problems: (module path, what is wrong and what to do).
+
+    Example:
+        >>> grouped([("a", "use ReLU"), ("b", "use ReLU"), ("c", "use zeros")])
+        ['2 places (a, b): use ReLU', 'c: use zeros']
+    """
+    places: dict[str, list[str]] = {}
+    for where, advice in problems:
+        places.setdefault(advice, []).append(where)
+    lines = []
+    for advice, found in places.items():
+        first = ", ".join(found[:NAMED_PLACES])
+        rest = ", ..." if len(found) > NAMED_PLACES else ""
+        head = first if len(found) == 1 else f"{len(found)} places ({first}{rest})"
+        lines.append(f"{head}: {advice}")
+    return lines
+
+
+NAMED_PLACES = 3
+"""Of equal problems, this many are named."""
+
+
 class FinnMappingError(ExportError):
     """A network that dataflow hardware cannot compute; ``problems`` holds every reason found.
 
@@ -84,7 +112,7 @@ class FinnMappingError(ExportError):
 
     def __init__(self, bits: int, problems: list[tuple[str, str]]) -> None:
         self.problems = problems
-        listed = "".join(f"\n  - {where}: {advice}" for where, advice in problems)
+        listed = "".join(f"\n  - {line}" for line in grouped(problems))
         super().__init__(
             f"export at {bits} bits: expected a network of the profile 'finn' that maps to "
             f"dataflow hardware as a whole, got:{listed}"

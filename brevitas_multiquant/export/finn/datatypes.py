@@ -22,4 +22,10 @@ def weight_section(graph: IntegerGraph) -> str:
         for layer in layers
         if layer.widened
     ]
+    lines += [
+        f"- `{layer.where}`: {layer.grouped} groups as a dense convolution with zeros between, "
+        f"for {layer.grouped} times the multiplications and weights"
+        for layer in layers
+        if layer.grouped > 1
+    ]
     return "\n## Weights\n\n" + "\n".join(lines) + "\n"

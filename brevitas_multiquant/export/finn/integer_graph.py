@@ -57,7 +57,8 @@ class Convolution(Layer):
     """Integer weights (O, I / groups, kH, kW); linear layers are 1x1 convolutions.
 
     ``weight_bits`` is what the network's weights need as signed integers, ``narrow`` whether the
-    most negative of these is left out; ``padding`` inserts zeros.
+    most negative of these is left out; ``padding`` inserts zeros. A dense convolution that stands
+    for one of ``grouped`` groups has zeros between them.
     """
 
     weight: Tensor
@@ -67,6 +68,7 @@ class Convolution(Layer):
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     narrow: bool = False
+    grouped: int = 1
 
     @property
     def weight_range(self) -> tuple[int, int]:

@@ -219,7 +219,6 @@ def falling_prelu():
         ([CONV, nn.Hardswish()], "branches.0.4", "Hardswish falls before it rises"),
         ([CONV, nn.Softshrink()], "branches.0.4", "Softshrink has no dataflow layer"),
         ([CONV, falling_prelu()], "branches.0.4", "PReLU with a negative slope"),
-        ([nn.Conv2d(8, 8, 3, padding=1, groups=2)], "branches.0.3", "2 groups of 8 channels"),
         ([Conv2dSame(8, 8, 3, stride=2)], "branches.0.3", "padding that depends"),
         (
             [nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")],

@@ -10,6 +10,7 @@ from brevitas_multiquant import calibrate, extract_subnet, multiquantize
 from brevitas_multiquant.export import export_finn
 from brevitas_multiquant.export.finn.check import branch_names
 from brevitas_multiquant.export.finn.lower import lower
+from brevitas_multiquant.export.finn.lower.geometry import dense_weight
 from brevitas_multiquant.export.finn.project.host import Host
 
 SHAPE = (1, 3, 8, 8)
@@ -52,13 +53,13 @@ class TwoReaders(nn.Module):
         return self.fc((x + self.b(x)).mean((2, 3)))
 
 
-def assert_exact(model, signs=(-1.0, 1.0)):
+def assert_exact(model, signs=(-1.0, 1.0), **options):
     """The network of integers gives torch's logits, at 2 and 4 bits."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             scales = torch.tensor(signs).repeat(4) * torch.rand(8).add(0.5)
             module.weight.data, module.bias.data = scales, torch.randn(8)
-    net = multiquantize(model, [2, 4], profile="finn", input_shape=SHAPE)
+    net = multiquantize(model, [2, 4], profile="finn", input_shape=SHAPE, **options)
     images = torch.randn(8, *SHAPE[1:])
     calibrate(net, [images])
     for bits in net.bits:
@@ -115,6 +116,35 @@ def test_a_softmax_of_the_logits_is_the_processors_work(end):
 )
 def test_pools_over_the_whole_map(pool):
     assert_exact(Pooled(pool))
+
+
+@pytest.mark.parametrize("weights", ["odd", "int2", "ternary"])
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(8, 8, 3, padding=1, groups=2),
+        nn.Conv2d(8, 8, 1, groups=4),
+        nn.Sequential(nn.Conv2d(8, 16, 3, padding=1, groups=8), nn.ReLU(), nn.Conv2d(16, 8, 1)),
+    ],
+)
+def test_grouped_convolutions_as_dense_ones(conv, weights):
+    assert_exact(Body(nn.Sequential(nn.ReLU(), conv)), weights=weights)
+
+
+def test_the_dense_weights_of_groups():
+    x, weight = torch.randn(2, 6, 5, 5).double(), torch.randn(4, 3, 3, 3).double()
+    expected = F.conv2d(x, weight, groups=2)
+    # sums of the same terms and zeros, in another order
+    assert torch.allclose(F.conv2d(x, dense_weight(weight, 2)), expected, atol=1e-12)
+
+
+def test_the_price_of_groups_is_told(tmp_path):
+    net = multiquantize(
+        Body(nn.Conv2d(8, 8, 3, padding=1, groups=2)), [2], profile="finn", input_shape=SHAPE
+    )
+    calibrate(net, [torch.randn(8, *SHAPE[1:])])
+    readme = (export_finn(net.eval(), tmp_path)[2] / "README.md").read_text()
+    assert "`branches.0.middle`: 2 groups as a dense convolution" in readme
 
 
 def test_max_pool_with_ceil_mode_where_it_makes_no_difference():

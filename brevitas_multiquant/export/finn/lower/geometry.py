@@ -118,11 +118,26 @@ def unsupported_convolution(conv: nn.Conv2d) -> str | None:
         return "padding='same' of an even kernel, more on one side: use an odd kernel"
     if conv.padding_mode != "zeros" and any(conv.padding):
         return f"padding_mode={conv.padding_mode!r}: use zeros"
-    if conv.groups not in (1, conv.in_channels) or (
-        conv.groups > 1 and conv.in_channels != conv.out_channels
-    ):
-        return (
-            f"{conv.groups} groups of {conv.in_channels} channels: FINN has dense and depthwise "
-            "convolutions only"
-        )
     return None
+
+
+def has_no_layer(conv: nn.Conv2d) -> bool:
+    """Whether a convolution is neither dense nor depthwise, which is all that FINN has."""
+    depthwise = conv.groups == conv.in_channels == conv.out_channels
+    return conv.groups > 1 and not depthwise
+
+
+def dense_weight(weight: Tensor, groups: int) -> Tensor:
+    """The weights (O, I, kH, kW) of a dense convolution that does what a grouped one does.
+
+    Zeros between the groups: exact, for ``groups`` times the multiplications.
+
+    Args:
+        weight: (O, I / groups, kH, kW).
+        groups: how many.
+    """
+    blocks = weight.view(groups, -1, *weight.shape[1:])
+    dense = weight.new_zeros(groups, blocks.shape[1], groups, *weight.shape[1:])
+    for group, block in enumerate(blocks):
+        dense[group, :, group] = block
+    return dense.flatten(0, 1).flatten(1, 2)

@@ -25,6 +25,8 @@ from brevitas_multiquant.export.finn.integer_graph import (
 from brevitas_multiquant.export.finn.lower.builder import NOT_FINN, Builder, sum_range
 from brevitas_multiquant.export.finn.lower.geometry import (
     Window,
+    dense_weight,
+    has_no_layer,
     is_global,
     unsupported_convolution,
     without_taps_on_padding,
@@ -124,8 +126,10 @@ def _convolution(builder: Builder, where: str, conv: Any, value: Value) -> Value
     problem = unsupported_convolution(conv)
     if problem:
         return builder.problem(where, problem, replace(value, shape=shape))
-    weight, window = without_taps_on_padding(conv.weight, value.shape, window)
-    return _weighted(builder, where, conv, value, shape, weight, window)
+    grouped = conv.groups if has_no_layer(conv) else 1
+    weight = dense_weight(conv.weight, grouped) if grouped > 1 else conv.weight
+    weight, window = without_taps_on_padding(weight, value.shape, window)
+    return _weighted(builder, where, conv, value, shape, weight, window, grouped)
 
 
 @register_rule(QuantLinear)
@@ -150,6 +154,7 @@ def _weighted(
     shape: tuple[int, int, int],
     weight: Tensor,
     window: Window,
+    grouped: int = 1,
 ) -> Value:
     """Sums of products of codes; a common power of two of the codes is one of the sums too."""
     value = builder.on_a_grid(where, value)
@@ -165,8 +170,9 @@ def _weighted(
         window.stride,
         window.padding,
         window.dilation,
-        getattr(layer, "groups", 1),
+        1 if grouped > 1 else getattr(layer, "groups", 1),
         bool(layer.weight_quant.is_narrow_range),
+        grouped,
     )
     return replace(value, stream=builder.add(product), shape=shape)
 
