@@ -189,7 +189,7 @@ def _inverse_root(variance: Tensor, eps: float) -> Tensor:
 
 
 def _stored_norm(norm: Any, name: str) -> Iterable[Entry]:
-    """A batch norm in a file: the factor and the summand a channel that it is in evaluation."""
+    """A batch norm in a file: the factor and the summand per channel that it is in evaluation."""
 
     def read() -> Array:
         return fp32_numbers(name, torch.cat(scale_and_shift(norm)))

@@ -21,7 +21,7 @@ class _LearnedRangeCodes(ExtendedInjector):
 
 
 class WeightPerTensorLearnedRange(_LearnedRangeCodes, WeightQuantSolver):
-    """Weights with one trainable range a tensor, as the integers of the grid ``weight_format``.
+    """Weights with one trainable range per tensor, as the integers of the grid ``weight_format``.
 
     ``let(scaling_per_output_channel=True)`` gives each output channel a range of its own.
 

@@ -45,7 +45,7 @@ def finish(run: Run, accuracy: Mapping[int, float]) -> None:
 
 
 def train(options: TrainOptions) -> dict[int, float]:
-    """Train as the options say; top-1 in percent a bit-width of the last epoch."""
+    """Train as the options say; top-1 in percent per bit-width of the last epoch."""
     run = create_run(options)
     if run.accelerator.device.type == "cpu":
         keep_freed_memory()

@@ -118,7 +118,7 @@ class DataOptions:
     )
     subset_seed: int = option(0, not_negative, "of that permutation", metavar="SEED")
     cache_limit_mb: int = option(1024, positive, "keep images in memory up to here")
-    batch_size: int = option(128, positive, "images a step on each process", short="-b")
+    batch_size: int = option(128, positive, "images per step on each process", short="-b")
     workers: int = option(2, not_negative, "loader processes, for images not cached")
     seed: int = option(42, not_negative)
 

@@ -40,7 +40,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
     """All options of ``recipes/evaluate.py``."""
     parser = argparse.ArgumentParser(
         prog="evaluate.py",
-        description="Top-1 a bit-width. The data options default to those of the training run, "
+        description="Top-1 per bit-width. The data options default to those of the training run, "
         "read from args.yaml beside the packed file; without it name the data.",
         allow_abbrev=False,
     )
