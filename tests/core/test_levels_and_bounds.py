@@ -199,6 +199,17 @@ def test_the_largest_bit_width_decides_the_type(dtype):
     assert quantize_weight(x, lower, upper, odd(9), numbers).dtype == torch.float32
 
 
+@pytest.mark.parametrize("shape", [(), (4, 1, 1)])
+def test_nothing_is_read_on_other_devices(shape):
+    """Reading a number would wait for the device; the meta device has none to read."""
+    x = torch.empty(2, 4, 3, 3, device="meta", requires_grad=True)
+    lower, upper = (torch.empty(shape, device="meta", requires_grad=True) for _ in range(2))
+    row = torch.tensor(odd(4).numbers, device="meta")
+    codes = quantize_activation(x, lower, upper, 8, levels=row[0])
+    (codes + quantize_weight(x, lower, upper, odd(8), Numbers(*row))).sum().backward()
+    assert x.grad.shape == x.shape and lower.grad.shape == upper.grad.shape == shape
+
+
 def test_a_levels_tensor_that_changes_before_the_backward():
     """All bit-widths forward, then all backward, with one tensor filled anew between."""
     lower, upper = torch.tensor(-1.0), torch.tensor(1.0)
