@@ -33,7 +33,7 @@ class Dial:
     """
 
     site: str
-    panel: "ActiveBits"
+    panel: "Panel"
 
     @property
     def bits(self) -> int:
@@ -42,8 +42,8 @@ class Dial:
 
 
 @dataclass(eq=False)
-class ActiveBits:
-    """The panel: shared by all modules of a network, so that switching is one assignment.
+class Panel:
+    """Shared by all modules of a network, so that switching is one assignment.
 
     It has a dial for each site, and is one itself, of the network's bit-width.
 
@@ -121,7 +121,7 @@ class ActiveBits:
             Identity of this panel, and of each dial -> what takes its place.
         """
         bits, own = _split(setting)
-        other = ActiveBits(bits, self.quantized, own)
+        other = Panel(bits, self.quantized, own)
         dials = {id(dial): other.dial(site) for site, dial in self.dials.items()}
         return {id(self): other, **dials}
 
@@ -250,3 +250,7 @@ def _who() -> tuple[int, int | None]:
 def _in_backward() -> bool:
     """Whether autograd runs this: in threads of its own, while the one that called it waits."""
     return bool(torch._C._current_graph_task_id() != -1)
+
+
+ActiveBits = Panel
+"""The panel's name before release 0.2; it goes with the next one."""

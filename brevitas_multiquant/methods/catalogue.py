@@ -7,7 +7,7 @@ from torch import nn
 from brevitas_multiquant.core.config import MultiQuantConfig
 from brevitas_multiquant.core.grids import WeightFormat
 from brevitas_multiquant.core.method import METHODS, Method, method_named
-from brevitas_multiquant.core.panel import ActiveBits
+from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.nn.switchable import SwitchableNorm, SwitchableQuantizer
 from brevitas_multiquant.quant.layers import CodeLayer, code_layer
 from brevitas_multiquant.rewrite.build import Fittings
@@ -15,7 +15,7 @@ from brevitas_multiquant.training.objective import InPlaceDistillation
 
 __all__ = ["METHODS", "OBJECTIVES", "WEIGHTS", "Method", "fittings", "method_named"]
 
-WEIGHTS: dict[str, Callable[[nn.Module, ActiveBits, WeightFormat], CodeLayer]] = {
+WEIGHTS: dict[str, Callable[[nn.Module, Panel, WeightFormat], CodeLayer]] = {
     "fixed": code_layer,  # the same codes at every bit-width
 }
 """Family of weight codes -> makes the layer of a float one."""
@@ -24,7 +24,7 @@ OBJECTIVES: dict[str, type[nn.Module]] = {"in-place distillation": InPlaceDistil
 """What a training step minimises -> the training task."""
 
 
-def fittings(config: MultiQuantConfig, bits: Sequence[int], active: ActiveBits) -> Fittings:
+def fittings(config: MultiQuantConfig, bits: Sequence[int], active: Panel) -> Fittings:
     """What a configuration's method puts into a body.
 
     Args:

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from brevitas_multiquant.core.config import BuildOptions, MultiQuantConfig
 from brevitas_multiquant.core.float_model import ModelSource, infer_input_shape, infer_source
-from brevitas_multiquant.core.panel import ActiveBits
+from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.core.paused_collector import collector_paused
 from brevitas_multiquant.core.selection import bits_of_uses
 from brevitas_multiquant.errors import (
@@ -198,7 +198,7 @@ def _build(
     traced = trace(model, shape, kept)
     plan = make_plan(traced, type(model).__name__, options.stem, options.head)
     _describe_kept(plan, kept)
-    active = ActiveBits(max(config.bits))
+    active = Panel(max(config.bits))
     float_stem, body, float_head = cut(traced, plan)
     uses = bits_of_uses(config.selection)
     bodies = {width: _body(body, width, plan, config) for width in {use.width for use in uses}}

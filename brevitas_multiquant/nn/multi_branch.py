@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from brevitas_multiquant.core.config import MultiQuantConfig
-from brevitas_multiquant.core.panel import ActiveBits
+from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.core.selection import BranchUse, Selection, bits_of_uses, uses_at
 
 
@@ -20,7 +20,7 @@ class MultiBranch(nn.Module):
     halves: nn.ModuleDict
     merge: nn.Module
     config: MultiQuantConfig
-    _active: ActiveBits
+    _active: Panel
 
     def _hold(
         self,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from brevitas_multiquant.core.config import MultiQuantConfig
-from brevitas_multiquant.core.panel import ActiveBits, Setting
+from brevitas_multiquant.core.panel import Panel, Setting
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.errors import PackedFileError
 from brevitas_multiquant.nn.compiled import compiled_by_bits, warn_of_graphs
@@ -64,7 +64,7 @@ class MultiQuantNet(MultiBranch):
         halves: Mapping[int, nn.Module],
         head: nn.Module,
         config: MultiQuantConfig,
-        active: ActiveBits,
+        active: Panel,
         plan: Any = None,
         source: Any = None,
         input_shape: tuple[int, ...] | None = None,

@@ -14,7 +14,7 @@ from brevitas_multiquant.core.clip_quantize import activation_levels, guarded_up
 from brevitas_multiquant.core.computed_once import computed_once
 from brevitas_multiquant.core.method import Key
 from brevitas_multiquant.core.packing import Array
-from brevitas_multiquant.core.panel import ActiveBits, Dial
+from brevitas_multiquant.core.panel import Dial, Panel
 from brevitas_multiquant.quant.entries import Entry, fp32_numbers
 from brevitas_multiquant.quant.geometry import per_channel
 from brevitas_multiquant.quant.injectors import UintActPerTensorLearnedRange
@@ -58,7 +58,7 @@ class Switchable(Member, nn.ModuleDict):
     sites = has_no_sites
 
     def __init__(
-        self, members: Mapping[Any, nn.Module], active: ActiveBits, key: Key = ("bits",)
+        self, members: Mapping[Any, nn.Module], active: Panel, key: Key = ("bits",)
     ) -> None:
         super().__init__({str(name): member for name, member in members.items()})
         self.active = active
@@ -92,13 +92,13 @@ class SwitchableQuantizer(Switchable):
     that the site's dial shows.
     """
 
-    dial: Dial | ActiveBits
+    dial: Dial | Panel
 
     @classmethod
     def create(
         cls,
         bits: Sequence[int],
-        active: ActiveBits,
+        active: Panel,
         dial: Dial | None = None,
         *,
         key: Key = ("bits",),
@@ -155,7 +155,7 @@ class SwitchableNorm(Switchable):
         cls,
         norm: nn.Module,
         bits: Sequence[int],
-        active: ActiveBits,
+        active: Panel,
         *,
         key: Key = ("bits",),
     ) -> "SwitchableNorm":
@@ -219,7 +219,7 @@ class ScaleShiftNorm(Member):
         fixed_statistics: it trains as it evaluates, as a factor and a summand per channel.
     """
 
-    active: ActiveBits
+    active: Panel
     overwrites = False
     fixed_statistics = False
     stored = _stored_norm
@@ -260,7 +260,7 @@ _EXACT: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def exact_norm(norm: nn.Module, active: ActiveBits) -> nn.Module:
+def exact_norm(norm: nn.Module, active: Panel) -> nn.Module:
     """The norm itself, with the evaluation of `ScaleShiftNorm` if it is a plain batch norm.
 
     One without running statistics stays as it is: its evaluation depends on the batch.

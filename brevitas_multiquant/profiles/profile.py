@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from brevitas_multiquant.core.config import MultiQuantConfig
-from brevitas_multiquant.core.panel import ActiveBits
+from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.core.selection import bits_of_uses
 from brevitas_multiquant.rewrite.plan import Plan
 
@@ -27,7 +27,7 @@ class Parts:
     """
 
     config: MultiQuantConfig
-    active: ActiveBits
+    active: Panel
     plan: Plan
     stem: fx.GraphModule
     head: fx.GraphModule

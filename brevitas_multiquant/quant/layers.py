@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from brevitas_multiquant.core.clip_quantize import activation_levels
 from brevitas_multiquant.core.exact_sums import sums_are_exact
 from brevitas_multiquant.core.grids import ODD, WeightFormat
-from brevitas_multiquant.core.panel import ActiveBits, Dial
+from brevitas_multiquant.core.panel import Dial, Panel
 from brevitas_multiquant.core.selection import BRANCH_BITS
 from brevitas_multiquant.quant.entries import Entry, float_entries
 from brevitas_multiquant.quant.exact import contract_exactly, refuse_mixed_types
@@ -45,8 +45,8 @@ class CodeLayer(Member):
         input_dial: of the site that the layer reads, whose codes its output scale is for.
     """
 
-    active: ActiveBits
-    input_dial: Dial | ActiveBits
+    active: Panel
+    input_dial: Dial | Panel
     weight_function: Callable[[nn.Module], Tensor] | None
     weight: Tensor
     bias: Tensor | None
@@ -128,7 +128,7 @@ class CodeLinear(CodeLayer, QuantLinear):
     """`CodeLayer` over ``brevitas.nn.QuantLinear``."""
 
 
-Rule = Callable[[Any, ActiveBits, WeightFormat], CodeLayer]
+Rule = Callable[[Any, Panel, WeightFormat], CodeLayer]
 """Float layer, the network's state, which integers its weights become -> layer of codes."""
 
 _RULES: dict[type | str, Rule] = {}
@@ -207,9 +207,7 @@ def _is_kind(layer_type: type, kind: type | str) -> bool:
     return layer_type.__name__ == name
 
 
-def code_layer(
-    layer: nn.Module, active: ActiveBits, weight_format: WeightFormat = ODD
-) -> CodeLayer:
+def code_layer(layer: nn.Module, active: Panel, weight_format: WeightFormat = ODD) -> CodeLayer:
     """The float layer as a `CodeLayer` that holds the same parameters; the layer is not changed."""
     rule = _rule_of(layer)
     assert rule is not None, "asked for after can_quantize"
@@ -219,7 +217,7 @@ def code_layer(
 def _finish(
     quantized: Any,
     layer: nn.Module,
-    active: ActiveBits,
+    active: Panel,
     weight_function: Callable[[nn.Module], Tensor] | None = None,
 ) -> CodeLayer:
     for name, parameter in layer.named_parameters(recurse=False):
@@ -255,23 +253,23 @@ def _new(code_type: Callable[..., Any], layer: nn.Module, weight_format: WeightF
 
 
 @register_layer(nn.Conv2d)
-def _conv2d(conv: nn.Conv2d, active: ActiveBits, weight_format: WeightFormat) -> CodeLayer:
+def _conv2d(conv: nn.Conv2d, active: Panel, weight_format: WeightFormat) -> CodeLayer:
     return _finish(_new(CodeConv2d, conv, weight_format), conv, active)
 
 
 @register_layer(nn.Conv1d)
-def _conv1d(conv: nn.Conv1d, active: ActiveBits, weight_format: WeightFormat) -> CodeLayer:
+def _conv1d(conv: nn.Conv1d, active: Panel, weight_format: WeightFormat) -> CodeLayer:
     return _finish(_new(CodeConv1d, conv, weight_format), conv, active)
 
 
 @register_layer(nn.Linear)
 @register_layer("timm.layers.Linear")
-def _linear(linear: nn.Linear, active: ActiveBits, weight_format: WeightFormat) -> CodeLayer:
+def _linear(linear: nn.Linear, active: Panel, weight_format: WeightFormat) -> CodeLayer:
     return _finish(_new(CodeLinear, linear, weight_format), linear, active)
 
 
 @register_layer("timm.layers.Conv2dSame")
-def _conv2d_same(conv: Any, active: ActiveBits, weight_format: WeightFormat) -> CodeLayer:
+def _conv2d_same(conv: Any, active: Panel, weight_format: WeightFormat) -> CodeLayer:
     quantized = _new(CodeConv2d, conv, weight_format)
     quantized.is_same_padded_strided = True
     return _finish(quantized, conv, active)
@@ -289,7 +287,7 @@ def _standardised_weight(layer: Any, eps: float, scale: float | None) -> Tensor:
 @register_layer("timm.layers.StdConv2dSame")
 @register_layer("timm.layers.ScaledStdConv2d")
 @register_layer("timm.layers.ScaledStdConv2dSame")
-def _standardised_conv2d(conv: Any, active: ActiveBits, weight_format: WeightFormat) -> CodeLayer:
+def _standardised_conv2d(conv: Any, active: Panel, weight_format: WeightFormat) -> CodeLayer:
     quantized = _new(CodeConv2d, conv, weight_format)
     quantized.is_same_padded_strided = getattr(conv, "same_pad", False)
     return _finish(quantized, conv, active, _weight_function(conv))

@@ -89,8 +89,8 @@ def make_slice(narrow: CodeLayer, whole: CodeLayer) -> LayerSlice:
         >>> import torch
         >>> from torch import nn
         >>> from brevitas_multiquant.quant.layers import code_layer
-        >>> from brevitas_multiquant.core.panel import ActiveBits
-        >>> whole, narrow = (code_layer(nn.Linear(n, n), ActiveBits(4)) for n in (4, 2))
+        >>> from brevitas_multiquant.core.panel import Panel
+        >>> whole, narrow = (code_layer(nn.Linear(n, n), Panel(4)) for n in (4, 2))
         >>> half = make_slice(narrow, whole)
         >>> torch.equal(half.quant_weight(), whole.quant_weight()[:2, :2]), list(half.parameters())
         (True, [])

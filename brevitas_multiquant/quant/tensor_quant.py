@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from brevitas_multiquant.core.clip_quantize import quantize_activation, quantize_weight
 from brevitas_multiquant.core.config import check_choice
 from brevitas_multiquant.core.grids import FAMILIES, ODD, Grid, Numbers
-from brevitas_multiquant.core.panel import ActiveBits, Dial
+from brevitas_multiquant.core.panel import Dial, Panel
 from brevitas_multiquant.core.selection import chosen_bits
 from brevitas_multiquant.quant.member import (
     Member,
@@ -53,7 +53,7 @@ class ActivationCodes(_Codes):
         dial: of the site, in a network.
     """
 
-    dial: Dial | ActiveBits | None = None
+    dial: Dial | Panel | None = None
 
     def __init__(self, range_impl: LearnedRange, bit_width_impl: nn.Module, bit_width: int) -> None:
         super().__init__(range_impl, bit_width_impl)

@@ -33,10 +33,10 @@ def move_zeros_apart(module: nn.Module) -> list[str]:
 
     Example:
         >>> from brevitas_multiquant.quant.layers import code_layer
-        >>> from brevitas_multiquant.core.panel import ActiveBits
+        >>> from brevitas_multiquant.core.panel import Panel
         >>> zeros = nn.Linear(2, 2)
         >>> _ = nn.init.zeros_(zeros.weight)
-        >>> layer = code_layer(zeros, ActiveBits(4))
+        >>> layer = code_layer(zeros, Panel(4))
         >>> move_zeros_apart(nn.Sequential(layer)), layer.quant_weight().tolist()
         (['0'], [[1.0, -1.0], [1.0, -1.0]])
     """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from brevitas_multiquant.core.panel import ActiveBits
+from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.nn.shared import SharedParameter
 from brevitas_multiquant.nn.switchable import SwitchableNorm, exact_norm
@@ -53,7 +53,7 @@ def _subgraph(traced: Trace, plan: Plan, start: fx.Node, end: fx.Node, part: str
     return fx.GraphModule(traced.model, graph, part)
 
 
-def build_shared(part: fx.GraphModule, active: ActiveBits) -> fx.GraphModule:
+def build_shared(part: fx.GraphModule, active: Panel) -> fx.GraphModule:
     """A float part that all bit-widths share: its own copy, norms evaluated exactly."""
     part = copy.deepcopy(part)
     for module in part.modules():

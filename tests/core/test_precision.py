@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from brevitas_multiquant.core.exact_sums import sums_are_exact
-from brevitas_multiquant.core.panel import ActiveBits
+from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.core.precision import Assignment, Precision
 from brevitas_multiquant.errors import BitWidthError, MultiQuantError, NetworkError
 
@@ -163,7 +163,7 @@ def test_every_reason_is_told_at_once():
 
 class TestDials:
     def test_they_show_their_own_bits_or_the_network_s(self):
-        panel = ActiveBits(4)
+        panel = Panel(4)
         a, b = panel.dial("a"), panel.dial("b")
         assert panel.dial("a") is a and (a.bits, b.bits) == (4, 4)
         panel.switch(Assignment(2, {"b": (2, 8)}))
@@ -172,7 +172,7 @@ class TestDials:
         assert (a.bits, b.bits, panel.setting) == (8, 8, 8)
 
     def test_blocks_restore_them(self):
-        panel = ActiveBits(4)
+        panel = Panel(4)
         dial = panel.dial("a")
         outer, inner = Assignment(4, {"a": (2, 8)}), Assignment(8, {"a": (2, 2)})
         with panel.at(outer):
@@ -189,7 +189,7 @@ class TestDials:
     @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
     @pytest.mark.parametrize("panel_first", [True, False])
     def test_copies_look_at_the_copy(self, copied, panel_first):
-        panel = ActiveBits(4)
+        panel = Panel(4)
         dial = panel.dial("a")
         panel.switch(Assignment(4, {"a": (2, 2)}))
         pair = copied((panel, dial) if panel_first else (dial, panel))

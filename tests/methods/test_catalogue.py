@@ -19,7 +19,7 @@ from brevitas_multiquant import (
     save_packed,
 )
 from brevitas_multiquant.core.method import Single
-from brevitas_multiquant.core.panel import ActiveBits
+from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.methods.catalogue import METHODS, OBJECTIVES, WEIGHTS, fittings
 from brevitas_multiquant.nn import SwitchableNorm, SwitchableQuantizer
@@ -44,13 +44,13 @@ def test_rows_name_what_there_is():
 
 
 def test_fittings_are_of_the_row(monkeypatch):
-    made = fittings(MultiQuantConfig.create([2, 4, 6]), (2, 6), ActiveBits(6))
+    made = fittings(MultiQuantConfig.create([2, 4, 6]), (2, 6), Panel(6))
     assert list(made.quantizer()) == ["2", "6"]
     assert list(made.norm(torch.nn.BatchNorm2d(3))) == ["2", "6"]
     assert isinstance(made.layer(torch.nn.Conv2d(3, 4, 1)), CodeLayer)
     row = dataclasses.replace(METHODS["multiquant"], norms=(), activations=())
     monkeypatch.setitem(METHODS, "multiquant", row)
-    made = fittings(MultiQuantConfig.create([2, 4]), (2, 4), ActiveBits(4))
+    made = fittings(MultiQuantConfig.create([2, 4]), (2, 4), Panel(4))
     assert list(made.quantizer()) == list(made.norm(torch.nn.BatchNorm2d(3))) == ["any"]
 
 

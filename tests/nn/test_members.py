@@ -21,7 +21,7 @@ from brevitas_multiquant import (
     save_packed,
 )
 from brevitas_multiquant.core.packing import Array, pack, packed_size, unpack
-from brevitas_multiquant.core.panel import ActiveBits
+from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.cost.inventory import inventory_of
 from brevitas_multiquant.export import export_qonnx
 from brevitas_multiquant.quant.entries import Entry, float_entries
@@ -63,7 +63,7 @@ class Wide(nn.Conv2d):
 class FourBitConv2d(Member, nn.Conv2d):
     """Weights -7 to 7 times a step that is stored, no range."""
 
-    active: ActiveBits
+    active: Panel
     step: Tensor
 
     def integers(self) -> Tensor:
@@ -100,7 +100,7 @@ class FourBitConv2d(Member, nn.Conv2d):
 
 
 @register_layer(Wide)
-def _wide(conv: nn.Conv2d, active: ActiveBits, _: Any) -> Any:
+def _wide(conv: nn.Conv2d, active: Panel, _: Any) -> Any:
     layer = FourBitConv2d(6, 6, 3, padding=1)
     layer.load_state_dict(conv.state_dict())
     layer.active = active

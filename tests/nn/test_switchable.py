@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from brevitas_multiquant.core.panel import ActiveBits
+from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.nn import SwitchableNorm, SwitchableQuantizer
 from brevitas_multiquant.nn.switchable import ScaleShiftNorm, exact_norm, scale_and_shift
 
@@ -22,7 +22,7 @@ def trained_batch_norm(channels=5, **options):
 
 
 def test_statistics_are_separate():
-    active = ActiveBits(2)
+    active = Panel(2)
     norm = SwitchableNorm.create(nn.BatchNorm2d(3), (2, 4), active)
     norm(torch.randn(8, 3, 4, 4) + 10)
     assert norm["2"].num_batches_tracked.item() == 1
@@ -36,7 +36,7 @@ def test_statistics_are_separate():
 
 def test_members_start_as_copies():
     original = trained_batch_norm()
-    norm = SwitchableNorm.create(original, (2, 4, 8), ActiveBits(2))
+    norm = SwitchableNorm.create(original, (2, 4, 8), Panel(2))
     assert list(norm) == ["2", "4", "8"]
     for member in norm.values():
         for name, value in original.state_dict().items():
@@ -50,7 +50,7 @@ def test_members_start_as_copies():
 )
 def test_any_norm_is_switched(make):
     original = make()
-    active = ActiveBits(2)
+    active = Panel(2)
     norm = SwitchableNorm.create(original, (2, 4), active)
     x = torch.randn(2, 4, 5, 5)
     with torch.no_grad():
@@ -79,7 +79,7 @@ def test_scale_and_shift_is_the_batch_norm(dims, affine):
 
 
 def test_evaluation_is_two_roundings():
-    active = ActiveBits(4)
+    active = Panel(4)
     norm = exact_norm(trained_batch_norm(), active).eval()
     assert isinstance(norm, ScaleShiftNorm)
     x = torch.randn(3, 5, 4, 4)
@@ -89,7 +89,7 @@ def test_evaluation_is_two_roundings():
 
 def test_training_and_float_mode_are_the_frameworks_own():
     original = trained_batch_norm()
-    active = ActiveBits(4)
+    active = Panel(4)
     norm = exact_norm(trained_batch_norm(), active)
     norm.load_state_dict(original.state_dict())
     x = torch.randn(3, 5, 4, 4)
@@ -103,11 +103,11 @@ def test_subclasses_of_batch_norm_keep_their_evaluation():
         def forward(self, x):
             return 2 * super().forward(x)
 
-    assert type(exact_norm(Doubling(3), ActiveBits(2))) is Doubling
+    assert type(exact_norm(Doubling(3), Panel(2))) is Doubling
 
 
 def test_quantizer_runs_the_active_bit_width_or_nothing():
-    active = ActiveBits(2)
+    active = Panel(2)
     quantizer = SwitchableQuantizer.create((2, 8), active)
     x = torch.randn(10_000).abs()  # reaches beyond the initial u, 3 std of the normal
     assert quantizer(x).max().item() == 3

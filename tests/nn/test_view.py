@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from brevitas_multiquant import MultiQuantNet, calibrate, cost, extract_subnet
-from brevitas_multiquant.core.panel import ActiveBits
+from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.errors import BitWidthError, ConcurrentUseError
 from brevitas_multiquant.export import check_finn, export_onnx, export_qonnx
 
@@ -230,7 +230,7 @@ def test_what_looks_at_a_network_leaves_it_alone_all_the_time(
     register = torch.nn.Module.register_forward_hook
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.Module, "register_forward_hook", hooked)
-        for kind in (torch.nn.Module, ActiveBits):
+        for kind in (torch.nn.Module, Panel):
             patch.setattr(kind, "__setattr__", noticing(kind))
         cost(net)
         check_finn(net)

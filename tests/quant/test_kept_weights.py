@@ -7,7 +7,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
-from brevitas_multiquant.core.panel import ActiveBits
+from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.quant import kept_weights, layers
 
 LAYERS = {
@@ -21,7 +21,7 @@ LAYERS = {
 def layer_and_codes(name):
     """A layer whose weights outweigh its input, and codes of 4 bits that want a gradient."""
     make, shape = LAYERS[name]
-    layer = layers.code_layer(make(), ActiveBits(4)).train()
+    layer = layers.code_layer(make(), Panel(4)).train()
     return layer, torch.randint(0, 16, shape).float().requires_grad_()
 
 

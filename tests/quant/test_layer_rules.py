@@ -7,7 +7,7 @@ from timm.layers import StdConv2d
 from torch import nn
 
 from brevitas_multiquant import multiquantize
-from brevitas_multiquant.core.panel import ActiveBits
+from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.profiles.finn.quantizers import fixed_point_layer
 from brevitas_multiquant.quant.layers import (
@@ -72,9 +72,9 @@ def test_a_weight_or_a_forward_of_its_own_needs_a_rule():
 
 def test_a_subclass_that_computes_as_its_base_has_its_rule():
     conv = PlainConv(3, 4, 3)
-    assert is_plain(conv, nn.Conv2d) and type(code_layer(conv, ActiveBits(2))) is CodeConv2d
+    assert is_plain(conv, nn.Conv2d) and type(code_layer(conv, Panel(2))) is CodeConv2d
     standardised = TimmsWithMore(3, 4, 3, padding=0)
-    quantized = code_layer(standardised, ActiveBits(2))
+    quantized = code_layer(standardised, Panel(2))
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(F.conv2d(x, quantized.effective_weight(), quantized.bias), standardised(x))
 
@@ -95,8 +95,8 @@ def test_an_8_bit_layer_is_made_of_what_computes_as_a_plain_one():
         def forward(self, x):
             return super().forward(x) * 2
 
-    assert fixed_point_layer(Scaled(3, 4), ActiveBits(2)) is None
-    assert fixed_point_layer(PlainConv(3, 4, 3), ActiveBits(2)) is not None
+    assert fixed_point_layer(Scaled(3, 4), Panel(2)) is None
+    assert fixed_point_layer(PlainConv(3, 4, 3), Panel(2)) is not None
 
 
 @pytest.mark.parametrize("check", [True, False])

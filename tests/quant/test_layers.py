@@ -7,7 +7,7 @@ from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdCon
 from torch import nn
 
 from brevitas_multiquant.core.clip_quantize import quantize_activation
-from brevitas_multiquant.core.panel import ActiveBits
+from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.quant.layers import (
     CodeConv1d,
     CodeConv2d,
@@ -48,7 +48,7 @@ def input_for(layer):
 @pytest.mark.parametrize("kind", LAYERS)
 def test_without_quantizers_it_is_the_float_layer(kind, training):
     layer = LAYERS[kind]().train(training)
-    active = ActiveBits(4)
+    active = Panel(4)
     quantized = code_layer(layer, active)
     x = input_for(layer)
     with active.floating():
@@ -60,7 +60,7 @@ def test_the_float_layer_is_copied_not_shared(kind):
     layer = LAYERS[kind]()
     state = {name: value.clone() for name, value in layer.state_dict().items()}
     random_state = torch.random.get_rng_state()
-    quantized = code_layer(layer, ActiveBits(4))
+    quantized = code_layer(layer, Panel(4))
     assert torch.equal(torch.random.get_rng_state(), random_state)
     with torch.no_grad():
         for parameter in quantized.parameters():
@@ -73,7 +73,7 @@ def test_the_float_layer_is_copied_not_shared(kind):
 def test_training_against_the_value_domain(kind, bits):
     """The folded scale against the paper's values through the float layer's own operation."""
     layer = LAYERS[kind]()
-    active = ActiveBits(bits)
+    active = Panel(bits)
     quantized = code_layer(layer, active).train()
     learned = weight_range(quantized)
     x = input_for(layer)
@@ -120,7 +120,7 @@ def _operation(layer, values, weight):
 def test_evaluation_is_exact_integer_arithmetic(kind, bits):
     """Codes times codes against int64; then one scale, then the bias: two roundings, no more."""
     layer = LAYERS[kind]().eval()
-    quantized = code_layer(layer, ActiveBits(bits))
+    quantized = code_layer(layer, Panel(bits))
     codes = torch.randint(0, 2**bits, (2, 4, 9, 9)).float()
     sums = reference.conv2d_integers(
         codes, quantized.quant_weight(), layer.stride[0], layer.padding[0], layer.groups
@@ -137,7 +137,7 @@ def test_evaluation_is_exact_integer_arithmetic(kind, bits):
 @pytest.mark.parametrize("bits", BITS)
 def test_evaluation_of_linear_is_exact(bits):
     linear = nn.Linear(64, 5).eval()
-    quantized = code_layer(linear, ActiveBits(bits))
+    quantized = code_layer(linear, Panel(bits))
     codes = torch.randint(0, 2**bits, (7, 64))
     sums = codes @ quantized.quant_weight().detach().to(torch.int64).T
     with torch.no_grad():
@@ -148,7 +148,7 @@ def test_evaluation_of_linear_is_exact(bits):
 def test_evaluation_does_not_depend_on_the_order_of_summation():
     """The reason for the code domain: any executor gets the same bits."""
     conv = nn.Conv2d(64, 8, 3, padding=1, bias=False).eval()
-    quantized = code_layer(conv, ActiveBits(8))
+    quantized = code_layer(conv, Panel(8))
     codes = torch.randint(0, 256, (2, 64, 9, 9)).float()
     order = torch.randperm(64)
     with torch.no_grad():
@@ -159,7 +159,7 @@ def test_evaluation_does_not_depend_on_the_order_of_summation():
 
 @pytest.mark.parametrize("bits", BITS)
 def test_training_and_evaluation_agree(bits):
-    quantized = code_layer(nn.Conv2d(4, 6, 3), ActiveBits(bits))
+    quantized = code_layer(nn.Conv2d(4, 6, 3), Panel(bits))
     codes = torch.randint(0, 2**bits, (2, 4, 9, 9)).float()
     # 36 terms of size at most 1, in another association: 36 * 2**-24 = 2e-6
     torch.testing.assert_close(quantized.train()(codes), quantized.eval()(codes), rtol=0, atol=4e-6)
@@ -167,7 +167,7 @@ def test_training_and_evaluation_agree(bits):
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_range_starts_from_the_effective_weight(kind):
-    quantized = code_layer(LAYERS[kind](), ActiveBits(4))
+    quantized = code_layer(LAYERS[kind](), Panel(4))
     learned = weight_range(quantized)
     lower, upper = weight_bounds(quantized.effective_weight())
     assert (learned.lower.item(), learned.upper.item()) == (lower.item(), upper.item())
@@ -177,7 +177,7 @@ def test_range_starts_from_the_effective_weight(kind):
 def test_types():
     expected = {"conv": CodeConv2d, "conv1d": CodeConv1d, "linear": CodeLinear, "same": CodeConv2d}
     for kind, layer_type in expected.items():
-        assert type(code_layer(LAYERS[kind](), ActiveBits(2))) is layer_type
+        assert type(code_layer(LAYERS[kind](), Panel(2))) is layer_type
 
 
 def test_a_subclass_is_not_taken_for_its_base():
@@ -200,14 +200,14 @@ def test_a_rule_can_be_registered(monkeypatch):
     register_layer("PlainConv")(layers._conv2d)
     conv = PlainConv(3, 4, 3)
     assert can_quantize(conv)
-    quantized = code_layer(conv, ActiveBits(2))
+    quantized = code_layer(conv, Panel(2))
     assert torch.equal(quantized.weight, conv.weight)
 
 
 def test_device_training_mode_and_frozen_parameters_are_kept():
     conv = nn.Conv2d(3, 4, 3).eval()
     conv.weight.requires_grad_(False)
-    quantized = code_layer(conv, ActiveBits(2))
+    quantized = code_layer(conv, Panel(2))
     assert not quantized.training
     assert not quantized.weight.requires_grad and quantized.bias.requires_grad
 

@@ -18,7 +18,7 @@ from brevitas_multiquant import (
 )
 from brevitas_multiquant.core.clip_quantize import quantize_weight
 from brevitas_multiquant.core.grids import WEIGHT_FORMATS
-from brevitas_multiquant.core.panel import ActiveBits
+from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.errors import CalibrationError, SelfCheckError
 from brevitas_multiquant.export import export_qonnx
 from brevitas_multiquant.quant.layers import CodeLayer, code_layer
@@ -264,7 +264,7 @@ def test_standardised_weights_without_a_spread():
     with torch.no_grad():
         equal.weight.fill_(0.5)
         gainless.gain.zero_()
-    layers = nn.ModuleList(code_layer(conv, ActiveBits(4)) for conv in (equal, gainless))
+    layers = nn.ModuleList(code_layer(conv, Panel(4)) for conv in (equal, gainless))
     author = gainless.weight.clone()
     assert move_zeros_apart(layers) == ["0", "1"] and move_zeros_apart(layers) == []
     for layer in layers:
@@ -282,7 +282,7 @@ def test_only_zeros_of_a_format_without_a_zero_are_moved():
         for form in WEIGHT_FORMATS.values():
             linear = nn.Linear(4, 4)
             nn.init.constant_(linear.weight, value)
-            layers[f"{name}_{form.name}"] = code_layer(linear, ActiveBits(4), form)
+            layers[f"{name}_{form.name}"] = code_layer(linear, Panel(4), form)
     before = {name: layer.weight.clone() for name, layer in layers.items()}
     assert move_zeros_apart(layers) == ["zeros_odd"]
     changed = [n for n, layer in layers.items() if not torch.equal(before[n], layer.weight)]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from brevitas_multiquant.core.panel import ActiveBits
+from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.nn.switchable import SwitchableQuantizer
 from brevitas_multiquant.profiles.finn.graph import (
     call_instead,
@@ -60,7 +60,7 @@ def _read_codes(branch: fx.GraphModule, source: fx.Node, first: SwitchableQuanti
         branch.delete_submodule(str(reader.target))
 
 
-def _quantize_operands(branch: fx.GraphModule, bits: Sequence[int], active: ActiveBits) -> None:
+def _quantize_operands(branch: fx.GraphModule, bits: Sequence[int], active: Panel) -> None:
     operands = {bit: operand_bits(bit) for bit in bits}
     for node in list(branch.graph.nodes):
         if _is_addition(node):

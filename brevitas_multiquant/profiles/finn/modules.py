@@ -11,7 +11,7 @@ from brevitas.nn import QuantIdentity
 from torch import Tensor, nn
 
 from brevitas_multiquant.core.clip_quantize import activation_levels, guarded_upper
-from brevitas_multiquant.core.panel import ActiveBits
+from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.core.power_of_two import EDGE_BITS, integer_range
 from brevitas_multiquant.nn.merge import merge_outputs
 from brevitas_multiquant.nn.switchable import Switchable, SwitchableQuantizer
@@ -52,7 +52,7 @@ class FixedPointQuantizer(Member):
 
     stored = stores_nothing
 
-    def __init__(self, bits: int, signed: bool, active: ActiveBits) -> None:
+    def __init__(self, bits: int, signed: bool, active: Panel) -> None:
         super().__init__()
         self.quantizer = fixed_point_quantizer(bits, signed)
         self.active = active
@@ -73,7 +73,7 @@ class FixedPointQuantizer(Member):
 class SwitchableFixedPoint(Switchable):
     """A fixed-point quantizer for each bit-width; nothing while quantizers are off."""
 
-    def __init__(self, bits: dict[int, int], signed: bool, active: ActiveBits) -> None:
+    def __init__(self, bits: dict[int, int], signed: bool, active: Panel) -> None:
         """Takes bit-width of the network -> bits of the integers."""
         members = {bit: fixed_point_quantizer(own, signed) for bit, own in bits.items()}
         super().__init__(members, active)
@@ -143,9 +143,7 @@ class QuantizedMerge(Member):
     stored = stores_nothing
     sites = has_no_sites
 
-    def __init__(
-        self, merge: str, branches: dict[int, int], signed: bool, active: ActiveBits
-    ) -> None:
+    def __init__(self, merge: str, branches: dict[int, int], signed: bool, active: Panel) -> None:
         super().__init__()
         self.merge = merge
         self.branches = branches
@@ -186,7 +184,7 @@ class BranchMean(Member):
     stored = stores_nothing
     sites = has_no_sites
 
-    def __init__(self, branches: dict[int, int], active: ActiveBits) -> None:
+    def __init__(self, branches: dict[int, int], active: Panel) -> None:
         super().__init__()
         self.branches = branches
         self.active = active

@@ -15,7 +15,7 @@ from brevitas.quant import Int8WeightPerTensorFixedPoint
 from brevitas.quant.solver.act import ActQuantSolver
 from torch import Tensor, nn
 
-from brevitas_multiquant.core.panel import ActiveBits
+from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.core.power_of_two import (
     EDGE_BITS,
     integer_range,
@@ -110,7 +110,7 @@ def fixed_point_of(quantizer: Any) -> FixedPointValues:
 class FixedPointLayer(Member):
     """Mixed into a Brevitas layer: 8-bit weights at a power-of-two scale, a float bias after."""
 
-    active: ActiveBits
+    active: Panel
     weight: Tensor
     bias: Tensor | None
     weight_quant: Any
@@ -158,7 +158,7 @@ class FixedPointLinear(FixedPointLayer, QuantLinear):
     """`FixedPointLayer` over ``brevitas.nn.QuantLinear``."""
 
 
-def fixed_point_layer(layer: nn.Module, active: ActiveBits) -> FixedPointLayer | None:
+def fixed_point_layer(layer: nn.Module, active: Panel) -> FixedPointLayer | None:
     """A plain convolution or linear layer with 8-bit weights; None for any other kind."""
     quantized_type: Any
     if is_plain(layer, nn.Conv2d):
