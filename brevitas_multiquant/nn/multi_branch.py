@@ -64,8 +64,7 @@ class MultiBranch(nn.Module):
     def _run_branches(self, features: Tensor) -> list[Tensor]:
         return [branch(features) for branch in self.branches_at(self._active.bits)]
 
-    def _standing_in(self, outputs: Sequence[Tensor], bits: int) -> list[Tensor]:
-        """Of the outputs at the active bit-width, those of another one's branches."""
+    def _by_branch(self, outputs: Sequence[Tensor]) -> dict[int, Tensor]:
+        """Index of a branch that runs at the active bit-width -> its output."""
         running = self.config.selection[self._active.bits]
-        output_of = dict(zip(running, outputs, strict=True))
-        return [output_of[branch] for branch in self.config.selection[bits]]
+        return dict(zip(running, outputs, strict=True))

@@ -294,10 +294,12 @@ class MultiQuantNet(MultiBranch):
         """
         with self._at_one_bit_width():
             outputs = self._run_branches(self.stem(x))
+            output_of = self._by_branch(outputs)
             logits = [self.head(self.merge(outputs))]
             for bits in others:
                 with self._active.part_at(bits):
-                    logits.append(self.head(self.merge(self._standing_in(outputs, bits))))
+                    own = [output_of[branch] for branch in self.config.selection[bits]]
+                    logits.append(self.head(self.merge(own)))
             return logits
 
     def range_parameters(self) -> Iterator[nn.Parameter]:
