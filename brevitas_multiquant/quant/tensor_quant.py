@@ -83,7 +83,7 @@ class Fixed:
         return None
 
 
-class AtRunTime(nn.Module):
+class AtRunTime(Member):
     """A family of grids, of which one runs.
 
     The numbers of the grid that runs are kept as a tensor besides: a compiled graph reads that,
@@ -99,6 +99,10 @@ class AtRunTime(nn.Module):
         >>> print(weights.grid)
         centered (-3, -1, 1, 3)
     """
+
+    stored = stores_nothing
+    frozen = stays_as_it_is
+    sites = has_no_sites
 
     row: Tensor
 

@@ -24,6 +24,7 @@ class ModelOptions:
     weights: str = option(**argument_of("weights"))
     merge: str = option(**argument_of("merge"))
     half_width: str = option(**argument_of("half_width"))
+    method: str = option(**argument_of("method"))
     head: str | None = option(
         metavar="NAME", help="module from which on all is float (default: the last)"
     )
