@@ -24,7 +24,7 @@ from brevitas_multiquant import (
 from brevitas_multiquant.core.selection import resolve_selection, uses_at
 from brevitas_multiquant.errors import BitWidthError, ConfigError, HubError, SelectionError
 from brevitas_multiquant.export.request import requested_bits
-from tests.tiny import TinyNet
+from tests.tiny import IMAGE, TinyNet
 
 WRONG = [4.0, np.float64(4), True, np.True_, "4", None, torch.tensor(4), np.array(4), [4], 3]
 
@@ -171,3 +171,12 @@ def test_accuracies_of_numpy_numbers(net: MultiQuantNet, tmp_path: Path) -> None
     assert config["top1"] == {"2": 50.0, "4": 60.0}
     with pytest.raises(HubError, match="one number for each"):
         net.save_pretrained(tmp_path, accuracy={2.0: 1.0, 4: 1.0})  # type: ignore[dict-item]
+
+
+def test_the_first_branch_may_be_the_half_one(make_net) -> None:
+    """The self-check runs it where it runs whole; as the half one it is a slice of itself."""
+    net = make_net(bits=[2, 3, 4], selection={2: [1], 3: [1, 0], 4: [0, 1]})
+    images = torch.randn(4, *IMAGE[1:])
+    calibrate(net, [images])
+    with torch.no_grad(), net.eval().at_bits(3):
+        assert torch.equal(extract_subnet(net, 3)(images), net(images))

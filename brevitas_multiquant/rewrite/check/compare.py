@@ -131,7 +131,7 @@ def _one_branch(net: MultiQuantNet) -> nn.Sequential:
     parts = (net._active, net.stem, net.branches[0], net.head)
     active, stem, branch, head = copy_sharing_parameters(parts)
     active.quantized = False
-    active.bits = next(b for b, chosen in net.selection.items() if 0 in chosen)
+    active.bits = next(bits for bits in net.bits if net.branches[0] in net.branches_at(bits))
     return nn.Sequential(stem, branch, head)
 
 
