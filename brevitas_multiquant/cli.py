@@ -73,8 +73,8 @@ def check(options: argparse.Namespace) -> int:
     """
     net = _network(options)
     violations = check_finn(net)
-    for line in grouped((violation.where, violation.advice) for violation in violations):
-        print(line)
+    kinds = grouped((violation.where, violation.advice) for violation in violations)
+    print("\n".join(kinds), end="\n" if kinds else "")
     form = net.config.weight_format
     if not form.is_symmetric:
         print(
@@ -83,7 +83,8 @@ def check(options: argparse.Namespace) -> int:
             "README.md names such layers"
         )
     shape = "x".join(map(str, net.input_shape or ()))
-    verdict = f"{len(violations)} violation(s)" if violations else "maps to one dataflow partition"
+    verdict = f"{len(violations)} violation(s) of {len(kinds)} kind(s)"
+    verdict = verdict if violations else "maps to one dataflow partition"
     print(f"{options.model} at {shape}, {', '.join(map(str, net.bits))} bits: {verdict}")
     return len(violations)
 

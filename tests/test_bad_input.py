@@ -215,7 +215,7 @@ WRONG: dict[str, tuple[Call, type[MultiQuantError], str]] = {
     "extract_subnet: no candidate": (
         lambda c: extract_subnet(c.net, 8),
         BitWidthError,
-        r"one of \[2, 4\]",
+        r"one of the bit-widths \[2, 4\]",
     ),
     "extract_subnet: no data seen": (
         lambda c: extract_subnet(tiny(), 2),

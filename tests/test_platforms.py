@@ -107,4 +107,4 @@ def test_files_are_synced_through_handles_that_may_write(synced, make_net, image
 def test_every_place_that_syncs_is_tested_above():
     files = PACKAGE.rglob("*.py")
     syncing = {str(path.relative_to(PACKAGE)) for path in files if "os.fsync(" in path.read_text()}
-    assert syncing == {"storage/packed_file.py", "recipes/run/checkpoints.py"}
+    assert syncing == {"storage/packed_file.py", "recipes/results/checkpoints.py"}

@@ -10,6 +10,18 @@ from brevitas_multiquant.core.selection import Selection, check_bits
 from brevitas_multiquant.errors import ConfigError
 
 CONFIG_VERSION = 1
+
+
+class _NotGiven:
+    """Tells an option that nobody gave from any value that somebody may give, None included."""
+
+    def __repr__(self) -> str:
+        return "default"
+
+
+NOT_GIVEN: Any = _NotGiven()
+"""Default of an option that may be in a configuration instead."""
+
 DEFAULT_SELECTION = "amortized"
 
 
@@ -118,16 +130,16 @@ class MultiQuantConfig:
 
         Args:
             config: a whole one.
-            **asked: single options; None was not asked for.
+            **asked: single options; `NOT_GIVEN` was not asked for.
 
         Raises:
             ConfigError: not a configuration, or an option that is another one there.
 
         Example:
-            >>> MultiQuantConfig.agreed(None, bits=[4, 2], merge="sum", profile=None).merge
+            >>> MultiQuantConfig.agreed(None, bits=[4, 2], merge="sum", profile=NOT_GIVEN).merge
             'sum'
         """
-        given = {name: value for name, value in asked.items() if value is not None}
+        given = {name: value for name, value in asked.items() if value is not NOT_GIVEN}
         if config is None:
             return cls(**given)
         if not isinstance(config, cls):

@@ -25,12 +25,9 @@ from brevitas_multiquant.errors import BitWidthError
 class Numbers(NamedTuple):
     """What differs between the grids of one family: Python numbers, or a tensor for each.
 
-    Args:
-        levels: largest place q.
-        offset: integer at place 0.
-        shift: what integers are divided by before they are rounded again, if they are.
-        highest: largest integer.
-        integer_bits: bits of the signed integers in hardware.
+    ``levels`` is the largest place q, ``offset`` the integer at place 0, ``shift`` what integers
+    are divided by before they are rounded again, if they are, ``highest`` the largest integer, and
+    ``integer_bits`` the bits of the signed integers in hardware.
     """
 
     levels: Any

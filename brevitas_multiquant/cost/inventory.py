@@ -55,8 +55,9 @@ class Inventory:
     """Every layer of a network, and which of them run at a bit-width.
 
     Args:
-        stem, head: their layers, in the order in which they run.
+        stem: its layers, in the order in which they run.
         branches: bit-width -> the layers of the branches that run, branch by branch.
+        head: its layers.
     """
 
     stem: tuple[Layer, ...]

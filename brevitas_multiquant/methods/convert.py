@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import fx, nn
 
-from brevitas_multiquant.core.config import BuildOptions, MultiQuantConfig
+from brevitas_multiquant.core.config import NOT_GIVEN, BuildOptions, MultiQuantConfig
 from brevitas_multiquant.core.float_model import ModelSource, infer_input_shape, infer_source
 from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.core.paused_collector import collector_paused
@@ -46,15 +46,15 @@ from brevitas_multiquant.rewrite.plan import Plan, make_plan
 
 def multiquantize(
     model: nn.Module,
-    bits: Sequence[int] | None = None,
+    bits: Sequence[int] = NOT_GIVEN,
     *,
     config: MultiQuantConfig | None = None,
-    method: str | None = None,
-    profile: str | None = None,
-    selection: str | Mapping[int, Sequence[int]] | None = None,
-    merge: str | None = None,
-    half_width: str | None = None,
-    weights: str | None = None,
+    method: str = NOT_GIVEN,
+    profile: str = NOT_GIVEN,
+    selection: str | Mapping[int, Sequence[int]] = NOT_GIVEN,
+    merge: str = NOT_GIVEN,
+    half_width: str = NOT_GIVEN,
+    weights: str = NOT_GIVEN,
     branch_init: str = "copy",
     stem: str | None = None,
     head: str | None = None,

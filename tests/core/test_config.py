@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from brevitas_multiquant.core.config import CONFIG_VERSION, OPTIONS, MultiQuantConfig
+from brevitas_multiquant.core.config import CONFIG_VERSION, NOT_GIVEN, OPTIONS, MultiQuantConfig
 from brevitas_multiquant.core.method import METHODS, Single
 from brevitas_multiquant.errors import BitWidthError, ConfigError, SelectionError
 
@@ -84,7 +84,9 @@ def test_a_whole_configuration_and_single_options():
     config = MultiQuantConfig.create([2, 4], "serial", merge="sum")
     agreed = partial(MultiQuantConfig.agreed, config)
     assert agreed() is config
-    assert agreed(bits=[4, 2], selection={2: [0], 4: [1, 0]}, merge="sum", profile=None) is config
+    assert (
+        agreed(bits=[4, 2], selection={2: [0], 4: [1, 0]}, merge="sum", profile=NOT_GIVEN) is config
+    )
     assert MultiQuantConfig.agreed(None, merge="sum").bits == (2, 4, 6, 8)
     for asked in ({"merge": "mean"}, {"bits": [2, 4, 6]}, {"weights": "int2"}, {"bits": [2]}):
         (name,) = asked

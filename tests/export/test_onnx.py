@@ -28,7 +28,7 @@ def test_onnxruntime_gives_the_class_of_torch(name, size, tmp_path):
 
 
 def test_another_class_is_an_error_and_leaves_no_file(tmp_path, monkeypatch):
-    from brevitas_multiquant.export import onnx as module
+    from brevitas_multiquant.export.onnx import qcdq as module
 
     def tampered(where, actual, logits):
         check(where, -actual, logits)

@@ -45,13 +45,13 @@ def test_rows_name_what_there_is():
 
 def test_fittings_are_of_the_row(monkeypatch):
     made = fittings(MultiQuantConfig.create([2, 4, 6]), (2, 6), Panel(6))
-    assert list(made.quantizer()) == ["2", "6"]
+    assert list(made.quantizer("site")) == ["2", "6"]
     assert list(made.norm(torch.nn.BatchNorm2d(3))) == ["2", "6"]
-    assert isinstance(made.layer(torch.nn.Conv2d(3, 4, 1)), CodeLayer)
+    assert isinstance(made.layer(torch.nn.Conv2d(3, 4, 1), "site"), CodeLayer)
     row = dataclasses.replace(METHODS["multiquant"], norms=(), activations=())
     monkeypatch.setitem(METHODS, "multiquant", row)
     made = fittings(MultiQuantConfig.create([2, 4]), (2, 4), Panel(4))
-    assert list(made.quantizer()) == list(made.norm(torch.nn.BatchNorm2d(3))) == ["any"]
+    assert list(made.quantizer("site")) == list(made.norm(torch.nn.BatchNorm2d(3))) == ["any"]
 
 
 def test_method_by_name(make_net, net):

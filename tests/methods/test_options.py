@@ -6,7 +6,7 @@ import inspect
 import pytest
 
 from brevitas_multiquant import multiquantize
-from brevitas_multiquant.core.config import OPTIONS, MultiQuantConfig
+from brevitas_multiquant.core.config import NOT_GIVEN, OPTIONS, MultiQuantConfig
 from brevitas_multiquant.methods.options import add_config_options, argument_of, config_from
 
 NAMES = {one.name for one in OPTIONS}
@@ -48,7 +48,7 @@ def test_a_command_leaves_out_and_changes():
 
 
 def test_multiquantize_has_every_option_as_a_keyword():
-    """None stands for what is not asked for: in the configuration, or else the default."""
+    """What nobody asks for is in the configuration, or as by default; None is an error."""
     parameters = inspect.signature(multiquantize).parameters
     assert set(parameters) >= NAMES
-    assert all(parameters[name].default is None for name in (*NAMES, "config"))
+    assert all(parameters[name].default is NOT_GIVEN for name in NAMES)

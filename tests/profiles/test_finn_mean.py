@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from brevitas_multiquant import calibrate, extract_subnet, multiquantize
-from brevitas_multiquant.profiles.finn.modules import BranchMean
+from brevitas_multiquant.profiles.finn.modules import BranchMean, SwitchableFixedPoint
 from tests.tiny import IMAGE
 
 BITS = (2, 3, 4, 8)
@@ -155,7 +155,7 @@ def read_by_classifiers(net, images):
     """Classifier -> what its quantizer reads; and the sum that the head reads."""
     read, handles = {}, []
     for name, module in net.head.named_modules():
-        if name.startswith("input_quants.") and name.count(".") >= 1 and hasattr(module, "plain"):
+        if name.startswith("input_quants.") and isinstance(module, SwitchableFixedPoint):
             layer = name.removeprefix("input_quants.")
 
             def keep(_module, inputs, layer=layer):

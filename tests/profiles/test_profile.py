@@ -3,15 +3,17 @@
 import pytest
 from torch import nn
 
-from brevitas_multiquant.core import config
+from brevitas_multiquant.core.config import OPTIONS
 from brevitas_multiquant.methods import convert
 from brevitas_multiquant.nn.merge import Merge
 from brevitas_multiquant.profiles.catalogue import PAPER, PROFILES
 from brevitas_multiquant.profiles.profile import Parts, Profile
 
+NAMES = next(one.metadata["choices"] for one in OPTIONS if one.name == "profile")
+
 
 def test_the_configuration_knows_the_names_of_all_profiles():
-    assert tuple(PROFILES) == config.PROFILES
+    assert tuple(PROFILES) == NAMES
     assert all(profile.name == name for name, profile in PROFILES.items())
 
 
@@ -19,7 +21,7 @@ def test_the_paper_has_no_passes():
     assert PAPER.passes == ()
 
 
-@pytest.mark.parametrize("profile", config.PROFILES)
+@pytest.mark.parametrize("profile", NAMES)
 def test_the_conversion_applies_the_profile_of_its_configuration(make_net, monkeypatch, profile):
     applied = []
     spies = {name: Profile(name, "a", (lambda _, n=name: applied.append(n),)) for name in PROFILES}

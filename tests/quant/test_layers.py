@@ -14,10 +14,10 @@ from brevitas_multiquant.quant.layers import (
     CodeLinear,
     can_quantize,
     code_layer,
-    plain_conv2d,
     register_layer,
     weight_range,
 )
+from brevitas_multiquant.quant.member import frozen_copy
 from brevitas_multiquant.quant.ranges import weight_bounds
 from tests import reference
 
@@ -217,9 +217,9 @@ def test_device_training_mode_and_frozen_parameters_are_kept():
 def test_a_standardised_weight_as_a_constant(kind, stride):
     """For the float stem of a file: exporters cannot write the standardisation."""
     layer = kind(4, 6, 3, stride=stride)
-    plain = plain_conv2d(layer)
+    plain = frozen_copy(layer, 2)
     x = torch.randn(2, 4, 9, 9)
     assert torch.equal(plain(x), layer(x))
     assert not torch.equal(plain.weight, layer.weight)
     assert type(plain) in (nn.Conv2d, Conv2dSame)
-    assert plain_conv2d(plain) is None
+    assert type(frozen_copy(plain, 2)) is type(plain)
