@@ -181,7 +181,7 @@ def _describe(line: Line, net: MultiQuantNet) -> None:
     plan, branch = net.plan, net.branches[0]
     line.layers = len(plan.layers)
     line.quantized = sum(row.treatment == "2-bit weights" for row in plan.layers)
-    line.sites = len(plan.sites) + len(plan.in_place)
+    line.sites = len(plan.sites) + len(plan.untraced_layers)
     line.norms = len(plan.norms)
     nodes = branch.graph.nodes  # type: ignore[union-attr]
     line.adds = sum(n.target in _ADDITIONS and len(n.all_input_nodes) > 1 for n in nodes)

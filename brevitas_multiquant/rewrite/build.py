@@ -96,7 +96,7 @@ def build_branch(body: fx.GraphModule, plan: Plan, fittings: Fittings) -> fx.Gra
             _swap(branch, name, fittings.layer(modules[name], sites[name]))
         elif is_norm(modules.get(name)):
             _swap(branch, name, fittings.norm(modules[name]))
-    _swap_in_place(branch, plan, fittings)
+    _swap_untraced_layers(branch, plan, fittings)
     branch.recompile()
     return branch
 
@@ -148,11 +148,11 @@ def _has_submodule(root: nn.Module, name: str) -> bool:
     return True
 
 
-def _swap_in_place(branch: nn.Module, plan: Plan, fittings: Fittings) -> None:
+def _swap_untraced_layers(branch: nn.Module, plan: Plan, fittings: Fittings) -> None:
     """In modules that cannot be traced: each layer with a quantizer of its own, under any name."""
     modules = dict(branch.named_modules(remove_duplicate=False))
     quantized: dict[nn.Module, nn.Module] = {}
-    for name in plan.in_place:
+    for name in plan.untraced_layers:
         layer = modules[name]
         if layer in quantized:  # it has another name
             continue

@@ -11,7 +11,12 @@ from torch import fx, nn
 
 from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.quant.layers import WEIGHTED
-from brevitas_multiquant.rewrite.graph.kinds import LAYERS, contains_layer, is_frozen_norm, is_norm
+from brevitas_multiquant.rewrite.graph.kinds import (
+    LAYERS,
+    contains_layer,
+    is_constant_norm,
+    is_norm,
+)
 from brevitas_multiquant.rewrite.graph.paths import ancestors
 from brevitas_multiquant.rewrite.graph.sizes import CannotSettleError, settle_sizes
 from brevitas_multiquant.rewrite.graph.trace import Trace
@@ -59,7 +64,7 @@ class Plan:
         layers: every convolution and linear layer of the model, also those called as functions.
         sites: input tensor of quantized layers -> the nodes that read it.
         norms: names of the norms that become switchable.
-        in_place: quantized layers in modules that cannot be traced, each with a quantizer of
+        untraced_layers: quantized layers in modules that cannot be traced, each with a quantizer of
             its own.
         opaque: modules that cannot be traced.
         untraced: why, with the place in the author's code, and what that costs; one per entry of
@@ -73,7 +78,7 @@ class Plan:
     layers: list[LayerPlan] = field(default_factory=list)
     sites: dict[str, list[str]] = field(default_factory=dict)
     norms: list[str] = field(default_factory=list)
-    in_place: list[str] = field(default_factory=list)
+    untraced_layers: list[str] = field(default_factory=list)
     opaque: list[str] = field(default_factory=list)
     untraced: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -89,10 +94,11 @@ class Plan:
         columns = ("layer", "type", "part", "becomes", "reads", "why")
         rows = [(la.name, la.kind, la.part, la.treatment, la.reads, la.why) for la in self.layers]
         table = "\n".join([_table([columns, *rows]), *self.notes])
+        quantizers = len(self.sites) + len(self.untraced_layers)
         return (
             f"{self.model}: stem ends at {self.stem_end}, branches end at {self.head_start}; "
-            f"{len(self.sites) + len(self.in_place)} activation quantizers, {len(self.norms)} "
-            f"switchable norms per branch\n{table}"
+            f"{quantizers} activation quantizers, {len(self.norms)} switchable norms per branch\n"
+            f"{table}"
         )
 
 
@@ -206,7 +212,7 @@ def _describe(traced: Trace, plan: Plan, body: list[fx.Node], stem_end: fx.Node)
         plan.layers += _rows(traced, nodes, part)
     plan.layers += _left_out(traced, {row.name for row in plan.layers})
     plan.opaque = list(traced.opaque)
-    plan.in_place = [name for name, _ in _inner_layers(traced, body)]
+    plan.untraced_layers = [name for name, _ in _inner_layers(traced, body)]
     plan.norms = _norms(traced, body)
     plan.untraced = _untraced(traced)
     plan.notes = [*plan.untraced, *plan.notes, *_notes(traced, body)]
@@ -275,7 +281,7 @@ def _notes(traced: Trace, body: list[fx.Node]) -> list[str]:
     notes = [
         f"{name} ({type(module).__name__}) holds constants alone: all bit-widths share it"
         for name, module in called.items()
-        if is_frozen_norm(module)
+        if is_constant_norm(module)
     ]
     notes += [
         f"a number is taken from the size of the image at {place}: it holds for images of "

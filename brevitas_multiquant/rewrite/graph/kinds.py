@@ -29,7 +29,7 @@ def is_norm(module: nn.Module | None) -> bool:
     return named_so and has_parameters(module) and not contains_layer(module)
 
 
-def is_frozen_norm(module: nn.Module | None) -> bool:
+def is_constant_norm(module: nn.Module | None) -> bool:
     """Whether a module is called a norm and holds constants alone (``FrozenBatchNorm2d``)."""
     named_so = module is not None and "norm" in type(module).__name__.lower()
     if not named_so or isinstance(module, NORMS) or has_parameters(module):

@@ -12,7 +12,7 @@ from torch import fx, nn
 from brevitas_multiquant.quant.layers import WEIGHTED
 from brevitas_multiquant.rewrite.graph.cause import cause_of
 from brevitas_multiquant.rewrite.graph.decide import DecidedProxy, Decider
-from brevitas_multiquant.rewrite.graph.kinds import contains_layer, is_frozen_norm, is_norm
+from brevitas_multiquant.rewrite.graph.kinds import contains_layer, is_constant_norm, is_norm
 
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 """Says nothing about a forward; it is raised as it is."""
@@ -130,7 +130,7 @@ class Tracer(fx.Tracer):
             return False
         if isinstance(module, self._leaves) or type(module).__name__ in self._leaf_names:
             return True
-        if is_norm(module) or is_frozen_norm(module):
+        if is_norm(module) or is_constant_norm(module):
             return True
         if _asks_for_its_mode(module) and not contains_layer(module):
             return True

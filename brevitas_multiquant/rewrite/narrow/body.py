@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.quant.layers import WEIGHTED
 from brevitas_multiquant.rewrite.graph.channels import is_dense
-from brevitas_multiquant.rewrite.graph.kinds import has_parameters, is_frozen_norm
+from brevitas_multiquant.rewrite.graph.kinds import has_parameters, is_constant_norm
 from brevitas_multiquant.rewrite.graph.trace import shape_of
 from brevitas_multiquant.rewrite.narrow.scaling import change_at
 from brevitas_multiquant.rewrite.narrow.widths import WHOLE, HalfPlan
@@ -67,7 +67,7 @@ def _repair(node: fx.Node, plan: HalfPlan) -> None:
 def _narrow_module(module: nn.Module, node: fx.Node, plan: HalfPlan) -> None:
     if isinstance(module, WEIGHTED):
         _narrow_layer(module, *plan.layer_shares(module, node))
-    elif has_parameters(module) or is_frozen_norm(module):
+    elif has_parameters(module) or is_constant_norm(module):
         source = node.all_input_nodes[0]
         for dim in plan.scaling.dims[source.name]:
             size = shape_of(source)[dim]

@@ -20,7 +20,7 @@ from brevitas_multiquant.rewrite.graph.decide import call_node
 from brevitas_multiquant.rewrite.graph.kinds import (
     contains_layer,
     has_parameters,
-    is_frozen_norm,
+    is_constant_norm,
     is_norm,
 )
 from brevitas_multiquant.rewrite.graph.trace import gives_tensors, is_tensor, shape_of
@@ -139,7 +139,7 @@ class _Probe:
         module = module_of(self.body, node)
         if isinstance(module, WEIGHTED):
             return self._layer(node, module)
-        if (is_norm(module) or is_frozen_norm(module)) and shape_of(node) == shape_of(
+        if (is_norm(module) or is_constant_norm(module)) and shape_of(node) == shape_of(
             node.all_input_nodes[0]
         ):
             return torch.empty_like(self.values[node.all_input_nodes[0]])
