@@ -234,7 +234,7 @@ def unchanged_on_failure(net: MultiQuantNet) -> Iterator[None]:
 
 
 @contextmanager
-def only_training(net: MultiQuantNet, modules: Iterable[nn.Module]) -> Iterator[None]:
+def only_training(net: nn.Module, modules: Iterable[nn.Module]) -> Iterator[None]:
     """Inside the block these modules are in training mode and the rest evaluates."""
     modes = [(module, module.training) for module in net.modules()]
     net.eval()

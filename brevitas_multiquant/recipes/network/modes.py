@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from brevitas_multiquant.recipes.network.protocols import RunsAtBits
+from brevitas_multiquant.training.calibrate import only_training
 
 
 @contextmanager
@@ -20,10 +21,6 @@ def evaluating(net: nn.Module | RunsAtBits) -> Iterator[None]:
         >>> net[0].training, net[1].training
         (True, False)
     """
-    modes = [(module, module.training) for module in net.modules()]
-    next(iter(net.modules())).eval()  # the network itself is the first
-    try:
+    itself = next(iter(net.modules()))
+    with only_training(itself, ()):
         yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field, replace
 from itertools import count
 
-import torch
 from torch import Tensor
 
 from brevitas_multiquant.export.finn.integer_graph import Convolution, Layer, Stream
@@ -102,7 +101,6 @@ def sum_range(weight: Tensor, source: Stream) -> tuple[int, int]:
     """Smallest and largest sum of products that any channel can give."""
     flat = weight.flatten(1).double()
     positive, negative = flat.clamp(min=0).sum(1), flat.clamp(max=0).sum(1)
-    ends = torch.tensor([source.lowest, source.highest], dtype=torch.float64)
-    low = ends[0] * positive + ends[1] * negative
-    high = ends[1] * positive + ends[0] * negative
+    low = source.lowest * positive + source.highest * negative
+    high = source.highest * positive + source.lowest * negative
     return int(low.min()), int(high.max())

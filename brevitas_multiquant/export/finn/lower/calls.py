@@ -36,18 +36,17 @@ def _clamp(node: fx.Node) -> nn.Module | None:
     )
 
 
-def _max_pool(node: fx.Node) -> nn.Module:
-    arguments: Any = node.args[1:]
-    options: Any = {name: value for name, value in node.kwargs.items() if name != "input"}
-    return nn.MaxPool2d(*arguments, **options)
+def _pool(module: type[nn.Module]) -> Make:
+    """A pool whose arguments are those of the function, where they are numbers."""
 
+    def make(node: fx.Node) -> nn.Module | None:
+        arguments: Any = node.args[1:]
+        options: Any = {name: value for name, value in node.kwargs.items() if name != "input"}
+        if any(isinstance(value, fx.Node) for value in (*arguments, *options.values())):
+            return None
+        return module(*arguments, **options)
 
-def _average_pool(node: fx.Node) -> nn.Module | None:
-    arguments: Any = node.args[1:]
-    options: Any = {name: value for name, value in node.kwargs.items() if name != "input"}
-    if any(isinstance(value, fx.Node) for value in (*arguments, *options.values())):
-        return None
-    return nn.AvgPool2d(*arguments, **options)
+    return make
 
 
 def _mean(node: fx.Node) -> nn.Module | None:
@@ -83,8 +82,8 @@ _MODULE_OF: dict[Any, Make] = {
     F.silu: _always(nn.SiLU),
     F.hardswish: _always(nn.Hardswish),
     F.gelu: _always(nn.GELU),
-    F.max_pool2d: _max_pool,
-    F.avg_pool2d: _average_pool,
+    F.max_pool2d: _pool(nn.MaxPool2d),
+    F.avg_pool2d: _pool(nn.AvgPool2d),
     F.adaptive_avg_pool2d: _always(nn.AdaptiveAvgPool2d, "output_size"),
     F.adaptive_max_pool2d: _always(nn.AdaptiveMaxPool2d, "output_size"),
     **dict.fromkeys((torch.flatten, "flatten", "view", "reshape", "squeeze"), _always(nn.Flatten)),

@@ -1,6 +1,5 @@
 """Windows on images: sizes, and the taps of a kernel that only ever see padding."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -107,7 +106,7 @@ def without_taps_on_padding(weight: Tensor, shape: Shape, window: Window) -> tup
 
 def is_global(sizes: Any) -> bool:
     """Whether an adaptive pool's output sizes ask for one position."""
-    return pair(sizes) == (1, 1) if not isinstance(sizes, Sequence) else tuple(sizes) == (1, 1)
+    return pair(sizes) == (1, 1)
 
 
 def unsupported_convolution(conv: nn.Conv2d) -> str | None:
