@@ -121,3 +121,7 @@ class FinnMappingError(ExportError):
 
 class HardwareError(MultiQuantError):
     """A hardware layer, board or table of costs that cannot be."""
+
+
+class BudgetError(MultiQuantError):
+    """A budget that no bit-widths keep to, or that cannot be computed."""

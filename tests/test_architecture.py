@@ -24,6 +24,7 @@ FLOORS = [
     ["profiles"],
     ["training"],
     ["methods"],
+    ["allocation"],
     ["storage"],
     ["export"],
     ["recipes"],

@@ -1,0 +1,1 @@
+"""A budget in, bit-widths out."""
