@@ -7,17 +7,22 @@ divisors); the layer that consumes both applies the two factors as one scale.
 Levels are Python numbers, or tensors where one compiled graph serves several bit-widths.
 """
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from brevitas_multiquant.core.clip_gradient import (
+    MIN_WIDTH,  # noqa: F401 - its place until release 0.3
+    guarded_upper,  # noqa: F401
+    is_transformed,
+    moment,
+    reads_are_free,
+    total_of,
+    widen,
+    within,
+)
 from brevitas_multiquant.core.grids import ODD, Grid, Numbers
-
-MIN_WIDTH = 1e-5
-"""A range is never narrower than this times max(1, |l|), whatever its parameters say: u > l by
-construction, also where l is so large that adding 1e-5 to it would be rounded away."""
 
 
 def activation_levels(bits: int) -> int:
@@ -138,16 +143,16 @@ class _ClipQuantize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, lower_raw, upper_raw, *gain = ctx.saved_tensors
-        lower, upper, x_wide = _widen(x, lower_raw, upper_raw)
-        passed = _within(grad.to(x_wide.dtype), x_wide, lower, upper)
+        lower, upper, x_wide = widen(x, lower_raw, upper_raw)
+        passed = within(grad.to(x_wide.dtype), x_wide, lower, upper)
         # in this order for numbers and tensors: a quotient of tensors has other bits
         slope = (upper - lower).reciprocal() * (gain[0] if gain else ctx.gain)
         grad_lower = grad_upper = None
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            total = _total(passed, slope.shape)
-            position = _moment(passed, x_wide, lower, upper, total) / (upper - lower)
-            grad_upper = _total(-slope * position, upper_raw.shape).to(upper_raw.dtype)
-            grad_lower = _total(slope * (position - total), lower_raw.shape).to(lower_raw.dtype)
+            total = total_of(passed, slope.shape)
+            position = moment(passed, x_wide, lower, upper, total) / (upper - lower)
+            grad_upper = total_of(-slope * position, upper_raw.shape).to(upper_raw.dtype)
+            grad_lower = total_of(slope * (position - total), lower_raw.shape).to(lower_raw.dtype)
         grad_x = None
         if ctx.needs_input_grad[0]:  # in place, unless a second derivative reads it again
             scaled = passed * slope if torch.is_grad_enabled() else passed.mul_(slope)
@@ -189,7 +194,7 @@ def _codes(
     rounding: str,
     in_place: bool = False,
 ) -> Tensor:
-    lower, upper, x = _widen(x, lower, upper)
+    lower, upper, x = widen(x, lower, upper)
     distance = x.sub_(lower) if in_place else x.sub(lower)
     gain = (upper - lower).reciprocal() * _factor(levels, rounding)
     # under a transform several ranges may share one distance
@@ -212,7 +217,7 @@ def _clamp_(values: Tensor, levels: Any) -> Tensor:
 
 def _as_number(levels: Any) -> Any:
     """A tensor that holds one number as that, where nobody has to wait for it."""
-    is_one = isinstance(levels, Tensor) and not levels.dim() and _reads_are_free(levels)
+    is_one = isinstance(levels, Tensor) and not levels.dim() and reads_are_free(levels)
     return levels.item() if is_one else levels
 
 
@@ -229,108 +234,3 @@ def _rounded_again(codes: Tensor, numbers: Numbers) -> Tensor:
 def _narrowed(codes: Tensor, x: Tensor, levels: int) -> Tensor:
     """Codes in the type of ``x``, if every half precision holds them exactly."""
     return codes.to(x.dtype) if levels <= 255 else codes
-
-
-def guarded_upper(lower: Tensor, upper: Tensor) -> Tensor:
-    """The u that counts: at least `MIN_WIDTH` times max(1, |l|) above l.
-
-    Example:
-        >>> guarded_upper(torch.tensor(3000.0), torch.tensor(-1.0)) > 3000
-        tensor(True)
-    """
-    return torch.maximum(upper, lower + MIN_WIDTH * lower.abs().clamp(min=1.0))
-
-
-def _widen(x: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Bounds with u > l, and x in a type whose arithmetic keeps the levels exact."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    lower = lower.to(wide)
-    return lower, guarded_upper(lower, upper.to(wide)), x.to(wide)
-
-
-def _moment(passed: Tensor, x: Tensor, lower: Tensor, upper: Tensor, total: Tensor) -> Tensor:
-    """Sum of passed * (x - l).
-
-    Where l is small beside the width the difference is taken after the sum, which saves a pass;
-    elsewhere the two sums would cancel.
-    """
-    if not _is_one_range(x, lower, upper) or total.dim():
-        return _total(passed * (x - lower), total.shape)
-    if abs(lower.item()) <= (upper - lower).item():
-        return _inner_product(passed, x) - lower * total
-    return _inner_product(passed, x - lower)
-
-
-def _is_one_range(x: Tensor, lower: Tensor, upper: Tensor) -> bool:
-    """Whether there is one range, which can be read."""
-    return not lower.dim() and not upper.dim() and _reads_are_free(x)
-
-
-def _reads_are_free(x: Tensor) -> bool:
-    """Whether a scalar can be read without waiting for a device or breaking a compiled graph.
-
-    Tensors of other types, such as fake ones, have no value; under vmap they have several.
-    """
-    return (
-        x.device.type == "cpu"
-        and type(x) in (Tensor, torch.nn.Parameter)
-        and not torch.compiler.is_compiling()
-        and not is_transformed()
-    )
-
-
-def is_transformed() -> bool:
-    """Whether a transform of ``torch.func`` runs, whose tensors stand for others.
-
-    Example:
-        >>> is_transformed(), torch.func.vmap(lambda x: x + is_transformed())(torch.zeros(2))
-        (False, tensor([1., 1.]))
-    """
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._functorch.peek_interpreter_stack() is not None
-
-
-def _inner_product(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of a * b in one pass without a product in memory, where their layouts agree."""
-    if a.stride() != b.stride():
-        return (a * b).sum()
-    outermost_first = sorted(range(a.dim()), key=a.stride, reverse=True)
-    in_memory_order = (t.permute(outermost_first).flatten() for t in (a, b))
-    return torch.dot(*in_memory_order)
-
-
-def _total(values: Tensor, shape: torch.Size) -> Tensor:
-    """Sum of the values to a shape that broadcasts to theirs.
-
-    A compiled graph sums each channel first, as the backward of a norm does: one loop for both.
-    """
-    if shape:
-        return values.sum_to_size(shape)
-    if not values.dim():
-        return values
-    if torch.compiler.is_compiling() and values.dim() > 2:
-        return values.sum([dim for dim in range(values.dim()) if dim != 1]).sum()
-    return values.sum()
-
-
-def _within(grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """The gradient where l <= x <= u, bounds included, and 0 elsewhere; always a new tensor."""
-    if not _is_one_range(x, lower, upper):
-        return torch.where((x >= lower) & (x <= upper), grad, grad.new_zeros(()))
-    # One fused pass; it excludes its bounds, so each is moved out to the next number.
-    below, above = _next_number(lower, -1), _next_number(upper, 1)
-    return torch.ops.aten.hardtanh_backward(grad, x, below, above)
-
-
-def _next_number(bound: Tensor, sign: int) -> float:
-    """The next number beside a bound, above it for sign 1 and below it for sign -1.
-
-    Beside 0 it is a normal one: a subnormal number may count as 0, in any thread that computes
-    (`torch.set_flush_denormal`), and then a value on the bound would not be within it. So within
-    a range that ends there, subnormal numbers count as 0 always.
-    """
-    smallest = torch.finfo(bound.dtype).tiny
-    if abs(bound.item()) < smallest:
-        return sign * smallest
-    return torch.nextafter(bound, bound.new_tensor(sign * math.inf)).item()

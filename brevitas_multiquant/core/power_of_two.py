@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from brevitas_multiquant.core.clip_quantize import is_transformed
+from brevitas_multiquant.core.clip_gradient import is_transformed
 
 MIN_REACH = 2.0**-24
 """A reach is never smaller, whatever its parameters say: a scale has to be a positive number."""

@@ -10,7 +10,8 @@ from brevitas.nn import QuantIdentity
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from brevitas_multiquant.core.clip_quantize import activation_levels, guarded_upper
+from brevitas_multiquant.core.clip_gradient import guarded_upper
+from brevitas_multiquant.core.clip_quantize import activation_levels
 from brevitas_multiquant.core.computed_once import computed_once
 from brevitas_multiquant.core.method import Key
 from brevitas_multiquant.core.packing import Array

@@ -8,7 +8,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from brevitas_multiquant.core.clip_quantize import MIN_WIDTH
+from brevitas_multiquant.core.clip_gradient import MIN_WIDTH
 from brevitas_multiquant.core.grids import ODD, Grid
 from brevitas_multiquant.core.packing import Array
 from brevitas_multiquant.errors import CalibrationError

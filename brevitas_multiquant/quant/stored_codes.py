@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from brevitas_multiquant.core.clip_quantize import guarded_upper
+from brevitas_multiquant.core.clip_gradient import guarded_upper
 from brevitas_multiquant.core.packing import Array, pack, packed_size, unpack
 from brevitas_multiquant.core.selection import BRANCH_BITS
 from brevitas_multiquant.errors import PackedFileError

@@ -10,7 +10,8 @@ from brevitas.inject.enum import FloatToIntImplType
 from brevitas.nn import QuantIdentity
 from torch import Tensor, nn
 
-from brevitas_multiquant.core.clip_quantize import activation_levels, guarded_upper
+from brevitas_multiquant.core.clip_gradient import guarded_upper
+from brevitas_multiquant.core.clip_quantize import activation_levels
 from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.core.power_of_two import EDGE_BITS, integer_range
 from brevitas_multiquant.nn.merge import merge_outputs

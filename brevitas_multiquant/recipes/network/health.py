@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from brevitas_multiquant import MultiQuantNet
-from brevitas_multiquant.core.clip_quantize import guarded_upper
+from brevitas_multiquant.core.clip_gradient import guarded_upper
 from brevitas_multiquant.quant.ranges import LearnedRange
 from brevitas_multiquant.recipes.network.modes import evaluating
 from brevitas_multiquant.recipes.network.protocols import RunsAtBits
