@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from brevitas_multiquant.core.float_model import ModelSource, infer_input_shape
+from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.cost.table import cost
 from brevitas_multiquant.errors import MultiQuantError, SourceError, grouped
 from brevitas_multiquant.export import check_finn
@@ -36,11 +37,23 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("inspect", help="print what a model would cost, untrained")
     _add_model_options(command)
     command.add_argument("--plan", action="store_true", help="print each layer too")
+    _add_assignment_option(command)
     command.set_defaults(run=inspect)
     command = commands.add_parser("check", help="print what keeps a model from an FPGA, untrained")
     _add_model_options(command, leave_out=["profile"])
+    _add_assignment_option(command)
     command.set_defaults(run=check, profile="finn")
     return parser
+
+
+def _add_assignment_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--assignment",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="JSON or YAML: bits for each site (Assignment.save); it is looked at too",
+    )
 
 
 def _add_model_options(command: argparse.ArgumentParser, leave_out: Sequence[str] = ()) -> None:
@@ -55,24 +68,30 @@ def inspect(options: argparse.Namespace) -> None:
     """Build the network with random weights and print its cost.
 
     Raises:
-        MultiQuantError: an unknown model, or one that cannot be converted.
+        MultiQuantError: an unknown model, one that cannot be converted, or an assignment that does
+            not fit it.
     """
+    assignments = [Assignment.load(path) for path in options.assignment]
     net = _network(options)
     if options.plan:
         print(net.plan, end="\n\n")
     shape = "x".join(map(str, net.input_shape or ()))
     print(f"{options.model} at {shape}, weights {net.config.weight_format}")
-    print(cost(net))
+    print(cost(net, assignments=assignments))
+    for one in assignments:
+        print(f"\n{one.name}: {one}")
 
 
 def check(options: argparse.Namespace) -> int:
     """Build the network for FPGAs with random weights, print what does not map, and count it.
 
     Raises:
-        MultiQuantError: an unknown model, or one that cannot be converted.
+        MultiQuantError: an unknown model, one that cannot be converted, or an assignment that does
+            not fit it.
     """
+    assignments = [Assignment.load(path) for path in options.assignment]
     net = _network(options)
-    violations = check_finn(net)
+    violations = check_finn(net, assignments=assignments)
     kinds = grouped((violation.where, violation.advice) for violation in violations)
     print("\n".join(kinds), end="\n" if kinds else "")
     form = net.config.weight_format
@@ -85,7 +104,9 @@ def check(options: argparse.Namespace) -> int:
     shape = "x".join(map(str, net.input_shape or ()))
     verdict = f"{len(violations)} violation(s) of {len(kinds)} kind(s)"
     verdict = verdict if violations else "maps to one dataflow partition"
-    print(f"{options.model} at {shape}, {', '.join(map(str, net.bits))} bits: {verdict}")
+    looked_at = f"{', '.join(map(str, net.bits))} bits"
+    looked_at += "".join(f", assignment {one.name}" for one in assignments)
+    print(f"{options.model} at {shape}, {looked_at}: {verdict}")
     return len(violations)
 
 

@@ -106,15 +106,15 @@ class FinnMappingError(ExportError):
     """A network that dataflow hardware cannot compute; ``problems`` holds every reason found.
 
     Args:
-        bits: the bit-width.
+        setting: what was exported: ``"4 bits"``, or ``"assignment 4b-1f3a9c02"``.
         problems: (module path, what is wrong and what to do).
     """
 
-    def __init__(self, bits: int, problems: list[tuple[str, str]]) -> None:
+    def __init__(self, setting: str, problems: list[tuple[str, str]]) -> None:
         self.problems = problems
         listed = "".join(f"\n  - {line}" for line in grouped(problems))
         super().__init__(
-            f"export at {bits} bits: expected a network of the profile 'finn' that maps to "
+            f"export at {setting}: expected a network of the profile 'finn' that maps to "
             f"dataflow hardware as a whole, got:{listed}"
         )
 

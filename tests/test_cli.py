@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from brevitas_multiquant import Assignment
 from brevitas_multiquant.cli import main
 
 
@@ -121,3 +122,30 @@ def test_check_names_every_violation(capsys: pytest.CaptureFixture[str]) -> None
     assert kinds[1].startswith(
         "2 places (branches.0.mul, branches.0.mul_1): mul has no dataflow layer"
     )
+
+
+def test_assignments_are_looked_at_too(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mixed.yaml"
+    mixed = Assignment(4, {"layer1.0.conv2": (2, 2)})
+    mixed.save(path)
+    arguments = ["cifar_resnet8", "--bits", "2", "4"]
+    arguments += ["--assignment", str(path)]
+    assert main(["inspect", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert f"{mixed.name}: network at 4 bits" in printed
+    (row,) = (line for line in printed.splitlines() if line.startswith(f"{mixed.name}  0,1 "))
+    (uniform,) = (line for line in printed.splitlines() if line.strip().startswith("4  0,1 "))
+    assert float(row.split()[4]) < float(uniform.split()[4])
+    assert main(["check", *arguments]) == 0
+    assert f"2, 4 bits, assignment {mixed.name}: maps to one" in capsys.readouterr().out
+
+
+def test_an_assignment_that_does_not_fit_is_refused(
+    tmp_path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Assignment(4, {"conv": (2, 2)}).save(tmp_path / "mixed.json")
+    given = ["--bits", "2", "4", "--assignment", str(tmp_path / "mixed.json")]
+    assert main(["inspect", "cifar_resnet8", *given]) == 1
+    assert "expected sites of the network, got 'conv'" in capsys.readouterr().err
+    assert main(["check", "cifar_resnet8", "--assignment", str(tmp_path / "none.json")]) == 1
+    assert "expected a file that can be read" in capsys.readouterr().err

@@ -5,11 +5,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from brevitas_multiquant.core.precision import Assignment, Precision
+from brevitas_multiquant.core.precision import Assignment, Precision, Setting
 from brevitas_multiquant.core.selection import BRANCH_BITS, is_whole
 from brevitas_multiquant.errors import BitWidthError, ConcurrentUseError
 
@@ -17,10 +17,6 @@ _ADVICE = (
     "call net.view(bits) once for each thread or bit-width, and run that: views share all "
     "parameters and have a bit-width of their own"
 )
-
-
-Setting = int | Assignment
-"""One bit-width for all sites, or bits for each."""
 
 
 @dataclass(eq=False)
@@ -34,6 +30,11 @@ class Dial:
 
     site: str
     panel: "Panel"
+
+    @property
+    def assigned(self) -> tuple[str, str]:
+        """Where an assignment has the bits of its activations (`quant.member.Site`)."""
+        return self.site, "activation"
 
     @property
     def bits(self) -> int:
@@ -63,6 +64,9 @@ class Panel:
     quantized: bool = True
     own: dict[str, int] = field(default_factory=dict)
     dials: dict[str, Dial] = field(default_factory=dict)
+
+    assigned: ClassVar[None] = None
+    """As of a `Dial`: its bit-width is no site's."""
 
     def __post_init__(self) -> None:
         self._owner: Any = None  # of the open blocks

@@ -5,11 +5,15 @@ name of the first of these layers. An *assignment* gives every site its bits, im
 for JSON and YAML.
 """
 
+import hashlib
+import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
+from brevitas_multiquant.core.assignment_files import read_values, write_values
 from brevitas_multiquant.core.selection import BRANCH_BITS, is_whole
 from brevitas_multiquant.errors import BitWidthError, NetworkError
 
@@ -102,6 +106,18 @@ class Assignment(Mapping[str, Precision]):
         return self._bits
 
     @property
+    def name(self) -> str:
+        """Short and stable, for files: the network's bit-width, and a digest of everything.
+
+        Example:
+            >>> Assignment(4, {"conv": (2, 2)}).name
+            '4b-2f5d54f1'
+        """
+        sites = {site: list(precision) for site, precision in self.items()}
+        text = json.dumps([self._bits, sites], sort_keys=True)
+        return f"{self._bits}b-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+    @property
     def own(self) -> Mapping[str, int]:
         """Site -> bits of its activations, of the sites where they are not the network's."""
         return MappingProxyType(self._own)
@@ -176,6 +192,34 @@ class Assignment(Mapping[str, Precision]):
             )
         return cls(data["bits"], data["sites"])
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a file: JSON, or YAML where the name ends so.
+
+        Raises:
+            BitWidthError: a name that ends otherwise, or a file that cannot be written.
+        """
+        write_values(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Assignment":
+        """Read what `save` wrote, or what somebody wrote by hand.
+
+        Raises:
+            BitWidthError: no such file, or something else in it.
+
+        Example:
+            >>> import tempfile
+            >>> assignment = Assignment(4, {"layer1.conv1": (2, 2)})
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     assignment.save(f"{folder}/mixed.json")
+            ...     Assignment.load(f"{folder}/mixed.json") == assignment
+            True
+        """
+        try:
+            return cls.from_dict(read_values(path))
+        except BitWidthError as error:
+            raise BitWidthError(f"{os.fspath(path)}: {error}") from error
+
     def require_fits(self, caller: str, candidates: Sequence[int], sites: Sequence[str]) -> None:
         """Check that a network can run it.
 
@@ -204,6 +248,47 @@ class Assignment(Mapping[str, Precision]):
                 )
         if reasons:
             raise BitWidthError(f"{caller}: {'; '.join(reasons)}")
+
+
+Setting = int | Assignment
+"""One bit-width for all sites, or bits for each."""
+
+
+def name_of(setting: Setting) -> str:
+    """What files of a setting are called.
+
+    Example:
+        >>> name_of(4)
+        '4b'
+    """
+    return setting.name if isinstance(setting, Assignment) else f"{setting}b"
+
+
+def described(setting: Setting) -> str:
+    """A setting in a sentence.
+
+    Example:
+        >>> described(4), described(Assignment(4, {}))
+        ('4 bits', 'assignment 4b-a0940be2')
+    """
+    return f"assignment {setting.name}" if isinstance(setting, Assignment) else f"{setting} bits"
+
+
+def activation_bits(setting: Setting) -> set[int]:
+    """The bits that activations have somewhere; of an assignment, at the sites that it names.
+
+    Example:
+        >>> activation_bits(4), activation_bits(Assignment(4, {"conv": (2, 8)}))
+        ({4}, {8})
+    """
+    if not isinstance(setting, Assignment):
+        return {setting}
+    return {precision.activation for precision in setting.values()}
+
+
+def network_bits(setting: Setting) -> int:
+    """The network's bit-width, which chooses branches, norms and ranges."""
+    return setting.bits if isinstance(setting, Assignment) else setting
 
 
 def _unknown(site: str, sites: Sequence[str] | Mapping[str, Any]) -> str:

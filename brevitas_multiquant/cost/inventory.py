@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from brevitas_multiquant.core.precision import Setting, network_bits
 from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.quant.entries import FLOAT_BYTES
@@ -44,9 +45,16 @@ class Layer:
         """Whether its weights are floats."""
         return self.weight is None
 
-    def bits_at(self, bits: int) -> tuple[int, int]:
-        """Bits of its weights, and of what they are multiplied with, at the network's ``bits``."""
-        weight, read = (s.at(bits) if s else FLOAT_BITS for s in (self.weight, self.input))
+    def bits_at(self, setting: Setting) -> tuple[int, int]:
+        """Bits of its weights, and of what they are multiplied with, at a bit-width or assignment.
+
+        Example:
+            >>> from brevitas_multiquant.core.precision import Assignment
+            >>> layer = Layer("branch", "c", 100, 10, Site(2), Site(assigned=("c", "activation")))
+            >>> layer.bits_at(Assignment(4, {"c": (2, 3)}))
+            (2, 3)
+        """
+        weight, read = (s.at(setting) if s else FLOAT_BITS for s in (self.weight, self.input))
         return weight, read
 
 
@@ -64,9 +72,9 @@ class Inventory:
     branches: Mapping[int, tuple[Layer, ...]]
     head: tuple[Layer, ...]
 
-    def at(self, bits: int) -> tuple[Layer, ...]:
-        """The layers that run at a bit-width, in order."""
-        return (*self.stem, *self.branches[bits], *self.head)
+    def at(self, setting: Setting) -> tuple[Layer, ...]:
+        """The layers that run at a bit-width or assignment, in order."""
+        return (*self.stem, *self.branches[network_bits(setting)], *self.head)
 
 
 def inventory_of(net: MultiQuantNet, shape: tuple[int, ...]) -> Inventory:

@@ -1,11 +1,12 @@
 """What each bit-width costs: MACs, BitOPs, bytes, branches. Counted, not estimated."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from torch import nn
 
+from brevitas_multiquant.core.precision import Assignment, Setting, network_bits
 from brevitas_multiquant.core.selection import uses_at
 from brevitas_multiquant.cost.inventory import BRANCH, Layer, inventory_of
 from brevitas_multiquant.cost.models import total_bitops
@@ -18,12 +19,13 @@ from brevitas_multiquant.quant.member import WEIGHT, answers_of, running_modules
 
 @dataclass(frozen=True)
 class BitWidthCost:
-    """Cost of one bit-width, per image.
+    """Cost of one bit-width or assignment, per image.
 
     Args:
         macs: multiply-accumulates of the branches' 2-bit layers.
         float_macs: multiply-accumulates of float layers: stem and head of the profile ``paper``.
-        bitops: MACs x weight bits x activation bits: ``macs`` x 2 x b + ``edge_macs`` x 8 x 8.
+        bitops: MACs x weight bits x activation bits: ``macs`` x 2 x b + ``edge_macs`` x 8 x 8;
+            of an assignment, b of the site that each layer reads.
         bytes: storage of this bit-width alone, each weight in the bits that it has.
         branches: indices of the branches that run, the last one at half if the bit-width is odd.
         edge_macs: multiply-accumulates of 8-bit layers: stem and head of the profile ``finn``.
@@ -46,6 +48,7 @@ class Cost(dict[int, BitWidthCost]):
         float_bytes: storage of the float model it was made from, fp32.
         file_bytes: the numbers in a file of `brevitas_multiquant.save_packed`: ``total_bytes``, but
             8-bit weights are there in fp32; default ``total_bytes``.
+        assignments: assignment -> cost; rows of the table by their names.
     """
 
     def __init__(
@@ -54,20 +57,25 @@ class Cost(dict[int, BitWidthCost]):
         total_bytes: int,
         float_bytes: int,
         file_bytes: int | None = None,
+        assignments: Mapping[Assignment, BitWidthCost] | None = None,
     ) -> None:
         super().__init__(costs)
         self.total_bytes = total_bytes
         self.float_bytes = float_bytes
+        self.assignments = dict(assignments or {})
         self.file_bytes = total_bytes if file_bytes is None else file_bytes
 
     def __str__(self) -> str:
-        edges = any(cost.edge_macs for cost in self.values())
-        header = f"{'bits':>4}  {'branches':<12}{'MMACs':>10}"
+        rows = [(str(bits), bits, cost) for bits, cost in self.items()]
+        rows += [(one.name, one.bits, cost) for one, cost in self.assignments.items()]
+        edges = any(cost.edge_macs for _, _, cost in rows)
+        width = max(len(name) for name in ("bits", *(name for name, _, _ in rows)))
+        header = f"{'bits':>{width}}  {'branches':<12}{'MMACs':>10}"
         header += f"{'8-bit MMACs':>13}" if edges else ""
         lines = [header + f"{'float MMACs':>13}{'GBitOPs':>10}{'MB':>9}"]
-        for bits, cost in self.items():
+        for name, bits, cost in rows:
             branches = ",".join(map(str, uses_at({bits: cost.branches}, bits)))
-            line = f"{bits:>4}  {branches:<12}{cost.macs / 1e6:>10.1f}"
+            line = f"{name:>{width}}  {branches:<12}{cost.macs / 1e6:>10.1f}"
             line += f"{cost.edge_macs / 1e6:>13.1f}" if edges else ""
             line += f"{cost.float_macs / 1e6:>13.1f}{cost.bitops / 1e9:>10.2f}"
             lines.append(f"{line}{cost.bytes / 1e6:>9.3f}")
@@ -87,8 +95,10 @@ def cost(
     net: MultiQuantNet,
     input_shape: tuple[int, ...] | None = None,
     convention: str = "quantized",
+    *,
+    assignments: Sequence[Assignment] = (),
 ) -> Cost:
-    """MACs, BitOPs, bytes and branches of every bit-width.
+    """MACs, BitOPs, bytes and branches of every bit-width, and of assignments.
 
     Bytes follow the paper's storage rule: 2 bits a body weight; fp32 stem and head; two floats a
     channel for each norm, bit-width and branch; two floats for each range. With the profile
@@ -103,9 +113,11 @@ def cost(
         input_shape: (N, C, H, W); default: the shape it was built with. Counts are per image.
         convention: what counts as bit operations: ``"quantized"`` layers alone, or as
             ``"fracbits"`` counts, with first layer and classifier (`cost.models.CONVENTIONS`).
+        assignments: bits for each site: rows of the table besides.
 
     Raises:
         NetworkError: not a `MultiQuantNet`.
+        BitWidthError: an assignment that does not fit the network.
         ConfigError: images of that shape do not pass the network, or an unknown convention.
 
     Example:
@@ -116,19 +128,23 @@ def cost(
         (True, True)
     """
     net = given_network(net, "cost")
+    for one in assignments:
+        net._checked("cost", one)
     measured = inventory_of(net, input_shape or net.input_shape or (1, 3, 224, 224))
-    costs = {}
-    for bits, branches in net.selection.items():
-        layers = measured.at(bits)
-        costs[bits] = BitWidthCost(
+
+    def at(setting: Setting) -> BitWidthCost:
+        layers, bits = measured.at(setting), network_bits(setting)
+        return BitWidthCost(
             macs=sum(x.macs for x in layers if not x.is_float and x.part == BRANCH),
             float_macs=sum(x.macs for x in layers if x.is_float),
-            bitops=total_bitops(layers, partial(Layer.bits_at, bits=bits), convention),
+            bitops=total_bitops(layers, partial(Layer.bits_at, setting=setting), convention),
             bytes=_bytes(net, (bits,)),
-            branches=branches,
+            branches=net.selection[bits],
             edge_macs=sum(x.macs for x in layers if not x.is_float and x.part != BRANCH),
         )
-    return Cost(costs, _bytes(net, net.bits), _float_bytes(net), _file_bytes(net))
+
+    costs, mixed = {bits: at(bits) for bits in net.bits}, {one: at(one) for one in assignments}
+    return Cost(costs, _bytes(net, net.bits), _float_bytes(net), _file_bytes(net), mixed)
 
 
 def _bytes(net: MultiQuantNet, bits: Iterable[int]) -> int:

@@ -9,6 +9,7 @@ from brevitas.nn import QuantIdentity
 from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer as QuantWBIOL
 from torch import Tensor, fx, nn
 
+from brevitas_multiquant.core.precision import described
 from brevitas_multiquant.errors import ExportError, MultiQuantError
 from brevitas_multiquant.export.exporter import OPSET_VERSION
 from brevitas_multiquant.nn.subnet import Subnet
@@ -43,8 +44,9 @@ def operations_named(subnet: Subnet, images: Tensor, attempt: Attempt) -> Iterat
             raise
         lines = "".join(f"\n  - {where}: {reason}" for where, reason in found.items())
         raise ExportError(
-            f"export at {subnet.bits} bits: expected operations that ONNX has a form for (operator "
-            f"set {OPSET_VERSION}, which FINN and qonnx read), got {len(found)} without one:{lines}"
+            f"export at {described(subnet.setting)}: expected operations that ONNX has a form "
+            f"for (operator set {OPSET_VERSION}, which FINN and qonnx read), got {len(found)} "
+            f"without one:{lines}"
             "\nNo file was written. Write them in the model as operations that have one, such as "
             "convolutions, pooling with a fixed kernel, reshapes and arithmetic"
         ) from error

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from brevitas_multiquant.core.precision import Assignment, Setting
 from brevitas_multiquant.core.selection import chosen_bits
-from brevitas_multiquant.errors import ExportError
+from brevitas_multiquant.errors import BitWidthError, ExportError
 from brevitas_multiquant.nn.network import MultiQuantNet
 
 PACKAGES = ("onnx", "onnxoptimizer", "onnxruntime", "qonnx")
@@ -52,6 +53,38 @@ def requested_bits(net: MultiQuantNet, bits: Sequence[int] | None) -> tuple[int,
     if bits is None:
         return net.bits
     return chosen_bits(bits, net.bits, "export")
+
+
+def requested_settings(
+    net: MultiQuantNet, bits: Sequence[int] | None, assignments: Sequence[Assignment]
+) -> dict[Setting, Setting]:
+    """The bit-widths to export, then the assignments.
+
+    Args:
+        net: the network.
+        bits: as of `requested_bits`; there may be none where there are assignments.
+        assignments: of the network; sites that they leave out have the network's bits.
+
+    Returns:
+        Bit-width, or assignment as it was given -> the same with every site named, which is a
+        bit-width where no site has another one.
+
+    Raises:
+        BitWidthError: not candidates of the network, or an assignment that does not fit it.
+    """
+    if isinstance(assignments, Assignment) or not all(
+        isinstance(one, Assignment) for one in assignments
+    ):
+        raise BitWidthError(
+            f"export: expected assignments as a list of Assignment, got {assignments!r}"
+        )
+    none = bits is not None and not len(bits) and assignments
+    chosen: dict[Setting, Setting] = {}
+    if not none:
+        chosen |= {bit: bit for bit in requested_bits(net, bits)}
+    for one in assignments:
+        chosen[one] = net.view(net._checked("export", one)).setting
+    return chosen
 
 
 def requested_shape(

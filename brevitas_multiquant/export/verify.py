@@ -20,6 +20,7 @@ from brevitas.nn import QuantIdentity
 from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer as QuantWBIOL
 from torch import Tensor, nn
 
+from brevitas_multiquant.core.precision import activation_bits, described
 from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.nn.subnet import Subnet
 
@@ -106,14 +107,14 @@ def verify(graph: Graph, subnet: Subnet, images: Tensor, allow_ties: bool = Fals
     """
     tensors = graph.run(images.numpy())
     free_logits, free_codes = _run(subnet, images)
-    where = f"export at {subnet.bits} bits"
+    where = f"export at {described(subnet.setting)}"
     stem_difference = 0.0
     stem = None
     if graph.stem is not None:
         stem = _tensor(tensors[graph.stem])
         stem_difference = _check_stem(where, stem, subnet, images)
     expected = {name: _tensor(tensors[tensor]) for name, tensor in graph.codes.items()}
-    forced = _Forced(expected, tie_tolerance(subnet.bits))
+    forced = _Forced(expected, tie_tolerance(max(activation_bits(subnet.setting))))
     with _outputs_of(subnet.merge) as merged:
         logits, _ = _run(subnet, images, stem, forced)
     _check_codes(where, graph, forced, allow_ties or bool(subnet.inexact))

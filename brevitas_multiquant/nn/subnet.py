@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from brevitas_multiquant.core.paused_collector import collector_paused
-from brevitas_multiquant.core.precision import Assignment
+from brevitas_multiquant.core.precision import Assignment, Setting
 from brevitas_multiquant.nn.given import float32_network
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.quant.exact import exact_arithmetic
@@ -19,9 +19,10 @@ class Subnet(nn.Module):
 
     Args:
         stem, branches, head: frozen parts; only the branches that run are here.
-        bits: the bit-width.
+        bits: the network's bit-width.
         merge: merges the branch outputs.
         inexact: layers whose sums of codes may pass what fp32 holds.
+        setting: ``bits``, or the assignment.
     """
 
     def __init__(
@@ -32,12 +33,14 @@ class Subnet(nn.Module):
         bits: int,
         merge: nn.Module,
         inexact: Sequence[str] = (),
+        setting: Setting | None = None,
     ) -> None:
         super().__init__()
         self.stem = stem
         self.branches = nn.ModuleList(branches)
         self.head = head
         self.bits = bits
+        self.setting = bits if setting is None else setting
         self.merge = merge
         self.inexact = tuple(inexact)
 
@@ -84,7 +87,8 @@ def extract_subnet(net: MultiQuantNet, bits: int | Assignment) -> Subnet:
         shared = (view.stem, view.head, view.merge)
         stem, head, merge = (frozen_copy(part, active) for part in shared)
         inexact = [name for branch in running for name in _inexact(branch)]
-    subnet = Subnet(stem, parts, head, active, merge, list(dict.fromkeys(inexact))).eval()
+    names = list(dict.fromkeys(inexact))
+    subnet = Subnet(stem, parts, head, active, merge, names, view.setting).eval()
     return subnet.requires_grad_(False)
 
 

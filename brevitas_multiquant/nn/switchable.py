@@ -138,8 +138,9 @@ class SwitchableQuantizer(Switchable):
         return nn.Sequential(RangeToCodes(lower, levels / (upper - lower)), plain.to(lower.device))
 
     def sites(self) -> Mapping[str, Site]:
-        """Codes of as many bits as the network runs at."""
-        return {ACTIVATION: Site({int(bits): int(bits) for bits in self})}
+        """Codes of as many bits as the dial shows."""
+        own = {int(bits): int(bits) for bits in self}
+        return {ACTIVATION: Site(own, assigned=self.dial.assigned)}
 
 
 def _activation_quantizer(bits: int) -> QuantIdentity:

@@ -113,7 +113,8 @@ class CodeLayer(Member):
 
     def sites(self) -> Mapping[str, Site]:
         """Its codes, and those that it reads."""
-        return {WEIGHT: Site(BRANCH_BITS, self.weight.numel()), INPUT: Site()}
+        read = Site(assigned=self.input_dial.assigned)
+        return {WEIGHT: Site(BRANCH_BITS, self.weight.numel()), INPUT: read}
 
 
 class CodeConv2d(CodeLayer, QuantConv2d):

@@ -14,6 +14,7 @@ from typing import TypeVar
 from brevitas.core.utils import StatelessBuffer
 from torch import nn
 
+from brevitas_multiquant.core.precision import Assignment, Setting, network_bits
 from brevitas_multiquant.quant.entries import Entry, float_entries
 
 
@@ -25,17 +26,27 @@ class Site:
         bits: of the integers: the same always, or by the network's bit-width; None: they have
             the network's.
         numbers: of the tensor, for weights; how many activations there are depends on the image.
+        assigned: what of an assignment says their bits instead, where it does: a site's name, and
+            a field of `Precision`. None: no assignment changes them.
 
     Example:
         >>> Site().at(4), Site(8).at(4), Site({2: 4, 4: 6}).at(4)
         (4, 8, 6)
+        >>> Site(assigned=("conv", "activation")).at(Assignment(4, {"conv": (2, 3)}))
+        3
     """
 
     bits: int | Mapping[int, int] | None = None
     numbers: int = 0
+    assigned: tuple[str, str] | None = None
 
-    def at(self, bits: int) -> int:
-        """Bits of the integers while the network runs at ``bits``."""
+    def at(self, setting: Setting) -> int:
+        """Bits of the integers while the network runs at a setting."""
+        if isinstance(setting, Assignment) and self.assigned is not None:
+            site, field = self.assigned
+            if site in setting:
+                return int(getattr(setting[site], field))
+        bits = network_bits(setting)
         if self.bits is None:
             return bits
         return self.bits if isinstance(self.bits, int) else self.bits[bits]

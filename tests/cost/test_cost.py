@@ -6,9 +6,9 @@ import torch
 import torchvision
 
 import brevitas_multiquant.core.cifar_networks  # noqa: F401  (registers the CIFAR networks)
-from brevitas_multiquant import calibrate, cost, multiquantize
+from brevitas_multiquant import Assignment, calibrate, cost, multiquantize
 from brevitas_multiquant.cost.inventory import layer_macs
-from brevitas_multiquant.errors import ConfigError
+from brevitas_multiquant.errors import BitWidthError, ConfigError
 from tests.tiny import IMAGE, FunctionalDropoutNet, TinyNet
 
 # TinyNet on 8x8 images: output pixels x output channels x weights of one output channel
@@ -114,3 +114,22 @@ def test_calibration_does_not_change_the_cost(make_net, images):
     calibrate(net, [images])
     assert cost(net) == before and cost(net).total_bytes == before.total_bytes
     assert net.input_shape == IMAGE
+
+
+def test_assignments_are_rows_of_the_table(make_net):
+    net = make_net()
+    assert net.sites == ("conv1", "conv2")  # the shortcut reads what conv1 does
+    mixed, same = Assignment(4, {"conv1": (2, 2), "conv2": (2, 4)}), Assignment(4, {})
+    costs = cost(net, assignments=[mixed, same])
+    conv1, conv2, shortcut = 16 * 6 * 36, 16 * 6 * 54, 16 * 6 * 4
+    assert costs.assignments[mixed].bitops == 2 * 2 * ((conv1 + shortcut) * 2 + conv2 * 4)
+    assert costs.assignments[mixed].bytes == costs[4].bytes
+    assert list(costs) == [2, 4] and costs.assignments[same] == costs[4]
+    rows = str(costs).splitlines()[:5]
+    assert [row.split()[0] for row in rows] == ["bits", "2", "4", mixed.name, same.name]
+    assert len(set(map(len, rows))) == 1
+
+
+def test_an_assignment_of_another_network_is_refused(make_net):
+    with pytest.raises(BitWidthError, match=r"cost: expected sites of the network, got 'none'"):
+        cost(make_net(), assignments=[Assignment(4, {"none": (2, 2)})])

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from brevitas_multiquant import calibrate, multiquantize, save_packed
+from brevitas_multiquant import Assignment, calibrate, multiquantize, save_packed
 from brevitas_multiquant.core.cifar_networks import cifar_resnet8
 from brevitas_multiquant.recipes import export as recipe
 
@@ -59,3 +59,15 @@ def test_errors_are_one_line_and_leave_no_file(packed, capsys):
     errors = capsys.readouterr().err.splitlines()
     assert [line.partition(":")[0] for line in errors] == ["BitWidthError", "MissingFileError"]
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("form", ["qonnx", "onnx"])
+def test_an_assignment_is_written_and_verified_too(form, packed, tmp_path, capsys):
+    mixed = Assignment(4, {"layer1.0.conv2": (2, 2)})
+    mixed.save(tmp_path / "mixed.json")
+    folder = tmp_path / "out"
+    given = ["--bits", "2", "--assignment", str(tmp_path / "mixed.json"), "--format", form]
+    assert recipe.main([str(packed), "--output", str(folder), *given]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("2 bits: ") and second.startswith(f"assignment {mixed.name}: ")
+    assert second.partition(": ")[2].startswith(str(folder / "model_4b-"))

@@ -1,9 +1,12 @@
 """Preflight: everything that keeps a network from dataflow hardware, before it is trained."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from brevitas_multiquant.core.precision import Assignment, Setting
 from brevitas_multiquant.export.finn.lower import problems_of
+from brevitas_multiquant.export.request import requested_settings
 from brevitas_multiquant.export.sample import smooth_images
 from brevitas_multiquant.nn.given import float32_network
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
@@ -19,29 +22,36 @@ class Violation:
     Args:
         where: module path.
         advice: what is wrong, and what to do.
-        bits: bit-widths at which it is so.
+        bits: bit-widths, and assignments, at which it is so.
     """
 
     where: str
     advice: str
-    bits: tuple[int, ...]
+    bits: tuple[Setting, ...]
 
     def __str__(self) -> str:
         return f"{self.where}: {self.advice}"
 
 
-def check_finn(net: MultiQuantNet) -> list[Violation]:
+def check_finn(net: MultiQuantNet, *, assignments: Sequence[Assignment] = ()) -> list[Violation]:
     """Every violation of the mapping rules, all at once; none means that `export_finn` will work.
+
+    Any assignment maps where its bit-width does, as far as the network's own structure goes: both
+    operands of an addition pass one quantizer, whose bits, like those in front of averages and of
+    the merge, follow the network's bit-width (`profiles.finn.modules.operand_bits`). What an
+    assignment may change is how large sums get.
 
     Args:
         net: a network, trained or not; not changed, not even for a moment. Ranges that have seen
             no data are initialised from noise on a copy, since what maps hardly depends on them.
+        assignments: bits for each site, checked besides all of ``net.bits``.
 
     Returns:
-        Violations in execution order, the same one at several bit-widths once.
+        Violations in execution order, the same one at several settings once.
 
     Raises:
         NetworkError, PrecisionError: not a `MultiQuantNet`, or one that is not in fp32.
+        BitWidthError: an assignment that does not fit the network.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -56,10 +66,11 @@ plain nn.Conv2d or nn.Linear here
     if not all(m.ready for m in net.modules() if isinstance(m, LearnedRange)):
         net = copy.deepcopy(net)
         calibrate(net, [smooth_images((2, *shape[1:])).to(device_of(net))])  # type: ignore[arg-type]
-    found: dict[tuple[str, str], list[int]] = {}
-    for bits in net.bits:
-        for problem in problems_of(extract_subnet(net, bits).cpu(), branch_names(net, bits), shape):
-            found.setdefault(problem, []).append(bits)
+    found: dict[tuple[str, str], list[Setting]] = {}
+    for setting in requested_settings(net, None, assignments):
+        subnet = extract_subnet(net, setting).cpu()
+        for problem in problems_of(subnet, branch_names(net, subnet.bits), shape):
+            found.setdefault(problem, []).append(setting)
     return [Violation(where, advice, tuple(bits)) for (where, advice), bits in found.items()]
 
 

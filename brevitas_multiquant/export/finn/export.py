@@ -2,14 +2,15 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from brevitas_multiquant.core.precision import Assignment, Setting, described, name_of
 from brevitas_multiquant.core.selection import uses_at
 from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export.exporter import quiet, readable_ir_version
@@ -34,7 +35,11 @@ from brevitas_multiquant.export.finn.project_files import (
     write_json,
 )
 from brevitas_multiquant.export.finn.switchable import table_set, with_gates
-from brevitas_multiquant.export.request import requested_bits, requested_shape, require_packages
+from brevitas_multiquant.export.request import (
+    requested_settings,
+    requested_shape,
+    require_packages,
+)
 from brevitas_multiquant.export.sample import smooth_images
 from brevitas_multiquant.nn.given import float32_network
 from brevitas_multiquant.nn.network import MultiQuantNet
@@ -55,35 +60,38 @@ def export_finn(
     images: Tensor | None = None,
     estimate: bool | None = None,
     switchable: bool = False,
-) -> dict[int, Path]:
+    assignments: Sequence[Assignment] = (),
+) -> dict[Setting, Path]:
     """Write a FINN project for each bit-width, each model executed and compared with torch before.
 
-    A project is a folder ``4b/`` and its like: ``model.onnx`` of integers, the build configuration,
-    the build step that FINN does not have, sample input and output, the processor's side, and a
-    README that tells how to build the bitstream. The integers give the logits of the network in
-    torch with a difference of 0. Where finn-plus is installed, its flow runs up to the estimates,
-    without Vivado, and the model is compared again after every step. A failure leaves the folder
+    A project is a folder ``4b/`` and its like, an assignment's one called after `Assignment.name`:
+    ``model.onnx`` of integers, the build configuration, the build step that FINN does not have,
+    sample input and output, the processor's side, and a README that tells how to build the
+    bitstream. The integers give the logits of the network in torch with a difference of 0. Where
+    finn-plus is installed, its flow runs up to the estimates, without Vivado, and the model is
+    compared again after every step. A failure leaves the folder
     as it was.
 
     Args:
         net: of the profile ``"finn"``; not changed.
         folder: made if it does not exist.
-        bits: which bit-widths; default: all of ``net.bits``.
+        bits: which bit-widths; default: all of ``net.bits``; ``[]`` for assignments alone.
         board: one that FINN knows.
         target_fps: frames a second that FINN folds the layers for.
         clock_ns: clock period, in nanoseconds.
         images: (N, C, H, W), to compare on and to save; default: two smooth random ones.
         estimate: run FINN's flow; default: where finn-plus is installed.
         switchable: write one project ``switchable/`` of the network's largest bit-width, whose
-            threshold tables can be written at run time, and for each bit-width the set of tables
-            that turns it into that one.
+            threshold tables can be written at run time, and for each bit-width and assignment the
+            set of tables that turns it into that one.
+        assignments: bits for each site.
 
     Returns:
-        Bit-width -> its folder, or the file of its tables.
+        Bit-width, or assignment as it was given -> its folder, or the file of its tables.
 
     Raises:
         NetworkError, PrecisionError: not a `MultiQuantNet`, or one that is not in fp32.
-        BitWidthError: not candidates of the network.
+        BitWidthError: not candidates of the network, or an assignment that does not fit it.
         CalibrationError: ranges that have seen no data.
         FinnMappingError: the network does not map; lists every reason.
         ExportError: a missing package, an unknown board, a folder that cannot be written, FINN
@@ -103,14 +111,19 @@ def export_finn(
     """
     require_packages()
     net = float32_network(net, "export_finn")
-    chosen, shape = requested_bits(net, bits), requested_shape(net, None)
+    chosen, shape = requested_settings(net, bits, assignments), requested_shape(net, None)
+    settings = list(dict.fromkeys(chosen.values()))
     check_board(board)
     config = build_config(board, _positive("target_fps", target_fps), clock_ns)
     estimating = wants_estimates(estimate)
     sample = smooth_images((SAMPLES, *shape[1:])) if images is None else _checked(images, shape)
-    largest = (max(net.bits),) if switchable else ()  # the template has all branches
-    subnets = {bit: extract_subnet(net, bit).cpu() for bit in {*chosen, *largest}}
-    graphs = {bit: lower(subnets[bit], branch_names(net, bit), shape) for bit in sorted(subnets)}
+    largest = max(net.bits)  # the template has all branches
+    needed = [largest, *settings] if switchable else settings
+    subnets = {setting: extract_subnet(net, setting).cpu() for setting in needed}
+    graphs = {
+        setting: lower(subnet, branch_names(net, subnet.bits), shape)
+        for setting, subnet in subnets.items()
+    }
     if switchable:
         graphs = with_gates(graphs, net.selection)
     missing = None if estimating else what_is_missing() or "they were not asked for"
@@ -118,52 +131,75 @@ def export_finn(
         if switchable:
             project = staging / "switchable"
             config = build_config(board, target_fps, clock_ns, switchable=True)
-            _write_switchable(project, chosen, subnets, graphs, sample, config)
-            text = switchable_readme(max(net.bits), chosen, config, missing)
-            texts = {project: text + weight_section(graphs[max(net.bits)])}
+            template = _Built(subnets[largest], graphs[largest])
+            sets = {setting: _Built(subnets[setting], graphs[setting]) for setting in settings}
+            _write_switchable(project, template, sets, sample, config)
+            text = switchable_readme(largest, settings, config, missing)
+            texts = {project: text + weight_section(graphs[largest])}
         else:
             texts = {}
-            for bit in chosen:
-                project = staging / f"{bit}b"
-                write_project(project, subnets[bit], graphs[bit], sample, config)
-                text = readme(bit, uses_at(net.selection, bit), config, missing)
-                texts[project] = text + weight_section(graphs[bit])
+            for setting in settings:
+                project, subnet = staging / name_of(setting), subnets[setting]
+                write_project(project, subnet, graphs[setting], sample, config)
+                text = readme(setting, uses_at(net.selection, subnet.bits), config, missing)
+                texts[project] = text + weight_section(graphs[setting])
         for project, text in texts.items():
             if estimating:
                 run_estimate(project)
                 _keep_results(project)
             (project / "README.md").write_text(text)
     if switchable:
-        return {bit: Path(folder) / "switchable" / "tables" / f"{bit}b.npz" for bit in chosen}
-    return {bit: Path(folder) / f"{bit}b" for bit in chosen}
+        tables = Path(folder) / "switchable" / "tables"
+        return {given: tables / f"{name_of(setting)}.npz" for given, setting in chosen.items()}
+    return {given: Path(folder) / name_of(setting) for given, setting in chosen.items()}
+
+
+class _Built(NamedTuple):
+    """A network as torch runs it, and as hardware does."""
+
+    subnet: Subnet
+    graph: IntegerGraph
 
 
 def _write_switchable(
     project: Path,
-    chosen: Sequence[int],
-    subnets: dict[int, Subnet],
-    graphs: dict[int, IntegerGraph],
+    template: _Built,
+    sets: Mapping[Setting, _Built],
     images: Tensor,
     config: dict[str, Any],
 ) -> None:
-    """The template's project, and for each bit-width tables, processor's side and sample output."""
-    largest = max(graphs)
-    model = write_project(project, subnets[largest], graphs[largest], images, config)
+    """The template's project, and for each setting tables, processor's side and sample output.
+
+    Args:
+        project: the folder to make.
+        template: of the largest bit-width, with all branches.
+        sets: what the template is to become.
+        images: (N, C, H, W), to compare on and to save.
+        config: of `build_config`.
+
+    Raises:
+        ExportError: a logit differs.
+        FinnMappingError: the weights of a layer differ.
+    """
+    model = write_project(project, *template, images, config)
     (project / "tables").mkdir()
     codes = np.load(project / "input.npy")
-    for bit in chosen:
-        tables = table_set(graphs[largest], graphs[bit])
+    for setting, (subnet, graph) in sets.items():
+        name = name_of(setting)
+        tables = table_set(template.graph, graph)
         for output, table in tables.items():
             model.set_initializer(thresholds_of(output), table.numpy())
         with quiet(), readable_ir_version():
             integers = execute_model(model, codes)
-        verify_logits(graphs[bit].host, subnets[bit], integers, images)
+        verify_logits(graph.host, subnet, integers, images)
         arrays: dict[str, Any] = {
             thresholds_of(output): table.numpy() for output, table in tables.items()
         }
-        np.savez_compressed(project / "tables" / f"{bit}b.npz", **arrays)
-        np.save(project / f"expected_output_{bit}b.npy", integers)
-        write_json(project / f"host_{bit}b.json", host_constants(graphs[bit].host))
+        np.savez_compressed(project / "tables" / f"{name}.npz", **arrays)
+        np.save(project / f"expected_output_{name}.npy", integers)
+        write_json(project / f"host_{name}.json", host_constants(graph.host))
+        if isinstance(setting, Assignment):
+            setting.save(project / "tables" / f"{name}.json")
     shutil.copyfile(PROJECT / "switch.py", project / "switch.py")
 
 
@@ -195,6 +231,8 @@ def write_project(
     np.save(project / "input.npy", codes)
     np.save(project / "expected_output.npy", integers)
     write_json(project / "host.json", host_constants(graph.host))
+    if isinstance(subnet.setting, Assignment):
+        subnet.setting.save(project / "assignment.json")
     write_json(project / "dataflow_build_config.json", config)
     write_json(project / "specialize_layers_config.json", {"Defaults": {}})
     write_json(project / "folding_config.json", {"Defaults": {}})
@@ -226,10 +264,11 @@ def verify_logits(host: HostSide, subnet: Subnet, integers: np.ndarray, images: 
         expected = subnet(images)
     actual = host.logits(torch.from_numpy(integers))
     if not torch.equal(actual, expected):
+        difference = (actual - expected).abs().max()
         raise ExportError(
-            f"export_finn at {subnet.bits} bits: expected the logits of torch to the bit, got a "
-            f"difference of {(actual - expected).abs().max():.3g}; no file was written. Report the "
-            "model: a layer of it does not export"
+            f"export_finn at {described(subnet.setting)}: expected the logits of torch to the bit, "
+            f"got a difference of {difference:.3g}; no file was written. Report the model: a layer "
+            "of it does not export"
         )
 
 

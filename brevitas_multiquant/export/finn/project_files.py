@@ -1,10 +1,11 @@
 """What a project of one bit-width holds beside the model."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from brevitas_multiquant.core.precision import Assignment, Setting, activation_bits, described
 from brevitas_multiquant.core.selection import BranchUse, serial, uses_at
 from brevitas_multiquant.export.finn.integer_graph import HostSide
 
@@ -80,12 +81,12 @@ def host_constants(host: HostSide) -> dict[str, Any]:
 
 
 def readme(
-    bits: int, uses: Sequence[BranchUse], config: dict[str, Any], missing: str | None
+    setting: Setting, uses: Sequence[BranchUse], config: dict[str, Any], missing: str | None
 ) -> str:
     """Contents of ``README.md``.
 
     Args:
-        bits: the bit-width.
+        setting: the bit-width, or the assignment.
         uses: the branches that run.
         config: of `build_config`.
         missing: why there are no estimates; None if there are.
@@ -96,12 +97,19 @@ def readme(
         else "`estimate.json` has the check of every step and the totals, `report/` FINN's own."
     )
     running = ", ".join(map(str, uses)).replace("/2", ", at half")
-    return f"""# {bits} bits on {config["board"]}
+    title = described(setting)
+    heading, what = f"{title[0].upper()}{title[1:]}", f"one bit-width: {len(uses)} branch(es)"
+    activations, row = f"{setting}-bit activations", ""
+    if isinstance(setting, Assignment):
+        activations = f"activations of {_listed(activation_bits(setting))} bits, by site"
+        what = f"one assignment: {len(uses)} branch(es)"
+        row = "\n| `assignment.json` | which site has how many bits |"
+    return f"""# {heading} on {config["board"]}
 
-A FINN project of one bit-width: {len(uses)} branch(es) ({running}), {bits}-bit activations.
+A FINN project of {what} ({running}), {activations}.
 
 | file | what |
-|---|---|
+|---|---|{row}
 | `model.onnx` | integers in, integers out: convolutions, `MultiThreshold`, additions, pooling |
 | `dataflow_build_config.json` | board, clock, {config["target_fps"]} frames a second, all steps |
 | `multiquant_steps.py` | the build steps that FINN does not have |
@@ -135,23 +143,33 @@ Everything between these two calls is on the FPGA, in one dataflow partition of 
 """
 
 
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)))
+
+
 def switchable_readme(
-    largest: int, bits: Sequence[int], config: dict[str, Any], missing: str | None
+    largest: int, settings: Sequence[Setting], config: dict[str, Any], missing: str | None
 ) -> str:
-    """Contents of ``README.md`` of an accelerator for several bit-widths."""
-    names = ", ".join(map(str, bits))
+    """Contents of ``README.md`` of an accelerator for several bit-widths and assignments."""
+    bits = [setting for setting in settings if not isinstance(setting, Assignment)]
+    mixed = [setting for setting in settings if isinstance(setting, Assignment)]
+    named, row = [f"{_listed(bits)} bits"] if bits else [], ""
+    if mixed:
+        named.append(f"the assignments {', '.join(one.name for one in mixed)}")
+        row = "\n| `tables/4b-1f3a9c02.json` and its like | bits by site, of an assignment |"
+    listed = " and ".join(named)
     base = readme(largest, uses_at(serial([largest]), largest), config, missing)
     return f"""{base}
 ## Switching
 
 This accelerator has the layers of {largest} bits, with all branches, and threshold tables that
-can be written while it runs. For each of {names} bits there is a set of tables that turns it into
-exactly the network of that bit-width. Area, power and frames a second stay those of {largest} bits;
+can be written while it runs. For each of {listed} there is a set of tables that turns it into
+exactly that network. Area, power and frames a second stay those of {largest} bits;
 what changes is the function, without another bitstream.
 
 | file | what |
 |---|---|
-| `tables/4b.npz` and its like | tables of all threshold layers, from input to output |
+| `tables/4b.npz` and its like | tables of all threshold layers, from input to output |{row}
 | `host_4b.json`, `expected_output_4b.npy` | the processor's side, and what `input.npy` gives |
 | `runtime_weights/4b/*.dat` | the same as words of the AXI-lite ports; made by `estimate.py` |
 | `switch.py` | writes a set through a driver |

@@ -2,7 +2,8 @@
 
 Weights never change with the bit-width. What does change, activations' bits, norms, ranges, and
 which branches run, is all in the tables between two integers. So the network of the largest
-bit-width, with all its branches, becomes any other by writing the other's tables into it:
+bit-width, with all its branches, becomes any other, and that of any assignment of bits to sites, by
+writing the other's tables into it:
 
 * a table of fewer codes is padded, below with entries that every integer reaches and above with
   entries that none does;
@@ -12,8 +13,9 @@ bit-width, with all its branches, becomes any other by writing the other's table
   it has one more table in front, its *gate*, which gives the codes as they are or 0.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -34,19 +36,23 @@ Tables = dict[str, Tensor]
 """Name of a template's threshold layer's output -> table (C, levels)."""
 
 
-def with_gates(graphs: dict[int, IntegerGraph], selection: Selection) -> dict[int, IntegerGraph]:
-    """The networks of all bit-widths, gates in front of the branches that some run at half.
+Key = TypeVar("Key")
+
+
+def with_gates(graphs: Mapping[Key, IntegerGraph], selection: Selection) -> dict[Key, IntegerGraph]:
+    """The networks of all settings, gates in front of the branches that some run at half.
 
     Args:
-        graphs: bit-width -> integer network; the largest one is the template.
+        graphs: bit-width, or anything else -> integer network; that of the largest bit-width is
+            the template.
         selection: of the network.
 
     Raises:
         FinnMappingError: the template has only half of a branch that another runs whole.
     """
-    largest = max(graphs)
+    largest = max(graph.bits for graph in graphs.values())
     widths = {use.index: use.width for use in uses_at(selection, largest)}
-    uses = {bits: uses_at(selection, bits) for bits in graphs}
+    uses = {key: uses_at(selection, graph.bits) for key, graph in graphs.items()}
     others = {use for some in uses.values() for use in some if use.index in widths}
     if wider := sorted({use.index for use in others if use.width > widths[use.index]}):
         advice = (
@@ -54,9 +60,9 @@ def with_gates(graphs: dict[int, IntegerGraph], selection: Selection) -> dict[in
             f"of {largest} bits: build the network for {largest + 1} bits too, or export one "
             "project per bit-width (switchable=False)"
         )
-        raise FinnMappingError(largest, [(branch_name(index), advice) for index in wider])
+        raise FinnMappingError(f"{largest} bits", [(branch_name(index), advice) for index in wider])
     narrower = {use for use in others if use.width < widths[use.index]}
-    return {bits: _with_gates(graph, uses[bits], narrower) for bits, graph in graphs.items()}
+    return {key: _with_gates(graph, uses[key], narrower) for key, graph in graphs.items()}
 
 
 def _with_gates(
@@ -148,7 +154,7 @@ def _check_weights(
                 )
             )
     if problems:
-        raise FinnMappingError(bits, problems)
+        raise FinnMappingError(f"{bits} bits", problems)
 
 
 def _table_of(own: Layer | None, layer: Thresholds) -> Tensor:

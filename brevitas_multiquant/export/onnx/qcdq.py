@@ -13,13 +13,20 @@ from brevitas.nn import QuantIdentity
 from torch import Tensor, nn
 
 from brevitas_multiquant.core.power_of_two import integer_range
+from brevitas_multiquant.core.precision import (
+    Assignment,
+    Setting,
+    activation_bits,
+    described,
+    name_of,
+)
 from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export.exporter import copy_of_modules, quiet, run_exporter
 from brevitas_multiquant.export.operations import operations_named
 from brevitas_multiquant.export.qonnx.execute import session_of
 from brevitas_multiquant.export.request import (
-    requested_bits,
     requested_images,
+    requested_settings,
     requested_shape,
     require_graph,
     require_packages,
@@ -134,7 +141,7 @@ def verify_onnx(model: Any, subnet: Subnet, images: Tensor) -> None:
             expected = subnet(batch)
         if comparison.end_to_end_flipped_codes:
             expected = torch.from_numpy(tensors[graph.logits])
-        check_logits(f"export at {subnet.bits} bits", torch.from_numpy(logits), expected)
+        check_logits(f"export at {described(subnet.setting)}", torch.from_numpy(logits), expected)
 
 
 def check_logits(where: str, actual: Tensor, expected: Tensor) -> None:
@@ -221,27 +228,30 @@ def export_onnx(
     input_shape: Sequence[int] | None = None,
     bits: Sequence[int] | None = None,
     *,
+    assignments: Sequence[Assignment] = (),
     images: Tensor | None = None,
-) -> dict[int, Path]:
-    """Write one plain ONNX file per bit-width, each run with onnxruntime and compared before.
+) -> dict[Setting, Path]:
+    """Write one plain ONNX file per bit-width and assignment, each run and compared before.
 
-    Every code and the logits are compared, see `verify_onnx`, on eight smooth random images and on
-    those that are given. Files ``model_4b_qcdq.onnx`` and their like are moved into the folder
-    after all were verified; a failure leaves the folder as it was.
+    onnxruntime runs it, and every code and the logits are compared, see `verify_onnx`, on eight
+    smooth random images and on those that are given. Files ``model_4b_qcdq.onnx`` and their like
+    are moved into the folder after all were verified; a failure leaves the folder as it was.
 
     Args:
         net: the network; not changed, not even for a moment.
         folder: made if it does not exist.
         input_shape: (N, C, H, W) of the files; default: ``net.input_shape``.
-        bits: which bit-widths, at most 8; default: all of ``net.bits``.
+        bits: which bit-widths, at most 8; default: all of ``net.bits``; ``[]`` for assignments
+            alone.
+        assignments: bits for each site, in files called after `Assignment.name`.
         images: (M, C, H, W), to compare on too: those of the calibration, for one.
 
     Returns:
-        Bit-width -> file.
+        Bit-width, or assignment as it was given -> file.
 
     Raises:
         NetworkError, PrecisionError: not a `MultiQuantNet`, or one that is not in fp32.
-        BitWidthError: not candidates of the network.
+        BitWidthError: not candidates of the network, or an assignment that does not fit it.
         CalibrationError: ranges that have seen no data.
         ExportError: more than 8 bits, a missing package, a wrong shape, a folder that cannot be
             written, an operation without a form in ONNX, or a file that does not reproduce the
@@ -260,11 +270,13 @@ def export_onnx(
     require_packages()
     net = float32_network(net, "export_onnx")
     require_graph(net)
-    chosen, shape = requested_bits(net, bits), requested_shape(net, input_shape)
-    if chosen[-1] > LARGEST_BITS:
+    chosen = requested_settings(net, bits, assignments)
+    shape = requested_shape(net, input_shape)
+    asked = sorted(set[int]().union(*map(activation_bits, chosen.values())))
+    if asked[-1] > LARGEST_BITS:
         raise ExportError(
             f"export_onnx: expected at most {LARGEST_BITS} bits, which is what ONNX's "
-            f"QuantizeLinear can hold, got {list(chosen)}; choose fewer with bits=, or use "
+            f"QuantizeLinear can hold, got {asked}; choose fewer with bits=, or use "
             "export_qonnx"
         )
     compared = smooth_images((SAMPLES, *shape[1:]))
@@ -272,15 +284,15 @@ def export_onnx(
         compared = torch.cat([compared, requested_images(images, shape)])
     sample = compared[:1].expand(shape).contiguous()
     with staged(folder) as staging:
-        for bit in chosen:
-            subnet = extract_subnet(net, bit).cpu()
+        for setting in dict.fromkeys(chosen.values()):
+            subnet = extract_subnet(net, setting).cpu()
             with operations_named(subnet, sample, _attempt):
                 model = to_onnx(subnet, sample)
                 with torch.no_grad(), weights_quantized_once(subnet):
                     verify_onnx(model, subnet, compared)
-            (staging / _file_name(bit)).write_bytes(model.SerializeToString())
-    return {bit: Path(folder) / _file_name(bit) for bit in chosen}
+            (staging / _file_name(setting)).write_bytes(model.SerializeToString())
+    return {given: Path(folder) / _file_name(setting) for given, setting in chosen.items()}
 
 
-def _file_name(bits: int) -> str:
-    return f"model_{bits}b_qcdq.onnx"
+def _file_name(setting: Setting) -> str:
+    return f"model_{name_of(setting)}_qcdq.onnx"

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from brevitas_multiquant.core.precision import Assignment, Setting, described, name_of
 from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export.exporter import quiet, readable_ir_version, run_exporter
 from brevitas_multiquant.export.operations import operations_named
 from brevitas_multiquant.export.qonnx.cleanup import clean_up
 from brevitas_multiquant.export.qonnx.execute import execute
 from brevitas_multiquant.export.request import (
-    requested_bits,
+    requested_settings,
     requested_shape,
     require_graph,
     require_packages,
@@ -117,9 +118,10 @@ def export_qonnx(
     input_shape: Sequence[int] | None = None,
     bits: Sequence[int] | None = None,
     *,
+    assignments: Sequence[Assignment] = (),
     allow_ties: bool = False,
-) -> dict[int, Path]:
-    """Write one QONNX file per bit-width, each executed and compared with torch before.
+) -> dict[Setting, Path]:
+    """Write one QONNX file per bit-width and assignment, each run and compared with torch before.
 
     Beside ``model_4b.onnx`` and its like: ``input.npy``, ``expected_output_4b.npy`` (what torch
     makes of it) and the report ``export.json``. Files are moved into the folder after all were
@@ -134,18 +136,20 @@ def export_qonnx(
         net: the network; not changed, not even for a moment.
         folder: made if it does not exist.
         input_shape: (N, C, H, W) of the files; default: ``net.input_shape``.
-        bits: which bit-widths; default: all of ``net.bits``.
+        bits: which bit-widths; default: all of ``net.bits``; ``[]`` for assignments alone.
+        assignments: bits for each site, in files called after `Assignment.name`; the report holds
+            them as they are, every site named.
         allow_ties: accept codes that differ by one where the value lies within 1e-3 of a rounding
             threshold: for networks with float sums or functions inside the body (layer norm,
             squeeze-and-excitation, sigmoid), which executors round differently. They are counted
             in the report.
 
     Returns:
-        Bit-width -> file.
+        Bit-width, or assignment as it was given -> file.
 
     Raises:
         NetworkError, PrecisionError: not a `MultiQuantNet`, or one that is not in fp32.
-        BitWidthError: not candidates of the network.
+        BitWidthError: not candidates of the network, or an assignment that does not fit it.
         CalibrationError: ranges that have seen no data.
         ExportError: a missing package, a wrong shape, a folder that cannot be written, an operation
             without a form in ONNX, or a file that does not reproduce the network.
@@ -163,13 +167,14 @@ def export_qonnx(
     require_packages()
     net = float32_network(net, "export_qonnx")
     require_graph(net)
-    chosen, shape = requested_bits(net, bits), requested_shape(net, input_shape)
+    chosen = requested_settings(net, bits, assignments)
+    shape = requested_shape(net, input_shape)
     sample, natural = impulse_images(shape, stem_extent(net.stem)), smooth_images(shape)
     report: dict[str, Any] = {"version": REPORT_VERSION, "input_shape": shape, "bits": {}}
     with staged(folder) as staging:
         np.save(staging / "input.npy", sample.numpy())
-        for bit in chosen:
-            subnet = extract_subnet(net, bit).cpu()
+        for setting in dict.fromkeys(chosen.values()):
+            subnet = extract_subnet(net, setting).cpu()
             with operations_named(subnet, sample, _attempt):
                 exported = _exported(subnet, sample)
                 with torch.no_grad(), weights_quantized_once(subnet):
@@ -180,29 +185,43 @@ def export_qonnx(
                         "smooth": verify_qonnx(model, subnet, natural, allow_ties),
                     }
             with torch.no_grad():
-                _check_sample(comparisons["sample"], bit)
-                report["bits"][str(bit)] = _write(model, subnet, sample, staging, comparisons)
+                _check_sample(comparisons["sample"], setting)
+                entry = _write(model, setting, subnet(sample), staging, comparisons)
+            _enter(report, setting, entry)
         (staging / "export.json").write_text(json.dumps(report, indent=2) + "\n")
-    return {bit: Path(folder) / _file_name(bit) for bit in chosen}
+    return {given: Path(folder) / _file_name(setting) for given, setting in chosen.items()}
 
 
-def _check_sample(comparison: Comparison, bits: int) -> None:
+def _enter(report: dict[str, Any], setting: Setting, entry: dict[str, Any]) -> None:
+    """Write down what became of a bit-width, or of an assignment."""
+    if isinstance(setting, Assignment):
+        own = {"assignment": setting.to_dict(), **entry}
+        report.setdefault("assignments", {})[setting.name] = own
+    else:
+        report["bits"][str(setting)] = entry
+
+
+def _check_sample(comparison: Comparison, setting: Setting) -> None:
     """The saved sample has the class of torch also where the stem is not exact."""
     if comparison.end_to_end_other_classes:
         raise ExportError(
-            f"export at {bits} bits: expected the class that torch gives to the sample images, got "
-            f"another one for {comparison.end_to_end_other_classes} (codes that differ: "
-            f"{comparison.end_to_end_flipped_codes}); no file was written. Train the network first "
-            "if its logits are nearly equal"
+            f"export at {described(setting)}: expected the class that torch gives to the sample "
+            f"images, got another one for {comparison.end_to_end_other_classes} (codes that "
+            f"differ: {comparison.end_to_end_flipped_codes}); no file was written. Train the "
+            "network first if its logits are nearly equal"
         )
 
 
 def _write(
-    model: Any, subnet: Subnet, sample: Tensor, staging: Path, comparisons: dict[str, Comparison]
+    model: Any,
+    setting: Setting,
+    expected: Tensor,
+    staging: Path,
+    comparisons: dict[str, Comparison],
 ) -> dict[str, Any]:
-    """Write the files of one bit-width; what the report says of it."""
-    np.save(staging / f"expected_output_{subnet.bits}b.npy", subnet(sample).numpy())
-    path = staging / _file_name(subnet.bits)
+    """Write the files of one setting; what the report says of it."""
+    np.save(staging / f"expected_output_{name_of(setting)}.npy", expected.numpy())
+    path = staging / _file_name(setting)
     path.write_bytes(model.SerializeToString())
     return {
         "file": path.name,
@@ -211,8 +230,8 @@ def _write(
     }
 
 
-def _file_name(bits: int) -> str:
-    return f"model_{bits}b.onnx"
+def _file_name(setting: Setting) -> str:
+    return f"model_{name_of(setting)}.onnx"
 
 
 def _label(graph: Any, paths: list[str]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from brevitas_multiquant.core.precision import described
 from brevitas_multiquant.errors import FinnMappingError
 from brevitas_multiquant.export.finn.integer_graph import HostSide, IntegerGraph
 from brevitas_multiquant.export.finn.lower.builder import NOT_FINN, Builder
@@ -33,7 +34,7 @@ def lower(subnet: Subnet, branch_names: Sequence[str], input_shape: Sequence[int
         logits = _network(builder, subnet, branch_names, input_shape)
         _check_logits(builder, logits)
         if builder.problems:
-            raise FinnMappingError(subnet.bits, builder.problems)
+            raise FinnMappingError(described(subnet.setting), builder.problems)
         image = builder.image
         assert image is not None and logits.stream is not None
         host = HostSide(image.scale, image.code_range, *logits.host_side())
