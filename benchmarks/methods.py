@@ -1,0 +1,289 @@
+"""Methods of run-time bit-widths under one recipe: several seeds, one table, one plot.
+
+    python benchmarks/methods.py --run --data-dir FOLDER --output OUT
+    python benchmarks/methods.py
+
+FOLDER holds train.tar and val.tar, class folders of images; ``--run`` makes the runs that are
+missing, one after another, the first seed of every variant first. Each is ``recipes/train.py -c
+common_cifar10_resnet8`` with the options of its row below; a run that is whole is not repeated, one
+that was stopped goes on where it was, to the bit. What the table needs of a whole run is kept in
+``benchmarks/results/methods``.
+
+Protocol: the accuracy is that of the last epoch. Validation images choose nothing, no epoch, no
+option and no seed. Differences below the spread of the seeds are no result.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from brevitas_multiquant import cost, load_packed
+from brevitas_multiquant.core.method import METHODS
+from brevitas_multiquant.recipes.results.checkpoints import checkpoints_in
+from brevitas_multiquant.recipes.results.report import accuracy_of, read_summary
+from brevitas_multiquant.recipes.results.run_folder import LAST_FILE
+
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = ROOT / "benchmarks" / "results" / "methods"
+CONFIG = "common_cifar10_resnet8"
+FLOAT_BITS = 32
+FACTS = "facts.json"
+CPU_SECONDS = "cpu_seconds.json"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table.
+
+    Args:
+        label: for people.
+        bits: candidate bit-widths; (32,) for the float network.
+        options: of the recipe, beside the configuration.
+        method: the row of `METHODS`; None for the float network.
+    """
+
+    label: str
+    bits: tuple[int, ...]
+    options: tuple[str, ...] = ()
+    method: str | None = None
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of ``recipes/train.py``."""
+        if self.method is None:
+            return ["--float"]
+        bits = ("--bits", *map(str, self.bits))
+        return ["--method", self.method, *bits, *NORMS, *self.options]
+
+
+NORMS = ("--norm-batches", "10")
+SAMPLED = ("--bits-per-step", "2.5")
+"""The same for all methods: the largest and the smallest bit-width run in every step, a third one
+in every other. That is 6 of 10 branch passes for MultiQuant, and 2.5 of 4 for one body."""
+
+WIDE, NARROW = (2, 4, 6, 8), (2, 3, 4)
+VARIANTS = {
+    "multiquant": Variant("MultiQuant", WIDE, SAMPLED, "multiquant"),
+    "adabits_centered": Variant(
+        "AdaBits, centered", WIDE, ("--grid", "centered", *SAMPLED), "adabits"
+    ),
+    "any_precision": Variant("Any-Precision", WIDE, SAMPLED, "any_precision"),
+    "double_rounding": Variant("Double Rounding", WIDE, SAMPLED, "double_rounding"),
+    "individual_2": Variant("one network for 2 bits", (2,), (), "individual"),
+    "individual_8": Variant("one network for 8 bits", (8,), (), "individual"),
+    "float": Variant("float", (FLOAT_BITS,)),
+    "multiquant_234": Variant("MultiQuant", NARROW, SAMPLED, "multiquant"),
+    "bit_mixer_234": Variant("Bit-Mixer", NARROW, SAMPLED, "bit_mixer"),
+    "double_rounding_234": Variant("Double Rounding", NARROW, SAMPLED, "double_rounding"),
+}
+ONE_SEED = tuple(name for name, variant in VARIANTS.items() if variant.bits == NARROW)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is kept of one run.
+
+    Args:
+        accuracy: bit-width -> top-1 in percent after the last epoch.
+        facts: ``file_bytes``, ``bitops`` by bit-width, ``cpu_seconds``.
+    """
+
+    accuracy: Mapping[int, float]
+    facts: Mapping[str, Any]
+
+
+def run_name(variant: str, seed: int) -> str:
+    """The folder of a run."""
+    return f"{variant}_s{seed}"
+
+
+def is_whole(folder: Path, epochs: int) -> bool:
+    """Whether a run has made all epochs."""
+    summary = folder / "summary.csv"
+    return summary.is_file() and len(read_summary(folder)["epoch"]) >= epochs
+
+
+def train(name: str, seed: int, options: argparse.Namespace) -> None:
+    """One run, from the start or from its newest checkpoint, unless it is whole."""
+    folder = options.output / run_name(name, seed)
+    if is_whole(folder, options.epochs):
+        return
+    command = [sys.executable, str(ROOT / "recipes" / "train.py")]
+    if checkpoints_in(folder):
+        command += ["--resume", str(folder)]
+    else:
+        command += ["-c", CONFIG, "--data-dir", str(options.data_dir)]
+        command += ["--epochs", str(options.epochs), "--seed", str(seed), "--overwrite"]
+        command += ["--output", str(options.output), "--experiment", folder.name]
+        command += VARIANTS[name].arguments
+    before = cpu_seconds()
+    try:
+        threads = {"OMP_NUM_THREADS": str(options.threads)}
+        subprocess.run([*command, "--device", "cpu"], check=True, env=os.environ | threads)
+    finally:
+        if folder.is_dir():
+            add_seconds(folder / CPU_SECONDS, cpu_seconds() - before)
+
+
+def cpu_seconds() -> float:
+    """Of all child processes that have ended, user and system."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def add_seconds(path: Path, seconds: float) -> None:
+    """Add to the sum in a file: a run may be made in several pieces."""
+    before = json.loads(path.read_text()) if path.is_file() else 0.0
+    path.write_text(json.dumps(round(before + seconds, 1)))
+
+
+def keep(name: str, seed: int, output: Path) -> None:
+    """Copy the rows of a whole run, and measure its network, for the table."""
+    folder, kept = output / run_name(name, seed), KEPT / run_name(name, seed)
+    kept.mkdir(parents=True, exist_ok=True)
+    for file in ("summary.csv", "args.yaml"):
+        shutil.copy(folder / file, kept / file)
+    packed, seconds = folder / LAST_FILE, folder / CPU_SECONDS
+    facts: dict[str, Any] = {"file_bytes": packed.stat().st_size}
+    facts["cpu_seconds"] = json.loads(seconds.read_text()) if seconds.is_file() else None
+    if VARIANTS[name].method is not None:
+        net = load_packed(packed)
+        costs = cost(net, net.input_shape)
+        facts["bitops"] = {bits: costs[bits].bitops for bits in net.bits}
+    (kept / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def results_of(name: str, seeds: Iterable[int]) -> list[Result]:
+    """The kept runs of a variant, a seed each."""
+    found = []
+    for seed in seeds:
+        folder = KEPT / run_name(name, seed)
+        if (folder / FACTS).is_file():
+            columns = read_summary(folder)
+            last = accuracy_of({column: values[-1] for column, values in columns.items()})
+            found.append(Result(last, json.loads((folder / FACTS).read_text())))
+    return found
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Mean, and standard deviation where there are several values."""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def table(results: Mapping[str, Sequence[Result]]) -> str:
+    """Markdown: a line for each variant and candidate list."""
+    columns = sorted({bits for name in results for bits in VARIANTS[name].bits})
+    shown = [bits for bits in columns if bits != FLOAT_BITS]
+    head = ["method", "bits", "seeds", *(f"top-1 % at {bits}" for bits in shown)]
+    head += ["file kB", "GBitOPs", "CPU min a run"]
+    lines = [head, ["---"] * len(head)]
+    for name, runs in results.items():
+        variant, first = VARIANTS[name], runs[0]
+        cells = [
+            spread([run.accuracy[bits] for run in runs]) if bits in first.accuracy else ""
+            for bits in shown
+        ]
+        bits = ", ".join(map(str, variant.bits))
+        if variant.method is None:
+            cells = [spread([run.accuracy[FLOAT_BITS] for run in runs]), *cells[1:]]
+            bits = "float, at none"
+        operations = [f"{value / 1e9:.3f}" for value in first.facts.get("bitops", {}).values()]
+        seconds = [run.facts["cpu_seconds"] for run in runs if run.facts["cpu_seconds"]]
+        lines.append(
+            [
+                *(variant.label, bits, str(len(runs)), *cells),
+                f"{first.facts['file_bytes'] / 1e3:.1f}",
+                " / ".join(operations),
+                f"{statistics.mean(seconds) / 60:.0f}" if seconds else "",
+            ]
+        )
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def draw(results: Mapping[str, Sequence[Result]], path: Path) -> None:
+    """Accuracy over bit-width: a panel for each candidate list, a line for each method."""
+    from matplotlib import pyplot as plt
+
+    from brevitas_multiquant.recipes.results.plots import COLOURS
+
+    lists = [bits for bits in (WIDE, NARROW) if bits in {VARIANTS[name].bits for name in results}]
+    if not lists:
+        return
+    figure, panels = plt.subplots(
+        1, len(lists), figsize=(5.6 * len(lists), 4.4), squeeze=False, layout="constrained"
+    )
+    labels = dict.fromkeys(variant.label for variant in VARIANTS.values())
+    colour_of = dict(zip(labels, COLOURS * 2, strict=False))
+    for panel, bits in zip(panels[0], lists, strict=True):
+        for name, runs in results.items():
+            variant = VARIANTS[name]
+            style = {"color": colour_of[variant.label], "label": variant.label}
+            if variant.method is None:
+                mean = statistics.mean(run.accuracy[FLOAT_BITS] for run in runs)
+                panel.axhline(mean, linestyle="--", **style)
+            elif variant.bits == bits or (len(variant.bits) == 1 and variant.bits[0] in bits):
+                means = [statistics.mean(run.accuracy[bit] for run in runs) for bit in variant.bits]
+                errors = [
+                    statistics.stdev(run.accuracy[bit] for run in runs) if len(runs) > 1 else 0
+                    for bit in variant.bits
+                ]
+                panel.errorbar(variant.bits, means, errors, marker="o", capsize=3, **style)
+        panel.set(xlabel="bit-width", ylabel="top-1 (%), last epoch", xticks=bits)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(alpha=0.25)
+        panel.legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def trained_by_now(name: str) -> bool:
+    """Whether this version of the package has the variant's method; says so where it has not."""
+    method = VARIANTS[name].method
+    known = method is None or method in METHODS
+    if not known:
+        print(f"{name}: no method {method} in this version, left out", file=sys.stderr)
+    return known
+
+
+def main() -> None:
+    """Run what is missing where asked to; print the table and draw the plot."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", action="store_true", help="make the runs that are missing")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "methods")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=1, help="of torch, for a run")
+    options = parser.parse_args()
+    if options.run and options.data_dir is None:
+        parser.error("--run: give --data-dir, the folder of train.tar and val.tar")
+    for seed in options.seeds:
+        for name in options.variants:
+            if name in ONE_SEED and seed != options.seeds[0]:
+                continue
+            if options.run and trained_by_now(name):
+                train(name, seed, options)
+            if is_whole(options.output / run_name(name, seed), options.epochs):
+                keep(name, seed, options.output)
+    found = {name: results_of(name, options.seeds) for name in VARIANTS}
+    found = {name: runs for name, runs in found.items() if runs}
+    if not found:
+        print("no whole run yet")
+        return
+    print(table(found))
+    draw(found, KEPT / "accuracy.png")
+
+
+if __name__ == "__main__":
+    main()
