@@ -5,9 +5,10 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from brevitas_multiquant.core.grids import WEIGHT_FORMATS, WeightFormat
-from brevitas_multiquant.core.method import METHODS, method_named
-from brevitas_multiquant.core.selection import Selection, check_bits
-from brevitas_multiquant.errors import ConfigError
+from brevitas_multiquant.core.method import METHODS, Method, method_named
+from brevitas_multiquant.core.precision import Assignment
+from brevitas_multiquant.core.selection import MAX_BITS, Selection
+from brevitas_multiquant.errors import BitWidthError, ConfigError
 
 CONFIG_VERSION = 1
 
@@ -36,7 +37,12 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def option(
-    help: str, choices: Collection[str] = (), *, later: bool = False, unwritten: bool = False
+    help: str,
+    choices: Collection[str] = (),
+    *,
+    later: bool = False,
+    unwritten: bool = False,
+    asked: bool = True,
 ) -> dict[str, Any]:
     """What files and command lines need to know of a field of `MultiQuantConfig`: its metadata.
 
@@ -45,8 +51,10 @@ def option(
         choices: what it may be; none: what the class checks itself.
         later: files of before it was there have the default.
         unwritten: files leave the default out.
+        asked: users give it under its own name.
     """
-    return {"help": help, "choices": choices, "later": later, "unwritten": unwritten}
+    facts = {"later": later, "unwritten": unwritten, "asked": asked}
+    return {"help": help, "choices": choices, **facts}
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,12 @@ class MultiQuantConfig:
             at most half of a branch; ``"channels"``, half of the channels.
         weights: name of the branches' `WeightFormat`: ``"odd"``, ``"int2"`` or ``"ternary"``.
         method: name of a row of `METHODS`.
+        assignment: bits of every site for good, of ``"individual"``; given as ``bits`` it is both.
+        grid: which integers weights are at a bit-width, of ``"adabits"``: ``"centered"``,
+            ``"modified"`` or ``"original"``.
+
+    The last ones, and ``merge``, ``half_width`` and ``weights``, are options of some methods; in
+    others they have to be left alone.
 
     Raises:
         BitWidthError, SelectionError, ConfigError: a value outside its range.
@@ -91,15 +105,65 @@ class MultiQuantConfig:
         default="multiquant",
         metadata=option("how bit-widths are trained", METHODS, later=True, unwritten=True),
     )
+    assignment: Assignment | None = field(
+        default=None,
+        metadata=option("bits of every site", later=True, unwritten=True, asked=False),
+    )
+    grid: str | None = field(
+        default=None,
+        metadata=option(
+            "integers that weights are at a bit-width",
+            ("centered", "modified", "original"),
+            later=True,
+            unwritten=True,
+        ),
+    )
 
     def __post_init__(self) -> None:
-        bits = check_bits(self.bits)
-        object.__setattr__(self, "bits", bits)
-        resolved = method_named(self.method).topology.resolve(self.selection, bits)
-        object.__setattr__(self, "selection", resolved)
-        for one in OPTIONS:
-            if one.metadata["choices"]:
-                check_choice(one.name, getattr(self, one.name), tuple(one.metadata["choices"]))
+        row = method_named(self.method)
+        self._set(bits=row.check_bits(self.bits))
+        self._set(selection=row.topology.resolve(self.selection, self.bits))
+        for one in FIELDS:
+            self._check_option_of(row, one)
+            value = getattr(self, one.name)
+            if one.metadata["choices"] and (value is not None or one.default is not None):
+                check_choice(one.name, value, tuple(one.metadata["choices"]))
+        self._check_assignment()
+
+    def _check_option_of(self, row: Method, one: Field[Any]) -> None:
+        """Of the options that not every method has: the method's default, or its choice."""
+        value = getattr(self, one.name)
+        having = [method.name for method in METHODS.values() if one.name in method.options]
+        if having and one.name not in row.options and value != one.default:
+            raise ConfigError(
+                f"{one.name}: expected none for the method {row.name!r}, got {value!r}: it is an "
+                f"option of {having}"
+            )
+        if choices := row.options.get(one.name):
+            self._set(**{one.name: choices[0] if value is None else value})
+            check_choice(one.name, getattr(self, one.name), choices)
+
+    def _check_assignment(self) -> None:
+        if self.assignment is None:
+            return
+        if not isinstance(self.assignment, Assignment):
+            raise ConfigError(
+                f"assignment: expected an Assignment, got {type(self.assignment).__name__}"
+            )
+        if self.bits != (self.assignment.bits,):
+            raise ConfigError(
+                f"bits: expected [{self.assignment.bits}] as in the assignment, got "
+                f"{list(self.bits)}: pass the assignment as bits"
+            )
+        for site, precision in self.assignment.items():
+            if max(precision) > MAX_BITS:
+                raise BitWidthError(
+                    f"assignment, {site}: expected at most {MAX_BITS} bits, got {tuple(precision)}"
+                )
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     @property
     def weight_format(self) -> WeightFormat:
@@ -109,7 +173,7 @@ class MultiQuantConfig:
     @classmethod
     def create(
         cls,
-        bits: Sequence[int],
+        bits: Sequence[int] | Assignment,
         selection: str | Mapping[int, Sequence[int]] = DEFAULT_SELECTION,
         *values: str,
         **options: str,
@@ -117,12 +181,14 @@ class MultiQuantConfig:
         """A configuration from what a user writes: any order of bits, a strategy's name.
 
         Args:
-            bits: candidate bit-widths.
+            bits: candidate bit-widths; or an assignment, of the method ``"individual"``.
             selection: a strategy's name, or a mapping.
             *values: the other options, in the order of the class.
             **options: the other options.
         """
-        return cls(bits, selection, *values, **options)  # type: ignore[arg-type]
+        names = [one.name for one in FIELDS[2:]]
+        given = {**dict(zip(names, values, strict=False)), **options}
+        return cls(**_unfolded({"bits": bits, "selection": selection, **given}))
 
     @classmethod
     def agreed(cls, config: "MultiQuantConfig | None", **asked: Any) -> "MultiQuantConfig":
@@ -141,12 +207,13 @@ class MultiQuantConfig:
         """
         given = {name: value for name, value in asked.items() if value is not NOT_GIVEN}
         if config is None:
-            return cls(**given)
+            return cls(**_unfolded(given))
         if not isinstance(config, cls):
             raise ConfigError(
                 f"config: expected a {cls.__name__}, got {type(config).__name__}: "
                 f"{cls.__name__}.create(bits, ...) makes one"
             )
+        given = _unfolded(given)
         alone = cls(**{"bits": config.bits, "method": config.method, **given})
         for name in given:
             here, there = getattr(alone, name), getattr(config, name)
@@ -159,11 +226,14 @@ class MultiQuantConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON and YAML can hold, with the configuration's version."""
+        row = method_named(self.method)
         values = {
             one.name: getattr(self, one.name)
-            for one in OPTIONS
-            if not (one.metadata["unwritten"] and getattr(self, one.name) == one.default)
+            for one in FIELDS
+            if not (one.metadata["unwritten"] and getattr(self, one.name) == _default(one, row))
         }
+        if self.assignment is not None:
+            values["assignment"] = self.assignment.to_dict()
         values["bits"] = list(self.bits)
         values["selection"] = {str(bit): list(chosen) for bit, chosen in self.selection.items()}
         return {"version": CONFIG_VERSION, **values}
@@ -175,11 +245,12 @@ class MultiQuantConfig:
         Raises:
             ConfigError: another version, or keys missing or unknown.
         """
-        later = {one.name: one.default for one in OPTIONS if one.metadata["later"]}
-        expected = {"version", *(one.name for one in OPTIONS)}
+        later = {one.name: one.default for one in FIELDS if one.metadata["later"]}
+        expected = {"version", *(one.name for one in FIELDS)}
         values = {**later, **data} if isinstance(data, Mapping) else data
         if not isinstance(values, dict) or set(values) != expected:
-            raise ConfigError(f"configuration: expected the keys {sorted(expected)}, got {data!r}")
+            always = expected - {one.name for one in FIELDS if one.metadata["unwritten"]}
+            raise ConfigError(f"configuration: expected the keys {sorted(always)}, got {data!r}")
         version = values.pop("version")
         if version != CONFIG_VERSION:
             raise ConfigError(
@@ -196,11 +267,30 @@ class MultiQuantConfig:
                 f"configuration: expected selection to map bit-widths to lists of branches, "
                 f"got {values['selection']!r}"
             ) from None
+        if values["assignment"] is not None:
+            values["assignment"] = Assignment.from_dict(values["assignment"])
         return cls(**values)
 
 
-OPTIONS: tuple[Field[Any], ...] = fields(MultiQuantConfig)
+def _default(one: Field[Any], row: Method) -> Any:
+    choices = row.options.get(one.name)
+    return choices[0] if choices else one.default
+
+
+def _unfolded(given: dict[str, Any]) -> dict[str, Any]:
+    """Options, with an assignment that was given as bits as what it is."""
+    assignment = given.get("bits")
+    if not isinstance(assignment, Assignment):
+        return given
+    one = {"bits": (assignment.bits,), "assignment": assignment}
+    return {"method": "individual", **given, **one}
+
+
+FIELDS: tuple[Field[Any], ...] = fields(MultiQuantConfig)
 """Of `MultiQuantConfig`, in order, each with the metadata of `option`."""
+
+OPTIONS = tuple(one for one in FIELDS if one.metadata["asked"])
+"""Those that users give by name."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ divisor the layer's output scale turns integers into real weights, which lie bet
 Families are functions of the bit-width. The paper's equation 3 is ``odd`` for any of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from brevitas_multiquant.core.selection import MAX_BITS, is_whole
@@ -249,6 +250,27 @@ FAMILIES: dict[str, Family] = {
     family.__name__: family for family in (odd, integer, symmetric, modified, centered, double)
 }
 """Name -> family."""
+
+_ROUNDED_AGAIN = {"double": double}
+"""Families whose grids depend on the bits that are stored."""
+
+
+def grids_of(family: str, bits: Iterable[int]) -> dict[int, Grid]:
+    """The grids of a family at some bit-widths, of which the integers of the largest are stored.
+
+    Args:
+        family: a name out of `FAMILIES`.
+        bits: the bit-widths.
+
+    Example:
+        >>> print(grids_of("double", [2, 4])[2].finer, grids_of("centered", [2, 4])[2])
+        symmetric4 (-7, -6, ..., 7) centered (-3, -1, 1, 3)
+    """
+    chosen = sorted(bits)
+    again = _ROUNDED_AGAIN.get(family)
+    make = partial(again, stored=chosen[-1]) if again else FAMILIES[family]
+    return {bit: make(bit) for bit in chosen}
+
 
 WeightFormat = Grid
 """A grid of at most four integers, which a branch stores in two bits."""

@@ -2,11 +2,18 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
-from brevitas_multiquant.core.selection import Selection, resolve_selection
-from brevitas_multiquant.errors import ConfigError, SelectionError
+from brevitas_multiquant.core.selection import (
+    BRANCH_BITS,
+    MIN_BITS,
+    Selection,
+    check_bits,
+    resolve_selection,
+)
+from brevitas_multiquant.errors import BitWidthError, ConfigError, SelectionError
 
 Key = tuple[str, ...]
 """What of a setting chooses one of several modules: ``("bits",)``; ``()`` if there is but one."""
@@ -69,6 +76,11 @@ class Method:
         norms: what chooses a norm.
         objective: what a training step minimises, a name that `methods.catalogue` knows.
         paper: where it is from.
+        weight_bits: bits of the weights whatever runs; None: they follow the run-time bit-width.
+        options: the fields of `core.config.MultiQuantConfig` that it has and not every method,
+            each with what it may be, the default first; none: what the field says itself.
+        least_bits: the smallest bit-width that it has.
+        most_candidates: how many bit-widths one network may have; None: any number.
     """
 
     name: str
@@ -78,6 +90,29 @@ class Method:
     norms: Key
     objective: str
     paper: str
+    weight_bits: int | None = BRANCH_BITS
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    least_bits: int = MIN_BITS
+    most_candidates: int | None = None
+
+    def check_bits(self, bits: Sequence[int]) -> tuple[int, ...]:
+        """Candidate bit-widths, checked for this method and in ascending order.
+
+        Raises:
+            BitWidthError: as of `core.selection.check_bits`, or more than the method can have.
+
+        Example:
+            >>> METHODS["adabits"].check_bits([4, 2])
+            (2, 4)
+        """
+        checked = check_bits(bits, self.least_bits)
+        if self.most_candidates is not None and len(checked) > self.most_candidates:
+            raise BitWidthError(
+                f"bits: expected one bit-width, as the method {self.name!r} trains a network of "
+                f"its own for each, got {list(checked)}: call multiquantize once for each of "
+                "them, or take a method of run-time bit-widths"
+            )
+        return checked
 
 
 _ROWS = (
@@ -89,6 +124,30 @@ _ROWS = (
         norms=("bits",),
         objective="in-place distillation",
         paper="MultiQuant: training once for multi-bit quantization of neural networks",
+        options={"merge": (), "half_width": (), "weights": ()},
+    ),
+    Method(
+        "individual",
+        Single(),
+        weights="own",
+        activations=("bits",),
+        norms=("bits",),
+        objective="in-place distillation",
+        paper="none: quantization-aware training of one network, with MultiQuant's quantizers",
+        weight_bits=None,
+        options={"assignment": ()},
+        most_candidates=1,
+    ),
+    Method(
+        "adabits",
+        Single(),
+        weights="run-time",
+        activations=("bits",),
+        norms=("bits",),
+        objective="in-place distillation",
+        paper="AdaBits: neural network quantization with adaptive bit-widths (1912.09666)",
+        weight_bits=None,
+        options={"grid": ("centered", "modified", "original")},
     ),
 )
 METHODS = {row.name: row for row in _ROWS}

@@ -2,10 +2,10 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
@@ -21,11 +21,11 @@ _ADVICE = (
 
 @dataclass(eq=False)
 class Dial:
-    """At which bit-width one site's activations are quantized: a look at the panel.
+    """At which bits one site runs: a look at the panel.
 
     Args:
         site: its name.
-        panel: where its bit-width stands, if it has one of its own, and the network's.
+        panel: where its bits stand, if it has some of its own, and the network's.
     """
 
     site: str
@@ -37,9 +37,31 @@ class Dial:
         return self.site, "activation"
 
     @property
+    def assigned_weights(self) -> tuple[str, str]:
+        """Where it has the bits of the weights that read the site."""
+        return self.site, "weight"
+
+    @property
     def bits(self) -> int:
-        """The bit-width at which the site runs."""
+        """The bit-width at which the site's activations are quantized."""
         return self.panel.own.get(self.site, self.panel.bits)
+
+    @property
+    def weight(self) -> int:
+        """The bit-width of the weights that read the site."""
+        return self.panel.own_weights.get(self.site, self.panel.weight)
+
+    @property
+    def weight_bits(self) -> int | None:
+        """Bits of these weights whatever runs; None: they are chosen at run time."""
+        fixed = self.panel.fixed_at(self.site)
+        return self.panel.weight_bits if fixed is None else fixed.weight
+
+    @property
+    def activation_bits(self) -> int | None:
+        """Bits of the site's activations whatever runs; None: they are chosen at run time."""
+        fixed = self.panel.fixed_at(self.site)
+        return None if fixed is None else fixed.activation
 
 
 @dataclass(eq=False)
@@ -55,17 +77,27 @@ class Panel:
     Args:
         bits: the network's bit-width: it chooses branches, norms and ranges.
         quantized: False while the network runs float, as the self-check and the cost need it.
-        own: site -> bit-width, of the sites that have another one than the network; replaced as a
-            whole, never changed.
+        own: site -> bit-width of its activations, of the sites that have another one than the
+            network; replaced as a whole, never changed.
         dials: site -> its dial.
+        own_weights: site -> bit-width of the weights that read it, of the sites where that is not
+            `weight`; as ``own``.
+        weight_bits: bits of all weights whatever runs: a branch has two; None: they have the
+            network's bit-width, or what an assignment says.
+        fixed: the assignment at which sites run always, for a network of a single bit-width.
     """
 
     bits: int
     quantized: bool = True
     own: dict[str, int] = field(default_factory=dict)
     dials: dict[str, Dial] = field(default_factory=dict)
+    own_weights: dict[str, int] = field(default_factory=dict)
+    weight_bits: int | None = BRANCH_BITS
+    fixed: Assignment | None = None
 
+    activation_bits: ClassVar[None] = None
     assigned: ClassVar[None] = None
+    assigned_weights: ClassVar[None] = None
     """As of a `Dial`: its bit-width is no site's."""
 
     def __post_init__(self) -> None:
@@ -77,7 +109,7 @@ class Panel:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy starts from: no block is open there."""
-        return {name: getattr(self, name) for name in ("bits", "quantized", "own", "dials")}
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -87,14 +119,27 @@ class Panel:
         return self.dials.setdefault(site, Dial(site, self))
 
     @property
+    def weight(self) -> int:
+        """The bit-width of weights, but for those of sites that have another one."""
+        return self.weight_bits or self.bits
+
+    def fixed_at(self, site: str) -> Precision | None:
+        """The bits at which a site runs whatever the network does, if that is so."""
+        return None if self.fixed is None else self.fixed.get(site)
+
+    def precision_at(self, site: str, bits: int) -> Precision:
+        """The bits at which a site runs while the network runs at one bit-width."""
+        return self.fixed_at(site) or Precision(self.weight_bits or bits, bits)
+
+    @property
     def setting(self) -> Setting:
         """What `switch` would have to be given to come back here."""
-        return self.assignment if self.own else self.bits
+        return self.bits if self._shown() == self._split(self.bits) else self.assignment
 
     @property
     def assignment(self) -> Assignment:
         """At which bits every site runs."""
-        sites = {site: Precision(BRANCH_BITS, dial.bits) for site, dial in self.dials.items()}
+        sites = {site: Precision(dial.weight, dial.bits) for site, dial in self.dials.items()}
         return Assignment(self.bits, sites)
 
     def checked(self, caller: str, given: Any, candidates: Sequence[int]) -> Setting:
@@ -109,7 +154,7 @@ class Panel:
             BitWidthError: not a candidate, or an assignment that does not fit.
         """
         if isinstance(given, Assignment):
-            given.require_fits(caller, candidates, tuple(self.dials))
+            given.require_fits(caller, candidates, tuple(self.dials), self.weight_bits, self.fixed)
             return given
         if not is_whole(given) or given not in candidates:
             raise BitWidthError(
@@ -124,8 +169,9 @@ class Panel:
         Returns:
             Identity of this panel, and of each dial -> what takes its place.
         """
-        bits, own = _split(setting)
-        other = Panel(bits, self.quantized, own)
+        other = Panel(self.bits, self.quantized)
+        other.weight_bits, other.fixed = self.weight_bits, self.fixed
+        other.bits, other.own, other.own_weights = self._split(setting)
         dials = {id(dial): other.dial(site) for site, dial in self.dials.items()}
         return {id(self): other, **dials}
 
@@ -136,7 +182,7 @@ class Panel:
             ConcurrentUseError: another thread or task has a block open.
         """
         self._refuse_others()
-        self._set(*_split(setting), self.quantized)
+        self._set(self._split(setting), self.quantized)
 
     @contextmanager
     def at(self, setting: Setting) -> Iterator[None]:
@@ -145,7 +191,7 @@ class Panel:
         Raises:
             ConcurrentUseError: another thread or task has a block open.
         """
-        with self._block(*_split(setting), self.quantized):
+        with self._block(self._split(setting), self.quantized):
             yield
 
     @contextmanager
@@ -155,7 +201,7 @@ class Panel:
         Raises:
             ConcurrentUseError: another thread or task has a block open.
         """
-        with self._block(self.bits, self.own, False):
+        with self._block(self._shown(), False):
             yield
 
     @contextmanager
@@ -174,36 +220,50 @@ class Panel:
         Raises:
             ConcurrentUseError: somebody did; what was computed mixes bit-widths.
         """
-        before, bits, own = self._switches, self.bits, self.own
+        before, shown = self._switches, self._shown()
         try:
             yield
         except Exception as error:  # a branch without that bit-width, or anything that followed
-            self._refuse_switched(before, bits, own, error)
+            self._refuse_switched(before, shown, error)
             raise
-        self._refuse_switched(before, bits, own, None)
+        self._refuse_switched(before, shown, None)
 
-    def _refuse_switched(
-        self, before: int, bits: int, own: dict[str, int], cause: Exception | None
-    ) -> None:
-        same = self.bits == bits and self.own == own
+    def _refuse_switched(self, before: int, shown: "_Shown", cause: Exception | None) -> None:
+        same = self._shown() == shown
         if self._switches == before or (self._switcher == _who() and same):
             return
         raise ConcurrentUseError(
-            f"forward: expected to run at {bits} bits from stem to head, got a network that "
+            f"forward: expected to run at {shown.bits} bits from stem to head, got a network that "
             f"another thread switched meanwhile (it is at {self.bits} bits now); {_ADVICE}"
         ) from cause
 
-    def _set(self, bits: int, own: dict[str, int], quantized: bool) -> None:
-        self.bits, self.own, self.quantized = bits, own, quantized
+    def _shown(self) -> "_Shown":
+        return _Shown(self.bits, self.own, self.own_weights)
+
+    def _split(self, setting: Setting) -> "_Shown":
+        """The network's bit-width, and those of the sites that have another one."""
+        bits = setting.bits if isinstance(setting, Assignment) else setting
+        given = setting if isinstance(setting, Assignment) else {}
+        sites: Mapping[str, Precision] = {**given, **(self.fixed or {})}
+        weight = self.weight_bits or bits
+        return _Shown(
+            bits,
+            {site: own.activation for site, own in sites.items() if own.activation != bits},
+            {site: own.weight for site, own in sites.items() if own.weight != weight},
+        )
+
+    def _set(self, shown: "_Shown", quantized: bool) -> None:
+        self.bits, self.own, self.own_weights = shown
+        self.quantized = quantized
         if not torch.compiler.is_compiling():  # a graph would be made anew for every count
             self._switches += 1
             self._switcher = _who()
 
     @contextmanager
-    def _block(self, bits: int, own: dict[str, int], quantized: bool) -> Iterator[None]:
+    def _block(self, shown: "_Shown", quantized: bool) -> Iterator[None]:
         self._enter()
-        before = self.bits, self.own, self.quantized
-        self._set(bits, own, quantized)
+        before = self._shown(), self.quantized
+        self._set(shown, quantized)
         try:
             yield
         finally:
@@ -235,11 +295,12 @@ class Panel:
         )
 
 
-def _split(setting: Setting) -> tuple[int, dict[str, int]]:
-    """The network's bit-width, and those of the sites that have another one."""
-    if isinstance(setting, Assignment):
-        return setting.bits, dict(setting.own)
-    return setting, {}
+class _Shown(NamedTuple):
+    """What the dials show: the network's bit-width, and the own ones of sites."""
+
+    bits: int
+    own: dict[str, int]
+    own_weights: dict[str, int]
 
 
 def _who() -> tuple[int, int | None]:

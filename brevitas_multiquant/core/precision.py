@@ -28,7 +28,10 @@ class Precision(NamedTuple):
 
 
 class HasSites(Protocol):
-    """A network that an assignment can be of."""
+    """A network that an assignment can be of.
+
+    Where its weights are not those of branches, it has a ``precision_at(site, bits)`` too.
+    """
 
     @property
     def bits(self) -> tuple[int, ...]:
@@ -96,9 +99,9 @@ class Assignment(Mapping[str, Precision]):
                 f"Assignment.uniform: expected a MultiQuantNet, got {type(net).__name__}; call "
                 "multiquantize(model, bits) first and pass what it returns"
             )
-        assignment = cls(bits, dict.fromkeys(net.sites, Precision(BRANCH_BITS, bits)))
-        assignment.require_fits("Assignment.uniform", net.bits, net.sites)
-        return assignment
+        cls(bits, {}).require_fits("Assignment.uniform", net.bits, net.sites)
+        precision_at = getattr(net, "precision_at", _of_branches)
+        return cls(bits, {site: precision_at(site, bits) for site in net.sites})
 
     @property
     def bits(self) -> int:
@@ -124,8 +127,8 @@ class Assignment(Mapping[str, Precision]):
 
     @property
     def is_uniform(self) -> bool:
-        """Whether every site's activations have the network's bit-width."""
-        return not self._own
+        """Whether every site's activations have the network's bit-width, and all weights one."""
+        return not self._own and len({site.weight for site in self._sites.values()}) <= 1
 
     def __getitem__(self, site: str) -> Precision:
         return self._sites[site]
@@ -220,13 +223,22 @@ class Assignment(Mapping[str, Precision]):
         except BitWidthError as error:
             raise BitWidthError(f"{os.fspath(path)}: {error}") from error
 
-    def require_fits(self, caller: str, candidates: Sequence[int], sites: Sequence[str]) -> None:
+    def require_fits(
+        self,
+        caller: str,
+        candidates: Sequence[int],
+        sites: Sequence[str],
+        weight_bits: int | None = BRANCH_BITS,
+        fixed: "Assignment | None" = None,
+    ) -> None:
         """Check that a network can run it.
 
         Args:
             caller: what starts the error.
             candidates: the network's bit-widths.
             sites: names of its sites.
+            weight_bits: those of all of its weights; None: each of the candidates is possible.
+            fixed: the bits that its sites have always, of those that have.
 
         Raises:
             BitWidthError: with every reason found.
@@ -240,12 +252,22 @@ class Assignment(Mapping[str, Precision]):
         for site, (weight, activation) in self.items():
             if site not in sites:
                 reasons.append(_unknown(site, sites))
+            own = None if fixed is None else fixed.get(site)
+            if own is not None:
+                if own != (weight, activation):
+                    reasons.append(
+                        f"{site}: expected the {tuple(own)} bits that it was built with, got "
+                        f"{(weight, activation)}"
+                    )
+                continue
             if activation not in candidates:
                 reasons.append(f"{site}: expected activation bits of {expected}, got {activation}")
-            if weight != BRANCH_BITS:
+            if weight_bits is not None and weight != weight_bits:
                 reasons.append(
-                    f"{site}: expected the {BRANCH_BITS}-bit weights of branches, got {weight}"
+                    f"{site}: expected the {weight_bits}-bit weights of branches, got {weight}"
                 )
+            if weight_bits is None and weight not in candidates:
+                reasons.append(f"{site}: expected weight bits of {expected}, got {weight}")
         if reasons:
             raise BitWidthError(f"{caller}: {'; '.join(reasons)}")
 
@@ -289,6 +311,10 @@ def activation_bits(setting: Setting) -> set[int]:
 def network_bits(setting: Setting) -> int:
     """The network's bit-width, which chooses branches, norms and ranges."""
     return setting.bits if isinstance(setting, Assignment) else setting
+
+
+def _of_branches(site: str, bits: int) -> Precision:
+    return Precision(BRANCH_BITS, bits)
 
 
 def _unknown(site: str, sites: Sequence[str] | Mapping[str, Any]) -> str:

@@ -75,11 +75,11 @@ def chosen_bits(bits: Iterable[int], candidates: Sequence[int], where: str) -> t
     return tuple(sorted({int(bit) for bit in listed}))
 
 
-def check_bits(bits: Sequence[int]) -> tuple[int, ...]:
+def check_bits(bits: Sequence[int], least: int = MIN_BITS) -> tuple[int, ...]:
     """Candidate bit-widths, checked and in ascending order.
 
     Raises:
-        BitWidthError: empty, repeated, not whole, or outside 2..16.
+        BitWidthError: empty, repeated, not whole, or outside ``least`` to 16.
 
     Example:
         >>> check_bits([8, 2, 4])
@@ -94,8 +94,8 @@ def check_bits(bits: Sequence[int]) -> tuple[int, ...]:
     for bit in values:
         if not is_whole(bit):
             raise BitWidthError(f"bits: expected whole numbers, got {bit!r} in {values}")
-        if not MIN_BITS <= bit <= MAX_BITS:
-            raise BitWidthError(f"bits: expected {MIN_BITS} to {MAX_BITS}, got {bit} in {values}")
+        if not least <= bit <= MAX_BITS:
+            raise BitWidthError(f"bits: expected {least} to {MAX_BITS}, got {bit} in {values}")
     if len(set(values)) != len(values):
         raise BitWidthError(f"bits: expected each bit-width once, got {values}")
     return tuple(sorted(int(bit) for bit in values))

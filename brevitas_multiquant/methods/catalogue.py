@@ -5,23 +5,43 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from brevitas_multiquant.core.config import MultiQuantConfig
-from brevitas_multiquant.core.grids import WeightFormat
+from brevitas_multiquant.core.grids import odd
 from brevitas_multiquant.core.method import METHODS, Method, method_named
-from brevitas_multiquant.core.panel import Panel
+from brevitas_multiquant.core.panel import Dial, Panel
 from brevitas_multiquant.nn.switchable import SwitchableNorm, SwitchableQuantizer
-from brevitas_multiquant.quant.layers import CodeLayer, code_layer
+from brevitas_multiquant.quant.injectors import WeightAtRunTimeLearnedRange
+from brevitas_multiquant.quant.layers import Weights, code_layer
 from brevitas_multiquant.rewrite.build import Fittings
 from brevitas_multiquant.training.objective import InPlaceDistillation
 
-__all__ = ["METHODS", "OBJECTIVES", "WEIGHTS", "Method", "fittings", "method_named"]
+__all__ = ["METHODS", "OBJECTIVES", "WEIGHTS", "Method", "fittings", "method_named", "panel_of"]
 
-WEIGHTS: dict[str, Callable[[nn.Module, Panel, WeightFormat], CodeLayer]] = {
-    "fixed": code_layer,  # the same codes at every bit-width
+GRIDS = {"centered": "centered", "modified": "modified", "original": "odd"}
+"""What AdaBits calls a grid -> its family in `core.grids.FAMILIES`."""
+
+
+def _at_run_time(config: MultiQuantConfig, dial: Dial) -> Weights:
+    family = GRIDS[str(config.grid)]
+    return WeightAtRunTimeLearnedRange.let(family=family, candidate_bits=config.bits)
+
+
+WEIGHTS: dict[str, Callable[[MultiQuantConfig, Dial], Weights]] = {
+    "fixed": lambda config, dial: config.weight_format,  # the same codes at every bit-width
+    "own": lambda config, dial: odd(dial.weight),  # of the one bit-width that the site has
+    "run-time": _at_run_time,  # of the bit-width that runs
 }
-"""Family of weight codes -> makes the layer of a float one."""
+"""Family of weight codes -> which integers the weights of a site's layers become."""
 
 OBJECTIVES: dict[str, type[nn.Module]] = {"in-place distillation": InPlaceDistillation}
 """What a training step minimises -> the training task."""
+
+
+def panel_of(config: MultiQuantConfig) -> Panel:
+    """The state that all modules of a network look at, at its largest bit-width."""
+    bits, row = max(config.bits), method_named(config.method)
+    panel = Panel(bits, weight_bits=row.weight_bits, fixed=config.assignment)
+    panel.switch(bits)
+    return panel
 
 
 def fittings(config: MultiQuantConfig, bits: Sequence[int], active: Panel) -> Fittings:
@@ -35,8 +55,9 @@ def fittings(config: MultiQuantConfig, bits: Sequence[int], active: Panel) -> Fi
     row = method_named(config.method)
 
     def layer(module: nn.Module, site: str) -> nn.Module:
-        made = WEIGHTS[row.weights](module, active, config.weight_format)
-        made.input_dial = active.dial(site)
+        dial = active.dial(site)
+        made = code_layer(module, active, WEIGHTS[row.weights](config, dial))
+        made.look_at(dial)
         return made
 
     return Fittings(

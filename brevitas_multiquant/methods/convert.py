@@ -10,8 +10,8 @@ from torch import fx, nn
 
 from brevitas_multiquant.core.config import NOT_GIVEN, BuildOptions, MultiQuantConfig
 from brevitas_multiquant.core.float_model import ModelSource, infer_input_shape, infer_source
-from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.core.paused_collector import collector_paused
+from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.core.selection import bits_of_uses
 from brevitas_multiquant.errors import (
     ConfigError,
@@ -19,7 +19,7 @@ from brevitas_multiquant.errors import (
     UnsupportedModelError,
     UntracedWarning,
 )
-from brevitas_multiquant.methods.catalogue import fittings
+from brevitas_multiquant.methods.catalogue import fittings, panel_of
 from brevitas_multiquant.nn.merge import Merge
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.nn.stored import layout_of
@@ -46,7 +46,7 @@ from brevitas_multiquant.rewrite.plan import Plan, make_plan
 
 def multiquantize(
     model: nn.Module,
-    bits: Sequence[int] = NOT_GIVEN,
+    bits: Sequence[int] | Assignment = NOT_GIVEN,
     *,
     config: MultiQuantConfig | None = None,
     method: str = NOT_GIVEN,
@@ -55,6 +55,7 @@ def multiquantize(
     merge: str = NOT_GIVEN,
     half_width: str = NOT_GIVEN,
     weights: str = NOT_GIVEN,
+    grid: str = NOT_GIVEN,
     branch_init: str = "copy",
     stem: str | None = None,
     head: str | None = None,
@@ -74,9 +75,12 @@ def multiquantize(
 
     Args:
         model: classification CNN: images (N, C, H, W) -> logits (N, classes).
-        bits: candidate bit-widths from 2 to 16; default 2, 4, 6, 8.
+        bits: candidate bit-widths from 2 to 16; default 2, 4, 6, 8. Or an assignment, of which
+            every site has bits of weights and activations of its own, for good.
         config: bits and the options up to ``weights`` as one object, instead of one by one.
-        method: how bit-widths are trained and run: ``"multiquant"``.
+        method: how bit-widths are trained and run: ``"multiquant"`` (default), branches of 2-bit
+            weights; or one body, of which ``"adabits"`` runs the weights at the bit-width chosen
+            at run time, and ``"individual"`` knows one bit-width, or an assignment, alone.
         profile: ``"paper"`` (default): stem, residual path and classifier stay float. ``"finn"``:
             they are quantized too, as FPGAs need it (docs/finn.md).
         selection: ``"amortized"`` (section 3.4, default), ``"serial"``, or bit-width -> branch
@@ -88,6 +92,9 @@ def multiquantize(
         weights: which integers the branches' weights are: ``"odd"`` (default), the paper's -3, -1,
             1, 3; ``"int2"``, -2 to 1, and ``"ternary"``, -1 to 1, take two bits in hardware, not
             three.
+        grid: which integers the weights of ``"adabits"`` are: ``"centered"`` (default) and
+            ``"modified"`` nest, so that those of the largest bit-width are all there is to store;
+            ``"original"``, to the nearest.
         branch_init: ``"copy"``: each branch starts from the model's weights, with weight ranges
             2% apart, since branches equal in both would stay equal forever. ``"shuffle"``, for
             training from scratch: each but the first from a seeded permutation of the weights.
@@ -108,8 +115,8 @@ def multiquantize(
         norm that was frozen still is), active at ``max(bits)``.
 
     Raises:
-        BitWidthError, SelectionError, ConfigError: an option outside its range, or another one
-            than in ``config``.
+        BitWidthError, SelectionError, ConfigError: an option outside its range, of another
+            method, or another one than in ``config``.
         TraceError: the forward cannot be traced, or does not run on ``input_shape``.
         UnsupportedModelError: not a CNN, or one of an unsupported kind; lists every reason.
         SelfCheckError: the branch differs from the original.
@@ -131,6 +138,7 @@ def multiquantize(
         merge=merge,
         half_width=half_width,
         weights=weights,
+        grid=grid,
     )
     options = BuildOptions(branch_init, stem, head, seed)
     checked_shape = _checked_shape(input_shape)
@@ -198,7 +206,7 @@ def _build(
     traced = trace(model, shape, kept)
     plan = make_plan(traced, type(model).__name__, options.stem, options.head)
     _describe_kept(plan, kept)
-    active = Panel(max(config.bits))
+    active = panel_of(config)
     float_stem, body, float_head = cut(traced, plan)
     uses = bits_of_uses(config.selection)
     bodies = {width: _body(body, width, plan, config) for width in {use.width for use in uses}}
@@ -214,6 +222,9 @@ def _build(
         elif use.index > 0:
             shuffle_weights(part, options.seed + use.index)
         branches.append(part)
+    if config.assignment is not None:
+        own = config.assignment
+        own.require_fits("multiquantize", config.bits, tuple(active.dials), None, fixed=own)
     stem, head = (build_shared(part, active) for part in (float_stem, float_head))
     parts = Parts(config, active, plan, stem, head, branches, halves, Merge(config.merge))
     PROFILES[config.profile].apply(parts)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from brevitas_multiquant.core.config import MultiQuantConfig
 from brevitas_multiquant.core.panel import Panel, Setting
-from brevitas_multiquant.core.precision import Assignment
+from brevitas_multiquant.core.precision import Assignment, Precision
 from brevitas_multiquant.errors import PackedFileError
 from brevitas_multiquant.nn.compiled import compiled_by_bits, warn_of_graphs
 from brevitas_multiquant.nn.merge import Merge
@@ -105,6 +105,10 @@ class MultiQuantNet(MultiBranch):
     def assignment(self) -> Assignment:
         """The bits at which every site runs now."""
         return self._active.assignment
+
+    def precision_at(self, site: str, bits: int) -> Precision:
+        """Bits of the weights that read a site, and of its activations, at one bit-width."""
+        return self._active.precision_at(site, bits)
 
     @property
     def setting(self) -> int | Assignment:

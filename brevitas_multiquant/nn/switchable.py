@@ -112,7 +112,9 @@ class SwitchableQuantizer(Switchable):
             dial: the site dial; without one its codes have the bits of the network.
             key: what chooses the range.
         """
-        quantizer = cls(_members(_activation_quantizer, bits, key), active, key)
+        own = None if dial is None else dial.activation_bits
+        make = lambda bits: _activation_quantizer(own or bits)  # noqa: E731
+        quantizer = cls(_members(make, bits, key), active, key)
         quantizer.dial = active if dial is None else dial
         for member in quantizer.values():
             activation_tensor_quant(member).dial = quantizer.dial
@@ -139,7 +141,8 @@ class SwitchableQuantizer(Switchable):
 
     def sites(self) -> Mapping[str, Site]:
         """Codes of as many bits as the dial shows."""
-        own = {int(bits): int(bits) for bits in self}
+        fixed = self.dial.activation_bits
+        own = {int(bits): fixed or int(bits) for bits in self}
         return {ACTIVATION: Site(own, assigned=self.dial.assigned)}
 
 

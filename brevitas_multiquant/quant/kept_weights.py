@@ -11,9 +11,11 @@ from torch.autograd.graph import saved_tensors_hooks
 
 
 def codes_kept(
-    x: Tensor, weight: Tensor, codes: Tensor, scale: float
+    x: Tensor, weight: Tensor, codes: Tensor, scale: float, magnitude: int = 127
 ) -> AbstractContextManager[None]:
     """Inside the block, what keeps ``weight`` for its backward keeps the codes as bytes instead.
+
+    As two bytes each, where one is too small for them.
 
     Gradients are the same bits. Done where it pays, and where nobody would notice: weights that
     outweigh the input, a backward to come, no compiler that decides itself what is kept, and
@@ -22,13 +24,14 @@ def codes_kept(
     Args:
         x: input of the layer.
         weight: ``codes * scale``.
-        codes: integers from -128 to 127 of the weight's shape, floating point.
+        codes: integers of the weight's shape, floating point.
         scale: their factor.
+        magnitude: the largest one of theirs; 128 stands for -128.
     """
     pays = weight.numel() > x.numel() and weight.requires_grad and torch.is_grad_enabled()
     if not pays or torch.compiler.is_compiling() or _others_decide() or type(weight) is not Tensor:
         return nullcontext()
-    return _codes_kept(weight, codes, scale)
+    return _codes_kept(weight, codes, scale, torch.int8 if magnitude <= 128 else torch.int16)
 
 
 def _others_decide() -> bool:
@@ -57,7 +60,7 @@ def _zero(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 @contextmanager
-def _codes_kept(weight: Tensor, codes: Tensor, scale: float) -> Iterator[None]:
+def _codes_kept(weight: Tensor, codes: Tensor, scale: float, narrow: torch.dtype) -> Iterator[None]:
     assert weight.stride() == codes.stride()
     address, count, dtype = weight.data_ptr(), weight.numel(), weight.dtype
     shape, strides = weight.shape, weight.stride()
@@ -68,10 +71,10 @@ def _codes_kept(weight: Tensor, codes: Tensor, scale: float) -> Iterator[None]:
         if tensor.data_ptr() != address or tensor.numel() != count:
             return tensor
         # A linear layer keeps its weight transposed.
-        return waiting[0].as_strided(tensor.shape, tensor.stride()).to(torch.int8)
+        return waiting[0].as_strided(tensor.shape, tensor.stride()).to(narrow)
 
     def unpack(kept: Any) -> Tensor:
-        if kept.dtype != torch.int8:
+        if kept.dtype != narrow:
             return kept  # type: ignore[no-any-return]
         values = kept.to(dtype).mul_(scale)
         if not torch.is_grad_enabled():

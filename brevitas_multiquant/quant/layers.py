@@ -6,7 +6,7 @@ with a forward of its own needs a rule of its own, and is refused without one, n
 
 import copy
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from brevitas_multiquant.core.clip_quantize import activation_levels
 from brevitas_multiquant.core.exact_sums import sums_are_exact
-from brevitas_multiquant.core.grids import ODD, WeightFormat
+from brevitas_multiquant.core.grids import ODD, Grid, WeightFormat
 from brevitas_multiquant.core.panel import Dial, Panel
-from brevitas_multiquant.core.selection import BRANCH_BITS
 from brevitas_multiquant.quant.entries import Entry, float_entries
 from brevitas_multiquant.quant.exact import contract_exactly, refuse_mixed_types
 from brevitas_multiquant.quant.geometry import as_output_channels, geometry
@@ -42,7 +41,7 @@ class CodeLayer(Member):
     Autocast does not change that (`quant.exact`).
 
     Attributes:
-        input_dial: of the site that the layer reads, whose codes its output scale is for.
+        input_dial: of the site that the layer reads: it shows the bits of both factors.
     """
 
     active: Panel
@@ -65,7 +64,7 @@ class CodeLayer(Member):
 
     @property
     def weight_format(self) -> WeightFormat:
-        """Which integers the weight codes are."""
+        """Which integers the weight codes are, at the bits at which it runs."""
         return self.weight_quant.tensor_quant.weight_format  # type: ignore[no-any-return]
 
     @property
@@ -88,7 +87,7 @@ class CodeLayer(Member):
             refuse_mixed_types(x, weight_codes)
             scale = self.output_scale
             weight = weight_codes * scale
-            with codes_kept(x, weight, weight_codes, scale):
+            with codes_kept(x, weight, weight_codes, scale, self.weight_format.magnitude):
                 return contract(x, weight, bias)
         y = contract_exactly(contract, x, weight_codes).mul_(self.output_scale)
         y = y if bias is None else y.add_(as_output_channels(self, bias))
@@ -113,8 +112,14 @@ class CodeLayer(Member):
 
     def sites(self) -> Mapping[str, Site]:
         """Its codes, and those that it reads."""
-        read = Site(assigned=self.input_dial.assigned)
-        return {WEIGHT: Site(BRANCH_BITS, self.weight.numel()), INPUT: read}
+        dial = self.input_dial
+        weights = Site(dial.weight_bits, self.weight.numel(), assigned=dial.assigned_weights)
+        return {WEIGHT: weights, INPUT: Site(dial.activation_bits, assigned=dial.assigned)}
+
+    def look_at(self, dial: Dial | Panel) -> None:
+        """Read a site: its dial shows the bits of the layer's weights and of what it reads."""
+        super().look_at(dial)
+        self.weight_quant.tensor_quant.grid_impl.look_at(dial)
 
 
 class CodeConv2d(CodeLayer, QuantConv2d):
@@ -129,7 +134,10 @@ class CodeLinear(CodeLayer, QuantLinear):
     """`CodeLayer` over ``brevitas.nn.QuantLinear``."""
 
 
-Rule = Callable[[Any, Panel, WeightFormat], CodeLayer]
+Weights = WeightFormat | type[WeightPerTensorLearnedRange]
+"""Which integers weights become: a grid, or a Brevitas injector of a quantizer of its own."""
+
+Rule = Callable[[Any, Panel, Weights], CodeLayer]
 """Float layer, the network's state, which integers its weights become -> layer of codes."""
 
 _RULES: dict[type | str, Rule] = {}
@@ -208,7 +216,7 @@ def _is_kind(layer_type: type, kind: type | str) -> bool:
     return layer_type.__name__ == name
 
 
-def code_layer(layer: nn.Module, active: Panel, weight_format: WeightFormat = ODD) -> CodeLayer:
+def code_layer(layer: nn.Module, active: Panel, weight_format: Weights = ODD) -> CodeLayer:
     """The float layer as a `CodeLayer` that holds the same parameters; the layer is not changed."""
     rule = _rule_of(layer)
     assert rule is not None, "asked for after can_quantize"
@@ -223,7 +231,8 @@ def _finish(
 ) -> CodeLayer:
     for name, parameter in layer.named_parameters(recurse=False):
         quantized.register_parameter(name, copy.deepcopy(parameter))
-    quantized.active = quantized.input_dial = active
+    quantized.active = active
+    quantized.look_at(active)
     quantized.weight_function = weight_function
     quantized.weight_quant.skip_create_quant_tensor = True
     quantized.train(layer.training)
@@ -239,38 +248,39 @@ def weight_range(layer: CodeLayer) -> Any:
 
 
 @cache
-def _weight_quantizer(weight_format: WeightFormat) -> Any:
-    return WeightPerTensorLearnedRange.let(weight_format=weight_format)
+def _weight_quantizer(weights: Hashable) -> Any:
+    is_grid = isinstance(weights, Grid)
+    return WeightPerTensorLearnedRange.let(weight_format=weights) if is_grid else weights
 
 
-def _new(code_type: Callable[..., Any], layer: nn.Module, weight_format: WeightFormat) -> Any:
+def _new(code_type: Callable[..., Any], layer: nn.Module, weight_format: Weights) -> Any:
     """A `CodeLayer` of the float layer's shape; its weights are still to come."""
     with torch.random.fork_rng(devices=[]):
         return code_type(
             **geometry(layer),
             bias=layer.bias is not None,
-            weight_quant=_weight_quantizer(weight_format),
+            weight_quant=_weight_quantizer(weight_format),  # type: ignore[arg-type]
         )
 
 
 @register_layer(nn.Conv2d)
-def _conv2d(conv: nn.Conv2d, active: Panel, weight_format: WeightFormat) -> CodeLayer:
+def _conv2d(conv: nn.Conv2d, active: Panel, weight_format: Weights) -> CodeLayer:
     return _finish(_new(CodeConv2d, conv, weight_format), conv, active)
 
 
 @register_layer(nn.Conv1d)
-def _conv1d(conv: nn.Conv1d, active: Panel, weight_format: WeightFormat) -> CodeLayer:
+def _conv1d(conv: nn.Conv1d, active: Panel, weight_format: Weights) -> CodeLayer:
     return _finish(_new(CodeConv1d, conv, weight_format), conv, active)
 
 
 @register_layer(nn.Linear)
 @register_layer("timm.layers.Linear")
-def _linear(linear: nn.Linear, active: Panel, weight_format: WeightFormat) -> CodeLayer:
+def _linear(linear: nn.Linear, active: Panel, weight_format: Weights) -> CodeLayer:
     return _finish(_new(CodeLinear, linear, weight_format), linear, active)
 
 
 @register_layer("timm.layers.Conv2dSame")
-def _conv2d_same(conv: Any, active: Panel, weight_format: WeightFormat) -> CodeLayer:
+def _conv2d_same(conv: Any, active: Panel, weight_format: Weights) -> CodeLayer:
     quantized = _new(CodeConv2d, conv, weight_format)
     quantized.is_same_padded_strided = True
     return _finish(quantized, conv, active)
@@ -288,7 +298,7 @@ def _standardised_weight(layer: Any, eps: float, scale: float | None) -> Tensor:
 @register_layer("timm.layers.StdConv2dSame")
 @register_layer("timm.layers.ScaledStdConv2d")
 @register_layer("timm.layers.ScaledStdConv2dSame")
-def _standardised_conv2d(conv: Any, active: Panel, weight_format: WeightFormat) -> CodeLayer:
+def _standardised_conv2d(conv: Any, active: Panel, weight_format: Weights) -> CodeLayer:
     quantized = _new(CodeConv2d, conv, weight_format)
     quantized.is_same_padded_strided = getattr(conv, "same_pad", False)
     return _finish(quantized, conv, active, _weight_function(conv))

@@ -14,6 +14,7 @@ from typing import TypeVar
 from brevitas.core.utils import StatelessBuffer
 from torch import nn
 
+from brevitas_multiquant.core.panel import Dial, Panel
 from brevitas_multiquant.core.precision import Assignment, Setting, network_bits
 from brevitas_multiquant.quant.entries import Entry, float_entries
 
@@ -101,6 +102,10 @@ class Member(nn.Module, ABC):
     def running(self, bits: int) -> Iterable[nn.Module]:
         """Which of its children run at a bit-width of the network."""
         return self.children()
+
+    def look_at(self, dial: Dial | Panel) -> None:
+        """Be told of the site that it reads, in a network: its dial shows the bits that run."""
+        self.input_dial = dial
 
 
 def stores_floats(self: nn.Module, name: str) -> Iterable[Entry]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from brevitas_multiquant.core.clip_quantize import quantize_activation, quantize_weight
 from brevitas_multiquant.core.config import check_choice
-from brevitas_multiquant.core.grids import FAMILIES, ODD, Grid, Numbers
+from brevitas_multiquant.core.grids import FAMILIES, ODD, Grid, Numbers, grids_of
 from brevitas_multiquant.core.panel import Dial, Panel
 from brevitas_multiquant.core.selection import chosen_bits
 from brevitas_multiquant.quant.member import (
@@ -82,6 +82,9 @@ class Fixed:
         """None: those of the grid."""
         return None
 
+    def look_at(self, dial: Dial | Panel) -> None:
+        """No dial changes it."""
+
 
 class AtRunTime(Member):
     """A family of grids, of which one runs.
@@ -92,6 +95,9 @@ class AtRunTime(Member):
     Args:
         family: a name out of `FAMILIES`.
         candidate_bits: bit-widths to choose from; it starts at the largest.
+
+    Attributes:
+        dial: of the site, in a network: it says which one runs.
 
     Example:
         >>> weights = AtRunTime("centered", [2, 4, 8])
@@ -105,13 +111,20 @@ class AtRunTime(Member):
     sites = has_no_sites
 
     row: Tensor
+    dial: Dial | Panel | None = None
 
     def __init__(self, family: str, candidate_bits: Sequence[int]) -> None:
         super().__init__()
         check_choice("family", family, tuple(FAMILIES))
-        self.grids = {bits: FAMILIES[family](bits) for bits in sorted(candidate_bits)}
-        self.grid = self.finest = self.grids[max(self.grids)]
+        self.grids = grids_of(family, candidate_bits)
+        self.switched = max(self.grids)
+        self.finest = self.grids[self.switched]
         self.register_buffer("row", torch.tensor(self.grid.numbers), persistent=False)
+
+    @property
+    def grid(self) -> Grid:
+        """The one that runs."""
+        return self.grids[self.switched if self.dial is None else self.dial.weight]
 
     def switch(self, bits: int) -> None:
         """Choose the grid from here on.
@@ -120,17 +133,26 @@ class AtRunTime(Member):
             BitWidthError: none of the candidates.
         """
         (chosen,) = chosen_bits([bits], tuple(self.grids), "weights")
-        self.grid = self.grids[chosen]
+        self.switched = chosen
         # a new tensor: a graph that has yet to run backward keeps the one that it ran forward with
         self.row = self.row.new_tensor(self.grid.numbers)
 
+    def look_at(self, dial: Dial | Panel) -> None:
+        """Let a dial say which grid runs."""
+        self.dial = dial
+
     def numbers(self) -> Numbers:
-        """Of the grid that runs: tensors where a graph is compiled, Python numbers elsewhere."""
-        return Numbers(*self.row) if torch.compiler.is_compiling() else self.grid.numbers
+        """Of the grid that runs: Python numbers; where a graph is compiled without a dial, tensors.
+
+        The graphs of a network are of one bit-width each.
+        """
+        by_switch = self.dial is None and torch.compiler.is_compiling()
+        return Numbers(*self.row) if by_switch else self.grid.numbers
 
     def forward(self) -> Tensor:
         """Bits of the integers, as Brevitas asks for it."""
-        return self.row[-1].float()
+        own = self.row if self.dial is None else self.row.new_tensor(self.grid.numbers)
+        return own[-1].float()
 
 
 class WeightCodes(_Codes):

@@ -58,7 +58,7 @@ def test_written_form_names_the_method_only_if_it_is_another(monkeypatch):
 def test_methods():
     with pytest.raises(
         ConfigError,
-        match=r"method: expected one of \['multiquant'\], got 'mu.*; did you mean 'multiquant'",
+        match=r"method: expected one of \['multiquant', .*\], got 'mu.*; did you mean 'multiquant'",
     ):
         MultiQuantConfig.create([2], method="multquant")
     with pytest.raises(ConfigError, match=r"got 4$"):
@@ -71,10 +71,14 @@ def test_methods():
 def test_every_option_is_told_once():
     """Names, defaults and choices for files, keywords and command lines come from the fields."""
     assert [one.name for one in OPTIONS] == [
-        *("bits", "selection", "profile", "merge", "half_width", "weights", "method")
+        *("bits", "selection", "profile", "merge", "half_width", "weights", "method"),
+        "grid",
     ]
-    for one in OPTIONS[2:]:
+    for one in OPTIONS[2:7]:
         assert one.default in one.metadata["choices"], one.name
+    for one in OPTIONS[7:]:  # of some methods: each says what it may be, the default first
+        assert one.default is None and one.metadata["unwritten"], one.name
+        assert any(one.name in row.options for row in METHODS.values()), one.name
     assert MultiQuantConfig() == MultiQuantConfig.create([2, 4, 6, 8], "amortized")
     positional = MultiQuantConfig.create([2], "serial", "finn", "sum", "channels", "int2")
     assert (positional.profile, positional.merge, positional.weights) == ("finn", "sum", "int2")

@@ -1,0 +1,191 @@
+"""Networks of one body whose weights follow the bit-width, against their formulas in fp64."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from brevitas_multiquant import (
+    Assignment,
+    InPlaceDistillation,
+    MultiQuantConfig,
+    MultiQuantNet,
+    calibrate,
+    extract_subnet,
+    multiquantize,
+)
+from brevitas_multiquant.core.clip_quantize import guarded_upper
+from brevitas_multiquant.core.grids import Grid, grids_of, odd
+from brevitas_multiquant.errors import BitWidthError, ConfigError
+from brevitas_multiquant.nn import SwitchableNorm, SwitchableQuantizer
+from brevitas_multiquant.quant.layers import CodeLayer, weight_range
+from brevitas_multiquant.quant.proxies import activation_tensor_quant
+from tests.reference import activation_values
+from tests.tiny import IMAGE, TinyNet
+
+MIXED = Assignment(4, {"conv1": (3, 8), "conv2": (5, 2)})
+KINDS: dict[str, dict[str, Any]] = {
+    "individual": {"bits": [4], "method": "individual"},
+    "assigned": {"bits": MIXED},
+    "centered": {"bits": [2, 3, 4, 8], "method": "adabits"},
+    "modified": {"bits": [2, 4, 8], "method": "adabits", "grid": "modified"},
+    "original": {"bits": [2, 4, 8], "method": "adabits", "grid": "original"},
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def made(kind: str, images: Tensor) -> MultiQuantNet:
+    net = multiquantize(TinyNet(), input_shape=IMAGE, **KINDS[kind])
+    calibrate(net, [images])
+    return net.eval()
+
+
+def grid_of(net: MultiQuantNet, bits: int) -> Grid:
+    families = {"centered": "centered", "modified": "modified", "original": "odd", None: "odd"}
+    known = net.bits if net.config.grid else [bits]
+    return grids_of(families[net.config.grid], known)[bits]
+
+
+def values_of(weight: Tensor, lower: Tensor, upper: Tensor, grid: Grid) -> Tensor:
+    """Weights as the tables of the methods define them, without the product's functions."""
+    place = ((weight - lower) / (guarded_upper(lower, upper) - lower)).clamp(0, 1)
+    if grid.rounding == "floor":
+        place = ((grid.levels + 1) * place).floor().clamp(max=grid.levels)
+    else:
+        place = (grid.levels * place).round()
+    return (grid.step * place + grid.offset) / grid.divisor
+
+
+class Formulas(fx.Interpreter):
+    """Runs a body in the domain of values, all in fp64."""
+
+    def __init__(self, part: Any, net: MultiQuantNet, assignment: Assignment) -> None:
+        super().__init__(part)
+        self.net, self.assignment = net, assignment
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        module: Any = self.fetch_attr(target)
+        (x,), bits = args, str(self.assignment.bits)
+        if isinstance(module, SwitchableQuantizer):
+            learned = activation_tensor_quant(module[bits]).range_impl
+            own = self.assignment[module.dial.site].activation
+            return activation_values(x, learned.lower.double(), learned.upper.double(), own)
+        if isinstance(module, CodeLayer):
+            learned = weight_range(module)
+            grid = grid_of(self.net, self.assignment[module.input_dial.site].weight)
+            ends = learned.lower.double(), learned.upper.double()
+            weight = values_of(module.weight.double(), *ends, grid)
+            bias = None if module.bias is None else module.bias.double()
+            return F.conv2d(x, weight, bias, module.stride, module.padding)
+        if isinstance(module, SwitchableNorm):
+            norm: Any = module[bits]
+            numbers = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+            return F.batch_norm(x, *(n.double() for n in numbers), training=False, eps=norm.eps)
+        return module(x)
+
+
+@every_kind
+@torch.no_grad()
+def test_every_bit_width_is_what_the_formulas_say(kind: str, images: Tensor) -> None:
+    net, found = made(kind, images), []
+    for bits in net.bits:
+        with net.at_bits(bits):
+            body = Formulas(net.branches[0], net, net.assignment).run(net.stem(images).double())
+            logits = net(images)
+            # fp32 sums of some tens of terms against fp64
+            torch.testing.assert_close(logits, net.head(body.float()), rtol=1e-4, atol=1e-5)
+            assert net.assignment == Assignment.uniform(net, bits)
+        assert torch.equal(extract_subnet(net, bits)(images), logits)
+        assert torch.equal(net.view(bits)(images), logits)
+        found.append(logits)
+    assert len({tuple(logits.flatten().tolist()) for logits in found}) == len(net.bits)
+
+
+@every_kind
+def test_a_step_reaches_every_parameter(kind: str, images: Tensor) -> None:
+    net = made(kind, images).train()
+    before = copy.deepcopy(net.state_dict())
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    out = InPlaceDistillation(net).step(images, torch.arange(len(images)))
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+    optimizer.step()
+    moved = [n for n, p in net.named_parameters() if not torch.equal(p, before[n])]
+    assert any("range_impl" in name for name in moved) and "branches.0.conv1.weight" in moved
+    assert sorted(out["outputs"]) == list(net.bits)
+
+
+class TestAssignments:
+    @torch.no_grad()
+    def test_weights_and_activations_of_a_site_are_chosen_apart(self, images: Tensor) -> None:
+        net, found = made("centered", images), set()
+        for pair in ((2, 8), (8, 2), (3, 4), (8, 8)):
+            assignment = Assignment(8, {"conv1": (8, 8), "conv2": pair})
+            with net.at_bits(assignment):
+                assert net.assignment == assignment
+                logits = net(images)
+                codes = net.branches[0].conv2.quant_weight()
+                body = Formulas(net.branches[0], net, assignment).run(net.stem(images).double())
+            torch.testing.assert_close(logits, net.head(body.float()), rtol=1e-4, atol=1e-5)
+            assert torch.equal(extract_subnet(net, assignment)(images), logits)
+            assert codes.abs().max() < 2 ** pair[0] and bool((codes % 2 == 1).all())
+            found.add(tuple(logits.flatten().tolist()))
+        assert len(found) == 4
+
+    def test_an_individual_network_has_but_one(self, images: Tensor) -> None:
+        net = made("assigned", images)
+        assert net.bits == (4,) and net.setting == 4 and net.assignment == MIXED
+        assert net.config.method == "individual" and net.config.assignment == MIXED
+        assert MultiQuantConfig.from_dict(net.config.to_dict()) == net.config
+        layers = {n: m for n, m in net.branches[0].named_modules() if isinstance(m, CodeLayer)}
+        assert {name: layer.weight_format for name, layer in layers.items()} == {
+            "conv1": odd(3),
+            "shortcut": odd(3),
+            "conv2": odd(5),
+        }
+        for setting in (4, MIXED, Assignment(4, {"conv1": (3, 8)})):
+            with net.at_bits(setting):
+                assert net.assignment == MIXED
+        with pytest.raises(BitWidthError, match=r"conv2: expected the \(5, 2\) bits that it was"):
+            net.set_active_bits(Assignment(4, {"conv2": (4, 2)}))
+        copied = copy.deepcopy(net)
+        assert copied.assignment == MIXED and torch.equal(copied(images), net(images))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"bits": [2, 4], "method": "individual"}, BitWidthError, "expected one bit-width, as the"),
+        ({"bits": [1, 4], "method": "adabits"}, BitWidthError, r"expected 2 to 16, got 1 in"),
+        (
+            {"bits": [2], "grid": "centered"},
+            ConfigError,
+            r"grid: expected none for the method 'multiquant', .* an option of \['adabits'\]",
+        ),
+        ({"bits": [2], "method": "adabits", "grid": "even"}, ConfigError, "grid: expected one of"),
+        (
+            {"bits": [2], "method": "adabits", "weights": "int2"},
+            ConfigError,
+            r"weights: expected none for the method 'adabits', .* of \['multiquant'\]",
+        ),
+        (
+            {"bits": [2], "method": "individual", "merge": "sum"},
+            ConfigError,
+            r"merge: expected none .*'multiquant'",
+        ),
+        (
+            {"bits": MIXED, "method": "adabits"},
+            ConfigError,
+            r"assignment: expected none for the method 'adabits'.*'individual'",
+        ),
+        ({"bits": Assignment(4, {"conv1": (3, 17)})}, BitWidthError, r"conv1: expected at most 16"),
+        ({"bits": Assignment(4, {"conv3": (3, 4)})}, BitWidthError, r"got 'conv3'; did you mean"),
+    ],
+)
+def test_what_a_method_has_not_is_refused(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        multiquantize(TinyNet(), input_shape=IMAGE, **options)
