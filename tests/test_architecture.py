@@ -208,6 +208,7 @@ OPTIONAL = {
     *("onnx", "onnxruntime", "qonnx"),  # export
     *("huggingface_hub", "matplotlib"),  # hub, plots of its cards
     *("accelerate", "sklearn", "tqdm", "yaml"),  # recipes
+    "scipy",  # exact allocations
     "finn",
     "brevitas.export",  # imports onnx
 }

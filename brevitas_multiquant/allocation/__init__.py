@@ -1,1 +1,18 @@
 """A budget in, bit-widths out."""
+
+from brevitas_multiquant.allocation.allocate import allocate
+from brevitas_multiquant.allocation.allocation import Allocation
+from brevitas_multiquant.allocation.budget import Budget
+from brevitas_multiquant.allocation.cost_table import CostTable
+from brevitas_multiquant.allocation.rounding import round_to_budget
+from brevitas_multiquant.allocation.strategies import STRATEGIES, Strategy
+
+__all__ = [
+    "STRATEGIES",
+    "Allocation",
+    "Budget",
+    "CostTable",
+    "Strategy",
+    "allocate",
+    "round_to_budget",
+]

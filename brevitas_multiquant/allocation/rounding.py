@@ -61,6 +61,36 @@ def round_to_budget(
     return walk.chosen
 
 
+def steps_up(
+    candidates: Mapping[Any, Sequence[int]], terms: Sequence[Term], gain: Gain
+) -> list[tuple[tuple[float, ...], dict[Any, int]]]:
+    """From the fewest bits to the most, step by step by the best gain per cost.
+
+    Args:
+        candidates: width -> whole bits that it may have.
+        terms: the cost.
+        gain: of each step.
+
+    Returns:
+        (cost, width -> bits) at the start and after each step.
+
+    Example:
+        >>> terms = [Term(("a",), lambda bits: bits), Term(("b",), lambda bits: 10 * bits)]
+        >>> path = steps_up({"a": (2, 3), "b": (2, 3)}, terms, lambda *step: 1.0)
+        >>> [(cost, *bits.values()) for (cost,), bits in path]
+        [(22, 2, 2), (23, 3, 2), (33, 3, 3)]
+    """
+    least, most = ({w: pick(of) for w, of in candidates.items()} for pick in (min, max))
+    ends = zip(total_of(terms, least), total_of(terms, most), strict=True)
+    room = [2 * max(pair) for pair in ends]  # more than any step needs, and a scale for each
+    walk = _Walk({w: float(bits) for w, bits in least.items()}, candidates, terms, room, gain)
+    path = [(walk.cost, dict(walk.chosen))]
+    walk.up(most)
+    for cost, width, to in walk.steps:
+        path.append((cost, {**path[-1][1], width: to}))
+    return path
+
+
 def _made_by(bits: Mapping[Any, float]) -> Gain:
     def made(width: Any, low: int, high: int) -> float:
         share: float = (bits[width] - low) / (high - low)
@@ -98,7 +128,7 @@ class _Walk:
         self.terms: dict[Any, list[Term]] = defaultdict(list)
         self.beside: dict[Any, set[Hashable]] = defaultdict(set)
         for term in terms:
-            for width in term.widths:
+            for width in dict.fromkeys(term.widths):
                 self.terms[width].append(term)
                 self.beside[width].update(term.widths)
         self.cost = total_of(terms, self.chosen) or (0,) * len(self.budget)
@@ -107,6 +137,8 @@ class _Walk:
                 f"budget: expected {len(self.cost)} numbers, one for each resource of the terms, "
                 f"got {budget!r}"
             )
+
+        self.steps: list[tuple[tuple[float, ...], Any, int]] = []
 
     def _change(self, width: Any, to: int) -> tuple[float, ...]:
         """What a step adds to each resource."""
@@ -197,6 +229,7 @@ class _Walk:
             if seen != version[width] or worth(width, to, gain, change) is None:
                 continue
             self.chosen[width], self.cost, taken = to, self._after(change), True
+            self.steps.append((self.cost, width, to))
             for other in self.beside[width] | {width}:
                 version[other] += 1
                 offer(other)

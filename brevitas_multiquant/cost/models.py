@@ -85,17 +85,41 @@ def total_bitops(
         >>> total_bitops(layers, lambda layer: (4, 4))  # both are float
         0
     """
+    total: Number = 0
+    for layer, pinned in counted_layers(layers, convention):
+        both = zip(pinned, bits_of(layer), strict=True)
+        weight, read = (own if fixed is None else fixed for fixed, own in both)
+        total = total + bitops(layer.macs, weight, read)
+    return total
+
+
+def counted_layers(
+    layers: Iterable[Layer], convention: str
+) -> list[tuple[Layer, tuple[int | None, int | None]]]:
+    """The layers that count as bit operations, and bits that a convention pins, None for others.
+
+    Args:
+        layers: those that run, in order.
+        convention: one of `CONVENTIONS`.
+
+    Raises:
+        ConfigError: an unknown convention.
+
+    Example:
+        >>> layers = [Layer("stem", "conv", 100, 10), Layer("head", "fc", 10, 10)]
+        >>> [(layer.name, pinned) for layer, pinned in counted_layers(layers, "fracbits")]
+        [('conv', (8, 8)), ('fc', (8, None))]
+        >>> counted_layers(layers, "quantized")
+        []
+    """
     check_choice("convention", convention, tuple(CONVENTIONS))
     counted, layers = CONVENTIONS[convention], list(layers)
     pinned = {
         **{id(layer): counted.first for layer in layers[:1] if layer.part == STEM},
         **{id(layer): counted.classifier for layer in layers[-1:] if layer.part == HEAD},
     }
-    total: Number = 0
-    for layer in layers:
-        if layer.is_float and not counted.floats:
-            continue
-        both = zip(pinned.get(id(layer), (None, None)), bits_of(layer), strict=True)
-        weight, read = (own if fixed is None else fixed for fixed, own in both)
-        total = total + bitops(layer.macs, weight, read)
-    return total
+    return [
+        (layer, pinned.get(id(layer), (None, None)))
+        for layer in layers
+        if counted.floats or not layer.is_float
+    ]

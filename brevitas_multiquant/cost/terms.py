@@ -19,6 +19,7 @@ class Term:
     Args:
         widths: the bit-widths that it depends on.
         of: their bits, in order -> the cost, a number or a tuple of one number a resource.
+        layer: whose cost it is, for tables.
 
     Example:
         >>> term = Term(("weights", "input"), lambda weights, read: 100 * weights * read)
@@ -28,6 +29,7 @@ class Term:
 
     widths: tuple[Width, ...]
     of: Callable[..., Any]
+    layer: str = ""
 
     def __call__(self, bits: Mapping[Any, Any]) -> Any:
         """The cost at the bits of all widths."""

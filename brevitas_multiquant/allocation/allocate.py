@@ -1,0 +1,172 @@
+"""`allocate`: a budget in, the bits of every layer out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from brevitas_multiquant.allocation.allocation import Allocation, CurvePoint, LayerShare, Uniform
+from brevitas_multiquant.allocation.budget import Budget
+from brevitas_multiquant.allocation.problem import Bits, Candidates, Pin, Problem, problem_of
+from brevitas_multiquant.allocation.sites import Sites, sites_of
+from brevitas_multiquant.allocation.strategies import Request, Strategy, strategy_named
+from brevitas_multiquant.core.panel import Panel
+from brevitas_multiquant.cost.terms import as_resources
+from brevitas_multiquant.errors import BudgetError, ConfigError
+from brevitas_multiquant.methods.convert import multiquantize
+from brevitas_multiquant.nn.given import given_network
+from brevitas_multiquant.nn.network import MultiQuantNet
+
+EVERY_BIT = tuple(range(2, 9))
+"""Candidates for a float model."""
+
+
+def allocate(
+    model: nn.Module,
+    budget: Budget,
+    *,
+    strategy: str = "sqnr",
+    data: Any = None,
+    candidates: Candidates | None = None,
+    pins: Mapping[str, Pin] | None = None,
+    groups: Sequence[Sequence[str]] = (),
+    samples: int = 256,
+    exact: bool = False,
+    bits: int | None = None,
+    profile: str = "paper",
+    input_shape: tuple[int, ...] | None = None,
+    **conversion: Any,
+) -> Allocation:
+    """The bits of every layer's weights and activations, within a budget.
+
+    Of a float model, weights and activations of every site are chosen, for
+    ``multiquantize(model, bits=allocation.assignment)``. Of a network of run-time bit-widths, what
+    it can switch: the activations of one with branches.
+
+    What reads one tensor shares its quantizer, and so its bits. Operands of an addition are no
+    choice: the profile ``finn`` gives both sides the same.
+
+    Args:
+        model: a float CNN, or a network that `brevitas_multiquant.multiquantize` made.
+        budget: the most it may cost; it is never above.
+        strategy: ``"sqnr"`` (default): noise at the output, from images without labels;
+            ``"fisher"``: one backward, with labels; ``"mixquant"``: weights by their rounding error
+            alone, no data; ``"uniform"``: the same bits everywhere.
+        data: batches of images (N, C, H, W), or of (images, labels).
+        candidates: bits that may be chosen, or a mapping of ``"weight"`` and ``"activation"`` to
+            them; default: 2 to 8, or those of the network.
+        pins: name or glob of layers or sites -> bits that are no choice: one number, or (weights,
+            activations) with None for what stays free.
+        groups: names or globs of sites that get the same bits.
+        samples: how many images are looked at.
+        exact: solve the knapsack exactly, with scipy.
+        bits: of the network that is made: where norms and sums of the profile ``finn`` look;
+            default: the uniform bits within the budget. Of a network: which branches run; default:
+            its most.
+        profile: of the network that a float model becomes.
+        input_shape: (1, C, H, W) of images; default: what the model declares.
+        **conversion: further options of ``multiquantize`` for a float model: ``stem``, ``head``,
+            ``keep``.
+
+    Raises:
+        BudgetError: a budget that cannot be kept to, with what is possible.
+        BitWidthError: candidates, pins or groups that cannot be.
+        ConfigError: an unknown strategy, or one that cannot choose for this model.
+        CalibrationError: data that is missing, or without labels where they are needed.
+
+    Example:
+        >>> import torch
+        >>> layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()]
+        >>> model = nn.Sequential(*layers, nn.Conv2d(8, 8, 1), nn.Flatten(), nn.Linear(128, 10))
+        >>> images, shape = torch.rand(4, 3, 8, 8), (1, 3, 8, 8)
+        >>> found = allocate(model.eval(), Budget(uniform=4), data=[images], input_shape=shape)
+        >>> found.cost <= found.budget == found.uniform.cost
+        True
+        >>> list(found.assignment), found.assignment["2"].weight in range(2, 9)
+        (['2', '4'], True)
+    """
+    row = strategy_named(strategy)
+    if not isinstance(budget, Budget):
+        raise BudgetError(f"budget: expected a Budget, such as Budget(uniform=4), got {budget!r}")
+    if samples < 1:
+        raise ConfigError(f"samples: expected at least 1, got {samples}")
+    made = {"profile": profile, "input_shape": input_shape, **conversion}
+    sites = _given(model, row, bits, made)
+    every = EVERY_BIT if sites.is_float else sites.net.bits
+    chosen_from = every if candidates is None else candidates
+    problem = problem_of(sites, budget, chosen_from, pins or {}, groups)
+    found = row.choose(problem, Request(data, samples, exact))
+    assert problem.fits(found.bits), "a strategy went above the budget"
+
+    best = problem.best_uniform()
+    network_bits = sites.bits
+    if sites.is_float:
+        network_bits = bits or (
+            best[0] if best else min(min(of) for of in problem.candidates.values())
+        )
+    uniform = None
+    if best is not None:
+        of_uniform = problem.assignment(best[1], network_bits)
+        uniform = Uniform(best[0], problem.cost(best[1])[0], of_uniform)
+    total = problem.cost(found.bits)
+    return Allocation(
+        problem.assignment(found.bits, network_bits),
+        total[0],
+        problem.limits[0],
+        problem.unit,
+        row.name,
+        uniform,
+        tuple(_shares(problem, found.bits)),
+        tuple(
+            CurvePoint(point.cost, point.loss, problem.assignment(point.bits, network_bits))
+            for point in found.curve
+        ),
+        total[1] if len(total) > 1 else 0,
+    )
+
+
+def _given(model: nn.Module, row: Strategy, bits: int | None, conversion: dict[str, Any]) -> Sites:
+    """The sites of a network, or of what a float model becomes."""
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"allocate: expected a model or network, got {type(model).__name__}")
+    if any(isinstance(module, Panel | MultiQuantNet) for module in model.modules()):
+        net = given_network(model, "allocate")
+        return _of_network(net, row, bits, conversion)
+    net = multiquantize(model, [2], check=False, **conversion)
+    assert net.input_shape is not None
+    return sites_of(net, net.input_shape, 2, weight_bits=None, is_float=True)
+
+
+def _of_network(
+    net: MultiQuantNet, row: Strategy, bits: int | None, conversion: dict[str, Any]
+) -> Sites:
+    asked = {"profile": "paper", "input_shape": None}
+    others = [name for name, value in conversion.items() if value != asked.get(name)]
+    if others:
+        raise ConfigError(
+            f"allocate: expected {others} for a float model, got a network, which is converted"
+        )
+    weight_bits = next(iter(net.assignment.values())).weight if net.sites else None
+    if row.weights:
+        raise ConfigError(
+            f"strategy: expected a float model for {row.name!r}, which chooses bits of weights, "
+            "got a network: take 'sqnr'"
+        )
+    shape = net.input_shape or (1, 3, 224, 224)
+    return sites_of(net, shape, bits or max(net.bits), weight_bits)
+
+
+def _shares(problem: Problem, chosen: Bits) -> list[LayerShare]:
+    costs: dict[str, float] = {}
+    for term in problem.terms:
+        costs[term.layer] = costs.get(term.layer, 0.0) + as_resources(term(chosen))[0]
+    total = sum(costs.values()) or 1.0
+    sites, rows = problem.sites, []
+    full = {width: chosen[first] for width, first in problem.same.items()}
+    for layer in sites.layers:
+        if layer.name in costs:
+            cost = costs.pop(layer.name)
+            weight, read = (None, None) if layer.is_float else sites.bits_of(layer, full)
+            rows.append(LayerShare(layer.name, weight, read, cost, cost / total))
+    rows += [LayerShare(name, None, None, cost, cost / total) for name, cost in costs.items()]
+    return rows

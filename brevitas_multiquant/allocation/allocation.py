@@ -1,0 +1,159 @@
+"""What an allocator gives: bits of every site, what they cost, and what else was possible."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from brevitas_multiquant.core.precision import Assignment
+
+UNITS = {"bitops": (1e9, "GBitOPs"), "bytes": (1e6, "MB"), "luts": (1e3, "thousand LUTs")}
+"""Unit of a budget -> what people read it in."""
+
+
+class LayerShare(NamedTuple):
+    """A layer's part in the cost.
+
+    Args:
+        layer: its name.
+        weight: bits of its weights; None where they are float, or it is no layer.
+        activation: bits of what it reads; None as for weights.
+        cost: in the unit of the budget.
+        share: of the whole cost.
+    """
+
+    layer: str
+    weight: int | None
+    activation: int | None
+    cost: float
+    share: float
+
+
+class CurvePoint(NamedTuple):
+    """One choice out of the curve.
+
+    Args:
+        cost: in the unit of the budget.
+        loss: what the strategy takes for the loss; only differences within a curve mean something.
+        assignment: the bits.
+    """
+
+    cost: float
+    loss: float
+    assignment: Assignment
+
+
+class Uniform(NamedTuple):
+    """The network with the same bits everywhere."""
+
+    bits: int
+    cost: float
+    assignment: Assignment
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Bits of every site within a budget; prints as a table.
+
+    Args:
+        assignment: the bits, for ``multiquantize(model, bits=...)`` or ``net.set_active_bits``.
+        cost: what it costs, in the unit of the budget.
+        budget: the limit.
+        unit: of both.
+        strategy: that found it.
+        uniform: the uniform network that costs nearest to the budget without being above it; None
+            where the fewest bits everywhere do.
+        layers: each one's part in the cost, in the order in which they run.
+        curve: the best choices found from the fewest bits to the most, by rising cost; empty if the
+            strategy gives none.
+        dsp: DSPs that it takes; 0 for a budget that counts none.
+    """
+
+    assignment: Assignment
+    cost: float
+    budget: float
+    unit: str
+    strategy: str
+    uniform: Uniform | None
+    layers: tuple[LayerShare, ...]
+    curve: tuple[CurvePoint, ...]
+    dsp: float = 0
+
+    def __str__(self) -> str:
+        lines = [self.headline(), ""]
+        columns = (("layer", "weight", "activation", self._named_unit(), "share"),)
+        rows = [
+            (*map(_cell, row[:3]), self._cell(row.cost), f"{row.share:.1%}") for row in self.layers
+        ]
+        return "\n".join([*lines, *_table([*columns, *rows])])
+
+    def headline(self) -> str:
+        """Cost, budget and the uniform network, in a sentence."""
+        unit = self._named_unit()
+        text = f"{self.strategy}: {self._cell(self.cost)} of {self._cell(self.budget)} {unit}"
+        text += f" and {self.dsp:g} DSPs" if self.dsp else ""
+        if self.uniform is None:
+            return f"{text}; no uniform bits keep to the budget"
+        return f"{text}; uniform {self.uniform.bits} bits: {self._cell(self.uniform.cost)} {unit}"
+
+    def _named_unit(self) -> str:
+        return UNITS.get(self.unit, (1.0, self.unit))[1]
+
+    def _cell(self, cost: float) -> str:
+        return f"{cost / UNITS.get(self.unit, (1.0, ''))[0]:.4g}"
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Bits of each layer as bars, and the curve with budget and uniform network.
+
+        Args:
+            path: of an image to write; default: none is written.
+
+        Returns:
+            The figure of matplotlib.
+        """
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10, 4), layout="constrained")
+        both = bool(self.curve)
+        bars = figure.add_subplot(1, 1 + both, 1)
+        sites = list(self.assignment)
+        for offset, kind in ((-0.2, "weight"), (0.2, "activation")):
+            heights = [getattr(self.assignment[site], kind) for site in sites]
+            bars.bar([x + offset for x in range(len(sites))], heights, 0.4, label=kind)
+        bars.set_xticks(range(len(sites)), sites, rotation=90, fontsize=7)
+        bars.set_ylabel("bits")
+        bars.legend()
+        if both:
+            self._draw_curve(figure.add_subplot(1, 2, 2))
+        if path is not None:
+            figure.savefig(path, dpi=150)
+        return figure
+
+    def _draw_curve(self, axes: Any) -> None:
+        scale, unit = UNITS.get(self.unit, (1.0, self.unit))
+        costs = [point.cost / scale for point in self.curve]
+        axes.plot(costs, [point.loss for point in self.curve], ".-", label=self.strategy)
+        axes.axvline(self.budget / scale, linestyle="--", color="grey", label="budget")
+        if self.uniform is not None:
+            bits = self.uniform.bits
+            axes.axvline(self.uniform.cost / scale, linestyle=":", label=f"uniform {bits} bits")
+        axes.set_yscale("symlog", linthresh=max(self.curve[-1].loss, 1e-12))
+        axes.set_xlabel(unit)
+        axes.set_ylabel(f"loss by {self.strategy}")
+        axes.legend()
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def _table(rows: Sequence[Iterable[str]]) -> list[str]:
+    table = [tuple(row) for row in rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in table
+    ]

@@ -1,0 +1,92 @@
+"""Each unit of a budget as terms: what layers cost, by the bits of the sites that they read."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from brevitas_multiquant.allocation.budget import Budget, CostOf
+from brevitas_multiquant.allocation.sites import ACTIVATION, WEIGHT, Sites, Width
+from brevitas_multiquant.cost.inventory import Layer
+from brevitas_multiquant.cost.models import bitops, counted_layers, weight_bytes
+from brevitas_multiquant.cost.table import cost
+from brevitas_multiquant.cost.terms import Term
+from brevitas_multiquant.errors import BudgetError
+
+OfLayer = Callable[[Any, Any], Any]
+"""Bits of a layer's weights, and of what they are multiplied with -> its cost."""
+
+
+def layer_term(sites: Sites, layer: Layer, of: OfLayer) -> Term:
+    """What a layer costs, of the bits that can be chosen.
+
+    Args:
+        sites: of the network.
+        layer: one of its layers.
+        of: its cost.
+    """
+    site = sites.site_of(layer)
+    if site is None:
+        return Term((), partial(of, *layer.bits_at(sites.bits)), layer.name)
+    widths: tuple[Width, ...] = ((site, WEIGHT), (site, ACTIVATION))
+    if sites.weight_bits is None:
+        return Term(widths, of, layer.name)
+    return Term(widths[1:], partial(of, sites.weight_bits), layer.name)
+
+
+def bitops_terms(sites: Sites, budget: Budget) -> list[Term]:
+    """MACs x weight bits x activation bits of each layer that counts."""
+
+    def pinned(layer: Layer, fixed: tuple[int | None, int | None], weight: Any, read: Any) -> Any:
+        both = zip(fixed, (weight, read), strict=True)
+        return bitops(layer.macs, *(own if pin is None else pin for pin, own in both))
+
+    return [
+        layer_term(sites, layer, partial(pinned, layer, fixed))
+        for layer, fixed in counted_layers(sites.layers, budget.convention)
+    ]
+
+
+def bytes_terms(sites: Sites, budget: Budget) -> list[Term]:
+    """Weights in their bits, and what else a network of one bit-width stores."""
+    chosen = [layer for layer in sites.layers if sites.site_of(layer) is not None]
+    here = sum(weight_bytes(layer.weights, layer.bits_at(sites.bits)[0]) for layer in chosen)
+    rest = cost(sites.net, sites.shape)[sites.bits].bytes - here
+    terms = [Term((), lambda: rest, "what is no weight of a branch")]
+    for layer in chosen:
+        terms.append(layer_term(sites, layer, partial(_stored, layer.weights)))
+    return terms
+
+
+def _stored(weights: int, weight: Any, read: Any) -> Any:
+    return weight_bytes(weights, weight)
+
+
+def custom_terms(sites: Sites, budget: Budget) -> list[Term]:
+    """What somebody measured, of every layer of the branches.
+
+    Raises:
+        BudgetError: a table without one of the layers at bits that were asked for.
+    """
+    assert budget.cost is not None
+    chosen = [layer for layer in sites.layers if sites.site_of(layer) is not None]
+    return [layer_term(sites, one, partial(_measured, budget.cost, one.name)) for one in chosen]
+
+
+def _measured(cost_of: CostOf, layer: str, weight: int, read: int) -> float:
+    if not isinstance(cost_of, Mapping):
+        return float(cost_of(layer, weight, read))
+    if (layer, weight, read) not in cost_of:
+        known = sorted({name for name, *_ in cost_of})
+        raise BudgetError(
+            f"cost: expected an entry of {layer!r} at {weight}-bit weights and {read}-bit "
+            f"activations, got entries of {known}"
+        )
+    return float(cost_of[layer, weight, read])
+
+
+COSTS: dict[str, Callable[[Sites, Budget], list[Term]]] = {
+    "bitops": bitops_terms,
+    "bytes": bytes_terms,
+    "custom": custom_terms,
+}
+"""Unit of a budget -> its terms."""

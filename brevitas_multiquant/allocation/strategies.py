@@ -1,0 +1,92 @@
+"""Strategies as rows of data: what each needs, and how it chooses."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from brevitas_multiquant.allocation import fisher, mixquant, sqnr
+from brevitas_multiquant.allocation.problem import Problem
+from brevitas_multiquant.allocation.solve import Found, solve
+from brevitas_multiquant.errors import BudgetError, ConfigError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a strategy may look at beside the problem.
+
+    Args:
+        data: batches of images, or of (images, labels).
+        samples: how many images.
+        exact: branch and bound instead of the convex hull.
+    """
+
+    data: Any = None
+    samples: int = 256
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A row of `STRATEGIES`.
+
+    Args:
+        name: what users call it.
+        choose: a problem, and what it may look at -> bits of each width.
+        weights: whether it needs bits of weights to choose, and so a float model.
+        paper: where it is from.
+    """
+
+    name: str
+    choose: Callable[[Problem, Request], Found]
+    weights: bool
+    paper: str
+
+
+def _uniform(problem: Problem, request: Request) -> Found:
+    best = problem.best_uniform()
+    if best is None:
+        raise BudgetError(
+            "strategy 'uniform': expected a budget that some uniform bits keep to, got a lower "
+            "one: raise it, allow fewer bits as candidates, or take 'sqnr', which mixes"
+        )
+    return Found(best[1])
+
+
+def _sqnr(problem: Problem, request: Request) -> Found:
+    return solve(problem, sqnr.noise(problem, request.data, request.samples), request.exact)
+
+
+def _mixquant(problem: Problem, request: Request) -> Found:
+    return mixquant.mixquant(problem)
+
+
+def _fisher(problem: Problem, request: Request) -> Found:
+    return solve(problem, fisher.sensitivity(problem, request.data, request.samples), request.exact)
+
+
+_ROWS = (
+    Strategy("uniform", _uniform, weights=False, paper="the baseline: one bit-width everywhere"),
+    Strategy("sqnr", _sqnr, weights=False, paper="Practical mixed precision (2302.05397)"),
+    Strategy("mixquant", _mixquant, weights=True, paper="MixQuant (2309.17341)"),
+    Strategy("fisher", _fisher, weights=True, paper="NVIDIA Model Optimizer, auto_quantize"),
+)
+STRATEGIES = {row.name: row for row in _ROWS}
+"""Name -> strategy."""
+
+
+def strategy_named(name: Any, known: Mapping[str, Strategy] = STRATEGIES) -> Strategy:
+    """The strategy of a name.
+
+    Raises:
+        ConfigError: there is none; names the nearest.
+
+    Example:
+        >>> strategy_named("sqnr").paper
+        'Practical mixed precision (2302.05397)'
+    """
+    if isinstance(name, str) and name in known:
+        return known[name]
+    near = get_close_matches(str(name), known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"strategy: expected one of {list(known)}, got {name!r}{hint}")

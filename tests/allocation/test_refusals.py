@@ -1,0 +1,141 @@
+"""Bad input gets a named error that says what to do."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from brevitas_multiquant import multiquantize
+from brevitas_multiquant.allocation import Budget, CostTable, allocate
+from brevitas_multiquant.errors import (
+    BitWidthError,
+    BudgetError,
+    CalibrationError,
+    ConfigError,
+    HardwareError,
+    MultiQuantError,
+)
+
+SHAPE = (1, 3, 8, 8)
+IMAGES = torch.zeros(2, 3, 8, 8)
+
+
+def model() -> nn.Module:
+    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1)]
+    return nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)).eval()
+
+
+BUDGETS = [
+    ({}, BudgetError, "budget: expected one of .* got none of them"),
+    ({"bitops": 1e9, "bytes": 1e6}, BudgetError, r"got \['bitops', 'bytes'\]"),
+    ({"bitops": 0}, BudgetError, "bitops: expected a positive number, got 0"),
+    ({"bytes": float("inf")}, BudgetError, "bytes: expected a positive number, got inf"),
+    ({"ratio": "half"}, BudgetError, "ratio: expected a positive number, got 'half'"),
+    ({"luts": 1e4}, BudgetError, "target_fps: expected frames a second"),
+    ({"uniform": 4, "of": "luts"}, BudgetError, "target_fps: expected frames a second"),
+    ({"luts": 1e4, "target_fps": 100, "board": "ZCU14"}, HardwareError, "did you mean ZCU104"),
+    ({"uniform": 4, "board": "Zynq"}, HardwareError, "board: expected one of"),
+    ({"uniform": 4, "of": "joules"}, ConfigError, "of: expected one of"),
+    ({"uniform": 4, "convention": "hgq"}, ConfigError, "convention: expected one of"),
+    ({"bitops": 1e9, "dsp": 4}, BudgetError, "dsp: expected it with a budget of LUTs"),
+    ({"luts": 1e4, "target_fps": 9, "dsp": -1}, BudgetError, "dsp: expected 0 or more"),
+    ({"luts": 1e4, "target_fps": 9, "dsp_price": -1}, BudgetError, "dsp_price: expected 0 or more"),
+    ({"custom": 1.0}, BudgetError, "cost: expected a function or table"),
+    ({"bitops": 1.0, "cost": max}, BudgetError, "cost: expected a function or table"),
+]
+
+
+@pytest.mark.parametrize(("options", "kind", "words"), BUDGETS)
+def test_budgets(options: dict[str, Any], kind: type[MultiQuantError], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        Budget(**options)
+
+
+CALLS: list[tuple[dict[str, Any], type[MultiQuantError], str]] = [
+    ({"strategy": "sqnrr"}, ConfigError, "did you mean 'sqnr'"),
+    ({"strategy": None}, ConfigError, "strategy: expected one of"),
+    ({"candidates": ()}, BitWidthError, "expected at least one whole number of bits"),
+    ({"candidates": (2, 2.5)}, BitWidthError, "expected at least one whole number of bits"),
+    ({"candidates": (0, 2)}, BitWidthError, "from 1 to 16"),
+    ({"candidates": "234"}, BitWidthError, "expected at least one whole number of bits"),
+    ({"candidates": {"weight": (2,)}}, BitWidthError, "bits of each of"),
+    ({"pins": {"2": 9}}, BitWidthError, "pins, 2: expected one of the weight bits"),
+    ({"pins": {"2": (2, 1)}}, BitWidthError, "pins, 2: expected one of the activation bits"),
+    ({"pins": {"2": (2, 1, 3)}}, BitWidthError, "pins, 2: expected bits or a pair of bits"),
+    ({"pins": {"22": 2}}, BitWidthError, "pins: expected sites or layers, got '22'; did you mean"),
+    ({"groups": [["2", "none"]]}, BitWidthError, "groups: expected sites or layers, got 'none'"),
+    ({"groups": [["2", "4"]], "pins": {"2": 2}}, BitWidthError, "expected all of them pinned"),
+    (
+        {"groups": [["2", "4"]], "pins": {"2": 2, "4": 3}},
+        BitWidthError,
+        "expected one pin of them",
+    ),
+    ({"samples": 0}, ConfigError, "samples: expected at least 1"),
+    ({"data": None}, CalibrationError, "strategy 'sqnr': expected data="),
+    ({"data": 3}, CalibrationError, "expected batches of images, got int"),
+    ({"data": []}, CalibrationError, "expected at least one batch"),
+    ({"data": [torch.zeros(3)]}, CalibrationError, "expected batches of images"),
+    ({"strategy": "fisher"}, CalibrationError, "'fisher': expected batches .images, labels."),
+    (
+        {"strategy": "fisher", "data": [(IMAGES, torch.zeros(3))]},
+        CalibrationError,
+        "one class number for each image",
+    ),
+    ({"budget": 1e9}, BudgetError, "budget: expected a Budget"),
+    ({"budget": Budget(bitops=100)}, BudgetError, r"budget: expected 10240 to 163840 bitops"),
+    (
+        {"budget": Budget(custom=1.0, cost=CostTable({("2", 2, 2): 1.0}))},
+        BudgetError,
+        "expected an entry of '2' at 8-bit weights",
+    ),
+    (
+        {"budget": Budget(bitops=2e4), "strategy": "uniform", "pins": {"2": (8, None)}},
+        BudgetError,
+        "expected a budget that some uniform bits keep to|budget: expected",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "kind", "words"), CALLS)
+def test_calls(options: dict[str, Any], kind: type[MultiQuantError], words: str) -> None:
+    given = {"budget": Budget(uniform=4), "data": [IMAGES], "input_shape": SHAPE, **options}
+    with pytest.raises(kind, match=words):
+        allocate(model(), **given)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "words"),
+    [
+        ({"strategy": "fisher"}, ConfigError, "expected a float model for 'fisher'"),
+        ({"strategy": "mixquant"}, ConfigError, "expected a float model for 'mixquant'"),
+        ({"candidates": (2, 3)}, BitWidthError, r"bit-widths of the network, \[2, 4\], got \[3\]"),
+        ({"pins": {"2": (4, 4)}}, BitWidthError, r"one of the weight bits \[2\]"),
+        ({"profile": "finn"}, ConfigError, r"expected \['profile'\] for a float model"),
+    ],
+)
+def test_calls_with_a_network(options: dict[str, Any], kind: Any, words: str) -> None:
+    net = multiquantize(model(), [2, 4], input_shape=SHAPE)
+    with pytest.raises(kind, match=words):
+        allocate(net, Budget(ratio=0.5), **{"data": [IMAGES], **options})
+
+
+def test_no_model() -> None:
+    with pytest.raises(ConfigError, match="expected a model or network, got str"):
+        allocate("resnet18", Budget(uniform=4))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("layer,cost\na,1\n", "expected the columns"),
+        ("layer,weight_bits,activation_bits,cost\na,2,2,fast\n", "line 2: expected a name and"),
+        ("layer,weight_bits,activation_bits,cost\na,2,2\n", "line 2: expected a name and"),
+    ],
+)
+def test_cost_tables(tmp_path: Any, text: str, words: str) -> None:
+    (tmp_path / "costs.csv").write_text(text)
+    with pytest.raises(BudgetError, match=words):
+        CostTable.from_csv(tmp_path / "costs.csv")
+    with pytest.raises(BudgetError, match="expected a CSV file"):
+        CostTable.from_csv(tmp_path / "none.csv")
