@@ -12,6 +12,7 @@ from brevitas_multiquant.core.precision import Assignment, Precision
 from brevitas_multiquant.cost.table import cost
 from brevitas_multiquant.errors import MultiQuantError
 from brevitas_multiquant.methods.convert import multiquantize
+from brevitas_multiquant.methods.objectives import objective_of
 from brevitas_multiquant.nn import MultiQuantNet
 from brevitas_multiquant.nn.subnet import extract_subnet
 from brevitas_multiquant.storage import hub as _hub  # noqa: F401 - gives networks its methods
@@ -37,6 +38,7 @@ __all__ = [
     "extract_subnet",
     "load_packed",
     "multiquantize",
+    "objective_of",
     "reestimate_norms",
     "save_packed",
 ]

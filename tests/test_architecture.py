@@ -47,6 +47,7 @@ PUBLIC = [
     "extract_subnet",
     "load_packed",
     "multiquantize",
+    "objective_of",
     "reestimate_norms",
     "save_packed",
 ]

@@ -12,7 +12,13 @@ from brevitas_multiquant.nn.switchable import SwitchableNorm, SwitchableQuantize
 from brevitas_multiquant.quant.injectors import WeightAtRunTimeLearnedRange
 from brevitas_multiquant.quant.layers import Weights, code_layer
 from brevitas_multiquant.rewrite.build import Fittings
-from brevitas_multiquant.training.objective import InPlaceDistillation
+from brevitas_multiquant.training.objective import (
+    InPlaceDistillation,
+    LabelsAlone,
+    RecursiveDistillation,
+    StepwiseDistillation,
+)
+from brevitas_multiquant.training.task import TrainingTask
 
 __all__ = ["METHODS", "OBJECTIVES", "WEIGHTS", "Method", "fittings", "method_named", "panel_of"]
 
@@ -32,8 +38,13 @@ WEIGHTS: dict[str, Callable[[MultiQuantConfig, Dial], Weights]] = {
 }
 """Family of weight codes -> which integers the weights of a site's layers become."""
 
-OBJECTIVES: dict[str, type[nn.Module]] = {"in-place distillation": InPlaceDistillation}
-"""What a training step minimises -> the training task."""
+OBJECTIVES: dict[str, Callable[..., TrainingTask]] = {
+    "in-place distillation": InPlaceDistillation,
+    "labels": LabelsAlone,
+    "recursive distillation": RecursiveDistillation,
+    "stepwise distillation": StepwiseDistillation,
+}
+"""What a training step minimises -> makes the training task of a network."""
 
 
 def panel_of(config: MultiQuantConfig) -> Panel:
