@@ -12,6 +12,7 @@ from brevitas_multiquant.nn.switchable import SwitchableNorm, SwitchableQuantize
 from brevitas_multiquant.quant.injectors import WeightAtRunTimeLearnedRange
 from brevitas_multiquant.quant.layers import Weights, code_layer
 from brevitas_multiquant.rewrite.build import Fittings
+from brevitas_multiquant.rewrite.neighbours import NOWHERE, Between
 from brevitas_multiquant.training.objective import (
     InPlaceDistillation,
     LabelsAlone,
@@ -71,10 +72,16 @@ def fittings(config: MultiQuantConfig, bits: Sequence[int], active: Panel) -> Fi
         made.look_at(dial)
         return made
 
+    def norm(module: nn.Module, between: Between = NOWHERE) -> nn.Module:
+        around = between._asdict()
+        sites = {part: around[part] for part in row.norms if part in around}
+        dials = {p: active if site is None else active.dial(site) for p, site in sites.items()}
+        return SwitchableNorm.create(module, bits, active, key=row.norms, dials=dials)
+
     return Fittings(
         layer=layer,
         quantizer=lambda site: SwitchableQuantizer.create(
             bits, active, active.dial(site), key=row.activations
         ),
-        norm=lambda module: SwitchableNorm.create(module, bits, active, key=row.norms),
+        norm=norm,
     )

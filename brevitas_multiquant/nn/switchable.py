@@ -52,30 +52,49 @@ class Switchable(Member, nn.ModuleDict):
     Args:
         members: value of the key -> module; or its `member_name`.
         active: the network's state.
-        key: attributes of the state that tell which one runs: by default the bit-width.
+        key: what tells which one runs: by default the network's bit-width.
+        dials: part of the key -> the dial that shows it; without one it is an attribute of the
+            network's state.
     """
 
     stored = stores_nothing
     sites = has_no_sites
 
     def __init__(
-        self, members: Mapping[Any, nn.Module], active: Panel, key: Key = ("bits",)
+        self,
+        members: Mapping[Any, nn.Module],
+        active: Panel,
+        key: Key = ("bits",),
+        dials: Mapping[str, Dial | Panel] | None = None,
     ) -> None:
         super().__init__({str(name): member for name, member in members.items()})
         self.active = active
         self.key = key
+        self.dials = dict(dials or {})
 
     def forward(self, x: Tensor) -> Tensor:
         """What the active member makes of ``x``."""
-        return self[member_name([getattr(self.active, part) for part in self.key])](x)
+        return self[member_name([self._shown(part) for part in self.key])](x)
+
+    def name_at(self, bits: int) -> str:
+        """What the member is called that runs at a bit-width of the network.
+
+        Sites whose dials choose it have the bits that these show.
+        """
+        return member_name([bits if part == "bits" else self._shown(part) for part in self.key])
 
     def frozen(self, bits: int, name: str) -> nn.Module:
         """The member of one bit-width."""
-        return frozen_copy(self[str(bits)], bits, f"{name}.{bits}")
+        running = self.name_at(bits)
+        return frozen_copy(self[running], bits, f"{name}.{running}")
 
     def running(self, bits: int) -> Iterable[nn.Module]:
         """The member of one bit-width."""
-        return (self[str(bits)],)
+        return (self[self.name_at(bits)],)
+
+    def _shown(self, part: str) -> int:
+        dial = self.dials.get(part)
+        return getattr(self.active, part) if dial is None else dial.bits  # type: ignore[no-any-return]
 
 
 def _members(
@@ -89,8 +108,8 @@ def _members(
 class SwitchableQuantizer(Switchable):
     """Activation codes of one site; nothing while quantizers are off.
 
-    The range is that of the network's bit-width, where it was trained; the codes have the bits
-    that the site's dial shows.
+    The range is that of the network's bit-width, where it was trained, or of the site's own; the
+    codes have the bits that the site's dial shows.
     """
 
     dial: Dial | Panel
@@ -110,11 +129,12 @@ class SwitchableQuantizer(Switchable):
             bits: of the network.
             active: the network state.
             dial: the site dial; without one its codes have the bits of the network.
-            key: what chooses the range.
+            key: what chooses the range: ``"bits"``, the network's, or ``"own"``, the site's.
         """
         own = None if dial is None else dial.activation_bits
         make = lambda bits: _activation_quantizer(own or bits)  # noqa: E731
-        quantizer = cls(_members(make, bits, key), active, key)
+        dials = {} if dial is None else {"own": dial}
+        quantizer = cls(_members(make, bits, key), active, key, dials)
         quantizer.dial = active if dial is None else dial
         for member in quantizer.values():
             activation_tensor_quant(member).dial = quantizer.dial
@@ -130,7 +150,7 @@ class SwitchableQuantizer(Switchable):
         Raises:
             CalibrationError: the range has seen no data.
         """
-        learned = activation_tensor_quant(self[str(bits)]).range_impl
+        learned = activation_tensor_quant(self[self.name_at(bits)]).range_impl
         learned.require_ready(f"{name} at {bits} bits")
         own = self.dial.bits
         levels = activation_levels(own)
@@ -153,7 +173,11 @@ def _activation_quantizer(bits: int) -> QuantIdentity:
 
 
 class SwitchableNorm(Switchable):
-    """A norm of any kind, copied for each bit-width (switchable batch norm, paper section 4.1)."""
+    """A norm of any kind, copied for each bit-width (switchable batch norm, paper section 4.1).
+
+    Or for each pair of the bits of the layer in front and of the one behind, which Bit-Mixer
+    (arXiv 2103.17267) calls transitional: every pair of bit-widths gives its own statistics.
+    """
 
     @classmethod
     def create(
@@ -163,11 +187,11 @@ class SwitchableNorm(Switchable):
         active: Panel,
         *,
         key: Key = ("bits",),
+        dials: Mapping[str, Dial | Panel] | None = None,
     ) -> "SwitchableNorm":
         """Copies of ``norm`` for each of ``bits``, or value of ``key``; it is not changed."""
-        return cls(
-            _members(lambda _: exact_norm(copy.deepcopy(norm), active), bits, key), active, key
-        )
+        members = _members(lambda _: exact_norm(copy.deepcopy(norm), active), bits, key)
+        return cls(members, active, key, dials)
 
 
 def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from brevitas_multiquant.quant.slices import make_slice
 from brevitas_multiquant.rewrite.graph.kinds import is_norm
 from brevitas_multiquant.rewrite.graph.paths import nodes_between
 from brevitas_multiquant.rewrite.graph.trace import Trace
+from brevitas_multiquant.rewrite.neighbours import NOWHERE, Between, sites_around
 from brevitas_multiquant.rewrite.plan import Plan
 
 
@@ -68,12 +69,12 @@ class Fittings:
     Args:
         layer: of a convolution or linear layer that reads a site, the one with weights of few bits.
         quantizer: a new activation quantizer of a site.
-        norm: of a norm, the switched one.
+        norm: of a norm, the switched one; of the sites that it stands between.
     """
 
     layer: Callable[[nn.Module, str], nn.Module]
     quantizer: Callable[[str], nn.Module]
-    norm: Callable[[nn.Module], nn.Module]
+    norm: Callable[[nn.Module, Between], nn.Module]
 
 
 def build_branch(body: fx.GraphModule, plan: Plan, fittings: Fittings) -> fx.GraphModule:
@@ -90,12 +91,13 @@ def build_branch(body: fx.GraphModule, plan: Plan, fittings: Fittings) -> fx.Gra
     sites = _input_sites(readers)
     for nodes_of_site in readers:
         _insert_quantizer(branch, nodes_of_site, fittings, sites)
+    between = sites_around(branch.graph, sites)
     modules = dict(branch.named_modules())
     for name in {str(n.target) for n in branch.graph.nodes if n.op == "call_module"}:
         if isinstance(modules.get(name), WEIGHTED):
             _swap(branch, name, fittings.layer(modules[name], sites[name]))
         elif is_norm(modules.get(name)):
-            _swap(branch, name, fittings.norm(modules[name]))
+            _swap(branch, name, fittings.norm(modules[name], between[name]))
     _swap_untraced_layers(branch, plan, fittings)
     branch.recompile()
     return branch
@@ -161,7 +163,7 @@ def _swap_untraced_layers(branch: nn.Module, plan: Plan, fittings: Fittings) -> 
     for name in plan.norms:
         if isinstance(branch.get_submodule(name), SwitchableNorm):
             continue
-        quantized[modules[name]] = fittings.norm(modules[name])
+        quantized[modules[name]] = fittings.norm(modules[name], NOWHERE)
     for name, module in modules.items():
         if module in quantized:
             _swap(branch, name, quantized[module])

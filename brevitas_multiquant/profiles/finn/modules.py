@@ -234,7 +234,7 @@ class CodesToValues(Member):
 
     def _step_and_lower(self, bits: int) -> tuple[Tensor, Tensor]:
         (quantizer,) = self._quantizer
-        learned = activation_tensor_quant(quantizer[str(bits)]).range_impl
+        learned = activation_tensor_quant(quantizer[quantizer.name_at(bits)]).range_impl
         width = guarded_upper(learned.lower, learned.upper) - learned.lower
         return width / activation_levels(quantizer.dial.bits), learned.lower
 
