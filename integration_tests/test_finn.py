@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import brevitas_multiquant.core.cifar_networks  # noqa: F401  (registers the CIFAR networks)
-from brevitas_multiquant import calibrate, extract_subnet, multiquantize
+from brevitas_multiquant import Assignment, calibrate, extract_subnet, multiquantize
 from brevitas_multiquant.cost import luts
 from brevitas_multiquant.export import check_finn, export_finn
 from brevitas_multiquant.export.finn.check import branch_names
@@ -183,23 +183,26 @@ def test_weights_of_two_bits_are_two_bits_in_hardware(weights, tmp_path):
     assert result["weight_types"] == {"INT2": 2, "INT8": 2}
 
 
-def test_one_accelerator_becomes_every_bit_width(tmp_path):
+def test_one_accelerator_becomes_every_bit_width_and_any_assignment(tmp_path):
     """By tables alone, executed as the finished hardware graph, on images of ten classes."""
     torch.manual_seed(0)
     net = network(narrow_resnet(), [2, 3, 4], negative=False)
-    images = digits(64)
-    export_finn(net, tmp_path, images=images, estimate=True, switchable=True)
+    mixed = Assignment(3, dict(zip(net.sites, [(2, 2), (2, 4), (2, 3)] * 2, strict=False)))
+    assert {precision.activation for precision in mixed.values()} == {2, 3, 4}
+    options = {"images": digits(64), "estimate": True, "switchable": True}
+    export_finn(net, tmp_path, **options, assignments=[mixed])
     project = tmp_path / "switchable"
     result = json.loads((project / "estimate.json").read_text())
-    assert result["switched"] == {"2b": 0, "3b": 0, "4b": 0}
-    outputs = [np.load(project / f"expected_output_{bits}b.npy") for bits in net.bits]
-    assert len(outputs[0]) == 64 and len({output.tobytes() for output in outputs}) == 3
-    names = [
-        sorted(path.name for path in (project / "runtime_weights" / f"{bits}b").iterdir())
-        for bits in net.bits
-    ]
+    sets = ["2b", "3b", "4b", mixed.name]
+    assert result["switched"] == dict.fromkeys(sorted(sets), 0)
+    outputs = [np.load(project / f"expected_output_{name}.npy") for name in sets]
+    assert len(outputs[0]) == 64 and len({output.tobytes() for output in outputs}) == 4
+    names = {
+        tuple(sorted(path.name for path in (project / "runtime_weights" / name).iterdir()))
+        for name in sets
+    }
     thresholds = result["steps"][-1]["nodes"]["Thresholding_rtl"]
-    assert names[0] == names[1] == names[2] and len(names[0]) == thresholds
+    assert len(names) == 1 and len(*names) == thresholds
 
 
 @pytest.mark.parametrize(("board", "fps"), [("ZCU104", 1000), ("Pynq-Z1", 20000)])

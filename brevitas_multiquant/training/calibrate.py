@@ -118,22 +118,23 @@ def calibrate(
             if isinstance(layer, CodeLayer) and not isinstance(layer, LayerSlice):
                 weight_range(layer).set_from(layer.effective_weight())
         for bits in net.bits:
-            ranges = list(activation_ranges(net, bits))
-            with net.at_bits(bits), _observers(net, ranges, OBSERVERS[observer]):
-                for batch in images:
-                    run_images(net, batch.to(device), "calibrate")
+            with net.at_bits(bits):
+                ranges = list(activation_ranges(net, bits))
+                with _observers(net, ranges, OBSERVERS[observer]):
+                    for batch in images:
+                        run_images(net, batch.to(device), "calibrate")
         _check_finite(net)
     warn_of_zeros(moved, net.config.weight_format, stacklevel=2)
 
 
 def activation_ranges(net: nn.Module, bits: int) -> Iterator[ActivationRange]:
-    """The activation ranges that are in use at a bit-width."""
+    """The activation ranges that are in use at a bit-width, of a network that runs at it."""
     of_others = {
         part
         for module in net.modules()
         if isinstance(module, Switchable)
         for key, member in module.items()
-        if key != str(bits)
+        if key != module.name_at(bits)
         for part in member.modules()
     }
     for module in net.modules():

@@ -1,5 +1,6 @@
 """Running statistics of norms anew, as plain means over batches."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -9,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.core.selection import chosen_bits
 from brevitas_multiquant.errors import PackedFileError
 from brevitas_multiquant.nn.given import given_network
 from brevitas_multiquant.nn.modes import is_frozen
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
-from brevitas_multiquant.nn.switchable import Switchable
+from brevitas_multiquant.nn.switchable import Switchable, SwitchableNorm
 from brevitas_multiquant.training.calibrate import (
     first_images,
     only_training,
@@ -62,28 +64,91 @@ def reestimate_norms(
         >>> reestimate_norms(net, [torch.rand(8, 3, 32, 32)], batches=1)
     """
     net = given_network(net, CALLER)
-    net.require_trainable(CALLER)
-    if not net.batch_statistics:
-        raise PackedFileError(
-            f"{CALLER}: expected batch norms with statistics, got those of a packed file, which "
-            "are a factor and a summand per channel and train as that; there is nothing to estimate"
-        )
+    _require_statistics(net, CALLER)
     chosen = net.bits if bits is None else chosen_bits(bits, net.bits, CALLER)
     images = first_images(loader, batches, CALLER)
-    device = device_of(net)
     with torch.no_grad(), unchanged_on_failure(net):
         for bit in chosen:
-            norms = [norm for norm in norms_of(net, bit) if not is_frozen(net, norm)]
-            with net.at_bits(bit), only_training(net, norms), _accumulating(norms):
-                for batch in images:
-                    run_images(net, batch.to(device), CALLER)
+            with net.at_bits(bit):
+                _estimate(net, images, CALLER)
+
+
+def assigned_norms(
+    net: MultiQuantNet, assignment: Assignment, loader: Iterable[Any], *, batches: int = 10
+) -> MultiQuantNet:
+    """A view of the network at an assignment, with norms of its own, whose statistics are its own.
+
+    Norms that sites or bit-widths choose serve many assignments, and have statistics of none of
+    them. Here they are means over batches that the network sees under this one, so that it may be
+    measured, exported and packed as it will run. Weights, ranges and everything else stay those of
+    the network: what it learns later the view has too, but not its norms. The network is not
+    changed.
+
+    Args:
+        net: a network whose ranges are set.
+        assignment: bits for each site.
+        loader: batches of images (N, C, H, W), or tuples that start with one.
+        batches: how many to use.
+
+    Returns:
+        The view, as of `MultiQuantNet.view`.
+
+    Raises:
+        NetworkError, ConfigError, BitWidthError, PackedFileError, CalibrationError: as of
+            `reestimate_norms`; an assignment that does not fit the network.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> from brevitas_multiquant import Assignment, calibrate, multiquantize
+        >>> net = multiquantize(resnet18(num_classes=10), [2, 4], input_shape=(1, 3, 32, 32))
+        >>> images = [torch.rand(8, 3, 32, 32)]
+        >>> calibrate(net, images)
+        >>> mixed = Assignment(4, {"layer1.0.conv2": (2, 2)})
+        >>> view = assigned_norms(net, mixed, images, batches=1)
+        >>> view.setting.own, view.stem.conv1.weight is net.stem.conv1.weight
+        (mappingproxy({'layer1.0.conv2': 2}), True)
+    """
+    caller = "assigned_norms"
+    net = given_network(net, caller)
+    _require_statistics(net, caller)
+    view = net.view(net._checked(caller, assignment))
+    images = first_images(loader, batches, caller)
+    kept: dict[int, Any] = {id(view._active): view._active}
+    for module in list(view.modules()):
+        if isinstance(module, SwitchableNorm):
+            for name, norm in module.items():
+                module[name] = copy.deepcopy(norm, kept)
+    with torch.no_grad():
+        _estimate(view, images, caller)
+    return view
+
+
+def _require_statistics(net: MultiQuantNet, caller: str) -> None:
+    net.require_trainable(caller)
+    if not net.batch_statistics:
+        raise PackedFileError(
+            f"{caller}: expected batch norms with statistics, got those of a packed file, which "
+            "are a factor and a summand per channel and train as that; there is nothing to estimate"
+        )
+
+
+def _estimate(net: MultiQuantNet, images: Sequence[Tensor], caller: str) -> None:
+    """Statistics anew of the norms that run now."""
+    device = device_of(net)
+    norms = [norm for norm in norms_of(net, net.active_bits) if not is_frozen(net, norm)]
+    with only_training(net, norms), _accumulating(norms):
+        for batch in images:
+            run_images(net, batch.to(device), caller)
 
 
 def norms_of(net: MultiQuantNet, bits: int) -> Iterator[nn.Module]:
-    """Norms with running statistics that one bit-width has for itself."""
+    """Norms with running statistics that a bit-width has for itself, of a network that runs at it.
+
+    Where the bits of sites choose them, those of the assignment at which the network runs.
+    """
     for module in net.modules():
-        if isinstance(module, Switchable) and str(bits) in module:
-            yield from filter(_keeps_statistics, module[str(bits)].modules())
+        if isinstance(module, Switchable) and module.name_at(bits) in module:
+            yield from filter(_keeps_statistics, module[module.name_at(bits)].modules())
 
 
 def _keeps_statistics(module: nn.Module) -> bool:
