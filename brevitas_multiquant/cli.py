@@ -14,6 +14,7 @@ from brevitas_multiquant.export import check_finn
 from brevitas_multiquant.methods.convert import multiquantize
 from brevitas_multiquant.methods.options import add_config_options, config_from
 from brevitas_multiquant.nn import MultiQuantNet
+from brevitas_multiquant.nn.stored import codings_of, weights_in_words
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,7 +77,7 @@ def inspect(options: argparse.Namespace) -> None:
     if options.plan:
         print(net.plan, end="\n\n")
     shape = "x".join(map(str, net.input_shape or ()))
-    print(f"{options.model} at {shape}, weights {net.config.weight_format}")
+    print(f"{options.model} at {shape}, weights {weights_in_words(net)}")
     print(cost(net, assignments=assignments))
     for one in assignments:
         print(f"\n{one.name}: {one}")
@@ -94,8 +95,9 @@ def check(options: argparse.Namespace) -> int:
     violations = check_finn(net, assignments=assignments)
     kinds = grouped((violation.where, violation.advice) for violation in violations)
     print("\n".join(kinds), end="\n" if kinds else "")
-    form = net.config.weight_format
-    if not form.is_symmetric:
+    for form in {coding.running for coding in codings_of(net).values()}:
+        if form.is_symmetric:
+            continue
         print(
             f"note: a layer takes {form.negated_datatype} weights instead of {form.datatype} where "
             "the norm behind it has negative scales, as training may make them; each project's "

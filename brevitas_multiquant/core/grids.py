@@ -80,6 +80,11 @@ class Grid:
         return self.offset + self.step * self.levels
 
     @property
+    def place_bits(self) -> int:
+        """Bits that tell one integer from the others: what a weight takes in a file."""
+        return self.levels.bit_length()
+
+    @property
     def integers(self) -> tuple[int, ...]:
         """All of them, ascending."""
         return tuple(range(self.offset, self.highest + 1, self.step))

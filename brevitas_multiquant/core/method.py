@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from brevitas_multiquant.core.selection import (
     BRANCH_BITS,
@@ -20,7 +20,13 @@ Key = tuple[str, ...]
 
 
 class Topology(Protocol):
-    """How many bodies a network has, and which of them run at a bit-width."""
+    """How many bodies a network has, and which of them run at a bit-width.
+
+    Attributes:
+        merges: whether outputs of several bodies are added.
+    """
+
+    merges: ClassVar[bool]
 
     def resolve(
         self, selection: str | Mapping[int, Sequence[int]], bits: Sequence[int]
@@ -31,6 +37,8 @@ class Topology(Protocol):
 @dataclass(frozen=True)
 class Branches:
     """A branch for every two bits, of which each bit-width runs as many as it has bits for."""
+
+    merges: ClassVar[bool] = True
 
     def resolve(
         self, selection: str | Mapping[int, Sequence[int]], bits: Sequence[int]
@@ -47,6 +55,8 @@ class Single:
         >>> Single().resolve("amortized", [2, 4])
         {2: (0,), 4: (0,)}
     """
+
+    merges: ClassVar[bool] = False
 
     def resolve(
         self, selection: str | Mapping[int, Sequence[int]], bits: Sequence[int]

@@ -3,9 +3,10 @@
 Layout: value ``i`` of an ``n``-bit array occupies the bits ``i*n .. i*n + n - 1`` of the stream,
 and bit ``k`` of the stream is bit ``k % 8`` (from the least significant) of byte ``k // 8``. The
 last byte is filled up with zeros. With two bits, byte ``j`` is therefore
-``v[4j] | v[4j+1] << 2 | v[4j+2] << 4 | v[4j+3] << 6``.
+``v[4j] | v[4j+1] << 2 | v[4j+2] << 4 | v[4j+3] << 6``; eight values of ``n`` bits take ``n`` bytes.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ from brevitas_multiquant.errors import PackedFileError
 
 Array = NDArray[Any]
 """Of any type of numbers."""
+
+MOST_BITS = 16
+"""Of a value."""
 
 
 def packed_size(count: int, bits: int) -> int:
@@ -32,7 +36,7 @@ def pack(values: NDArray[np.integer], bits: int) -> NDArray[np.uint8]:
 
     Args:
         values: any shape, each in ``[0, 2**bits - 1]``.
-        bits: 1 to 8.
+        bits: 1 to 16.
 
     Raises:
         PackedFileError: values that are not integers or do not fit.
@@ -51,16 +55,15 @@ def pack(values: NDArray[np.integer], bits: int) -> NDArray[np.uint8]:
         )
     if 8 % bits == 0:
         return _pack_whole(flat.astype(np.uint8), bits)
-    stream = (flat[:, None].astype(np.uint8) >> np.arange(bits, dtype=np.uint8)) & 1
-    return np.packbits(stream.reshape(-1), bitorder="little")
+    return _pack_eights(flat, bits)
 
 
-def unpack(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint8]:
-    """The inverse of `pack`.
+def unpack(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.integer]:
+    """The inverse of `pack`: uint8, or uint16 for more than 8 bits.
 
     Args:
         packed: bytes.
-        bits: 1 to 8.
+        bits: 1 to 16.
         count: how many values were packed.
 
     Raises:
@@ -76,18 +79,15 @@ def unpack(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint8
             f"unpack: expected {packed_size(count, bits)} bytes for {count} values of {bits} bits, "
             f"got {packed.size}"
         )
-    stream = np.unpackbits(packed.reshape(-1), bitorder="little")
-    if stream[count * bits :].any():
+    flat = packed.reshape(-1)
+    if flat.size and flat[-1] >> (8 - (-count * bits) % 8):
         raise PackedFileError("unpack: expected zeros after the last value, got other bits")
-    if 8 % bits == 0:
-        return _unpack_whole(packed.reshape(-1), bits, count)
-    digits = stream[: count * bits].reshape(count, bits)
-    return (digits << np.arange(bits, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)
+    return _unpack_whole(flat, bits, count) if 8 % bits == 0 else _unpack_eights(flat, bits, count)
 
 
 def _check_bits(bits: int) -> None:
-    if not 1 <= bits <= 8:
-        raise PackedFileError(f"packing: expected 1 to 8 bits a value, got {bits}")
+    if not 1 <= bits <= MOST_BITS:
+        raise PackedFileError(f"packing: expected 1 to {MOST_BITS} bits a value, got {bits}")
 
 
 def _pack_whole(flat: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
@@ -106,3 +106,32 @@ def _unpack_whole(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[n
     for place in range(per_byte):
         values[place::per_byte] = (packed >> np.uint8(place * bits)) & np.uint8(2**bits - 1)
     return values[:count]
+
+
+def _pack_eights(flat: Array, bits: int) -> NDArray[np.uint8]:
+    """Eight values at a time: they fill whole bytes, each of which takes parts of some of them."""
+    values = np.zeros((-(-flat.size // 8), 8), np.uint16)
+    values.reshape(-1)[: flat.size] = flat
+    packed = np.zeros((len(values), bits), np.uint8)
+    for byte, place, shift in _parts(bits):
+        value = values[:, place]
+        packed[:, byte] |= (value << -shift if shift < 0 else value >> shift).astype(np.uint8)
+    return packed.reshape(-1)[: packed_size(flat.size, bits)]
+
+
+def _unpack_eights(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.integer]:
+    eights = np.zeros((-(-count // 8), bits), np.uint8)
+    eights.reshape(-1)[: packed.size] = packed
+    values = np.zeros((len(eights), 8), np.uint16)
+    for byte, place, shift in _parts(bits):
+        part = eights[:, byte].astype(np.uint16)
+        values[:, place] |= part >> -shift if shift < 0 else part << shift
+    values &= np.uint16(2**bits - 1)
+    return values.reshape(-1)[:count].astype(np.uint8 if bits <= 8 else np.uint16)
+
+
+def _parts(bits: int) -> Iterator[tuple[int, int, int]]:
+    """(byte, value, bits of the value that stand before the byte), of eight values."""
+    for byte in range(bits):
+        for place in range(8 * byte // bits, -(-8 * (byte + 1) // bits)):
+            yield byte, place, 8 * byte - bits * place

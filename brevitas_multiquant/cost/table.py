@@ -13,7 +13,7 @@ from brevitas_multiquant.cost.models import total_bitops
 from brevitas_multiquant.nn.given import given_network
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.nn.stored import entries_of, parts_of
-from brevitas_multiquant.quant.entries import FLOAT_BYTES
+from brevitas_multiquant.quant.entries import FLOAT_BYTES, Entry
 from brevitas_multiquant.quant.member import WEIGHT, answers_of, running_modules
 
 
@@ -103,6 +103,8 @@ def cost(
     Bytes follow the paper's storage rule: 2 bits a body weight; fp32 stem and head; two floats a
     channel for each norm, bit-width and branch; two floats for each range. With the profile
     ``finn`` stem and head have 8-bit weights, a byte each, and one float per layer, their scale.
+    Where weights follow the bit-width, a bit-width alone has its own bits for each of them, and all
+    of them together the largest one's integers, or floats where the smaller ones are not in those.
 
     What is no convolution or linear layer is in no MACs: additions, norms, activation functions,
     pooling, and fixed filters such as blur pooling, float wherever they stand. The numbers of such
@@ -138,20 +140,26 @@ def cost(
             macs=sum(x.macs for x in layers if not x.is_float and x.part == BRANCH),
             float_macs=sum(x.macs for x in layers if x.is_float),
             bitops=total_bitops(layers, partial(Layer.bits_at, setting=setting), convention),
-            bytes=_bytes(net, (bits,)),
+            bytes=_bytes_alone(net.view(setting), bits),
             branches=net.selection[bits],
             edge_macs=sum(x.macs for x in layers if not x.is_float and x.part != BRANCH),
         )
 
     costs, mixed = {bits: at(bits) for bits in net.bits}, {one: at(one) for one in assignments}
-    return Cost(costs, _bytes(net, net.bits), _float_bytes(net), _file_bytes(net), mixed)
+    total = sum(entry.deployed_bytes for entry in _entries(net, net.bits))
+    return Cost(costs, total, _float_bytes(net), _file_bytes(net), mixed)
 
 
-def _bytes(net: MultiQuantNet, bits: Iterable[int]) -> int:
-    """Storage of the given bit-widths; what a half branch borrows counts where it is alone."""
+def _bytes_alone(net: MultiQuantNet, bits: int) -> int:
+    """Storage of the bit-width at which a network runs, if it never leaves it."""
+    return sum(entry.bytes_alone for entry in _entries(net, (bits,)))
+
+
+def _entries(net: MultiQuantNet, bits: Iterable[int]) -> Iterator[Entry]:
+    """What the given bit-widths store; what a half branch borrows counts where it is alone."""
     running = {id(module): module for bit in bits for module in _running(net, bit)}
     entries = (entry for module in running.values() for entry in answers_of(module).stored(""))
-    return sum(entry.deployed_bytes for entry in entries if id(entry.owner) not in running)
+    return (entry for entry in entries if id(entry.owner) not in running)
 
 
 def _running(net: MultiQuantNet, bits: int) -> Iterator[nn.Module]:

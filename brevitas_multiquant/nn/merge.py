@@ -30,6 +30,19 @@ def merge_outputs(outputs: Sequence[Tensor], merge: str) -> Tensor:
     return total / len(outputs) if merge == "mean" and len(outputs) > 1 else total
 
 
+class OnlyOutput(Member):
+    """The output of the one body that there is, as it is."""
+
+    stored = stores_nothing
+    frozen = stays_as_it_is
+    sites = has_no_sites
+
+    def forward(self, outputs: Sequence[Tensor]) -> Tensor:
+        """The one tensor."""
+        (output,) = outputs
+        return output
+
+
 class Merge(Member):
     """`merge_outputs` as a module, so that another kind of merge can take its place."""
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from torch import fx, nn
 
 from brevitas_multiquant.nn.network import MultiQuantNet
-from brevitas_multiquant.quant.entries import Entry
+from brevitas_multiquant.quant.entries import Coding, Entry
 from brevitas_multiquant.quant.member import answers_of
 
 
@@ -33,6 +33,43 @@ def entries_of(part: str, root: nn.Module) -> list[Entry]:
         if entry.owner is None
     ]
     return sorted(entries, key=lambda entry: entry.kind != "ranges")  # the rest follows from them
+
+
+def codings_of(net: MultiQuantNet) -> dict[str, Coding]:
+    """Layer -> how its weights are kept in a file, in the order in which they are there."""
+    entries = (entry for part in parts_of(net) for entry in entries_of(*part))
+    return {
+        entry.name.removesuffix(".weight"): entry.coding
+        for entry in entries
+        if entry.coding is not None
+    }
+
+
+def weights_in_words(net: MultiQuantNet) -> str:
+    """Which integers a network's weights are, and how they are kept.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> from brevitas_multiquant import multiquantize
+        >>> net = multiquantize(resnet18(num_classes=10), [2, 4], input_shape=(1, 3, 32, 32))
+        >>> weights_in_words(net)
+        'odd (-3, -1, 1, 3)'
+    """
+    codings = list(codings_of(net).values())
+    kinds = {(coding.grid, coding.bits) for coding in codings}
+    if not kinds:
+        return "floats"
+    if len(kinds) > 1:
+        average = sum(c.count * c.bits for c in codings) / sum(c.count for c in codings)
+        names, bits = sorted({grid.name for grid, _ in kinds}), sorted({c.bits for c in codings})
+        return f"{', '.join(names)}, of {bits[0]} to {bits[-1]} bits, {average:.2f} on average"
+    (first, *_) = codings
+    if first.is_format:
+        return str(first.grid)
+    if first.is_float:
+        return f"{first.grid.name}, kept as floats, from which every bit-width is rounded"
+    more = ", which hold those of every smaller bit-width" if len(net.bits) > 1 else ""
+    return f"{first.grid}, {first.bits} bits each{more}"
 
 
 def layout_of(net: MultiQuantNet) -> dict[str, str]:

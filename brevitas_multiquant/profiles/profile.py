@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from brevitas_multiquant.core.config import MultiQuantConfig
+from brevitas_multiquant.core.method import method_named
 from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.core.selection import bits_of_uses
 from brevitas_multiquant.rewrite.plan import Plan
@@ -34,6 +35,11 @@ class Parts:
     branches: list[fx.GraphModule]
     halves: dict[int, fx.GraphModule]
     merge: nn.Module
+
+    @property
+    def merges(self) -> bool:
+        """Whether outputs of several branches are added: a network of one body has nothing to."""
+        return method_named(self.config.method).topology.merges
 
     @property
     def branch_counts(self) -> dict[int, int]:

@@ -2,20 +2,55 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from brevitas_multiquant.core.packing import Array
+from brevitas_multiquant.core.grids import WEIGHT_FORMATS, Grid
+from brevitas_multiquant.core.packing import Array, packed_size
+from brevitas_multiquant.core.selection import BRANCH_BITS
 from brevitas_multiquant.errors import PackedFileError
 
 KINDS = ("codes", "ranges", "norms", "floats")
 """Of arrays, in the order of the file."""
 
 FLOAT_BYTES = 4
+FLOAT_BITS = 8 * FLOAT_BYTES
 NUMBER_BYTES = {"codes": 1, "ranges": FLOAT_BYTES, "norms": FLOAT_BYTES, "floats": FLOAT_BYTES}
 """Kind -> bytes of one number of it."""
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How the weights of a quantized layer are kept.
+
+    Args:
+        grid: whose integers they are; where floats are kept, the finest at which the layer runs.
+        count: how many weights.
+        bits: of each in the file: those of the grid's places, or 32.
+        running: the grid that runs now, all that is needed of a bit-width alone.
+    """
+
+    grid: Grid
+    count: int
+    bits: int
+    running: Grid
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the weights are kept before they are rounded."""
+        return self.bits == FLOAT_BITS
+
+    @property
+    def is_format(self) -> bool:
+        """Whether it is one of `WEIGHT_FORMATS`, which the first version of the file knows."""
+        return self.bits == BRANCH_BITS and self.grid in WEIGHT_FORMATS.values()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"grid": self.grid.name, "bits": self.bits, "count": self.count}
 
 
 @dataclass(frozen=True)
@@ -30,6 +65,7 @@ class Entry:
         write: rebuilds the module from that; the flag says whether it is to be trained.
         deployed: bytes in hardware, where those are fewer than in the file.
         owner: the module that has it in the file, where this one only reads it.
+        coding: of the weights of a quantized layer.
     """
 
     kind: str
@@ -39,6 +75,7 @@ class Entry:
     write: Callable[[Array, bool], None]
     deployed: int | None = None
     owner: nn.Module | None = None
+    coding: Coding | None = None
 
     @property
     def bytes(self) -> int:
@@ -49,6 +86,14 @@ class Entry:
     def deployed_bytes(self) -> int:
         """Of the hardware."""
         return self.bytes if self.deployed is None else self.deployed
+
+    @property
+    def bytes_alone(self) -> int:
+        """Of the hardware, of a network that never leaves the bit-width at which it runs now."""
+        coding = self.coding
+        if coding is None:
+            return self.deployed_bytes
+        return packed_size(coding.count, coding.running.place_bits)
 
 
 def float_entries(module: nn.Module, name: str, skip: tuple[str, ...] = ()) -> Iterator[Entry]:

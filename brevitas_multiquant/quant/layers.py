@@ -6,7 +6,7 @@ with a forward of its own needs a rule of its own, and is refused without one, n
 
 import copy
 import sys
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from brevitas_multiquant.quant.injectors import WeightPerTensorLearnedRange
 from brevitas_multiquant.quant.kept_weights import codes_kept
 from brevitas_multiquant.quant.member import INPUT, WEIGHT, Member, Site, Stock, answers_for
 from brevitas_multiquant.quant.plain import plain_layer
-from brevitas_multiquant.quant.stored_codes import codes_entry
+from brevitas_multiquant.quant.stored_codes import weight_entry
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 """Layers that are quantized wherever they stand between stem and head."""
@@ -68,6 +68,11 @@ class CodeLayer(Member):
         return self.weight_quant.tensor_quant.weight_format  # type: ignore[no-any-return]
 
     @property
+    def weight_grids(self) -> Sequence[Grid]:
+        """All grids at which its weights may run."""
+        return self.weight_quant.tensor_quant.grid_impl.all_grids  # type: ignore[no-any-return]
+
+    @property
     def output_scale(self) -> float:
         """1 / (divisor (2**b - 1)): turns a product of codes into the paper's product of values."""
         return 1.0 / (self.weight_format.divisor * activation_levels(self.input_dial.bits))
@@ -94,8 +99,8 @@ class CodeLayer(Member):
         return y.to(weight_codes.dtype)
 
     def stored(self, name: str) -> Iterable[Entry]:
-        """Codes; a gain is in them, and the range is the quantizer's."""
-        yield codes_entry(self, name, weight_range(self))
+        """Weights; a gain is in them, and the range is the quantizer's."""
+        yield weight_entry(self, name, weight_range(self))
         yield from float_entries(self, name, skip=("weight", "gain"))
 
     def frozen(self, bits: int, name: str) -> nn.Module:

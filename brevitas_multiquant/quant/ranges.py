@@ -157,18 +157,19 @@ class LearnedRange(Member):
             )
 
     def stored(self, name: str) -> Iterable[Entry]:
-        """Both ends. What is stored of it has seen data."""
+        """Both ends, of all channels that have one. What is stored of it has seen data."""
 
         def read() -> Array:
             self.require_ready(name)
             return fp32_numbers(name, torch.stack([self.lower, self.upper]))
 
         def write(values: Array, trainable: bool) -> None:
-            self.lower.copy_(torch.tensor(values[0]))
-            self.upper.copy_(torch.tensor(values[1]))
+            ends = torch.from_numpy(values.copy()).view(2, *self.lower.shape)
+            self.lower.copy_(ends[0])
+            self.upper.copy_(ends[1])
             self.observed.fill_(1)
 
-        yield Entry("ranges", name, 2, read, write)
+        yield Entry("ranges", name, 2 * self.lower.numel(), read, write)
 
     def set_from(self, x: Tensor) -> None:
         """Initialise from one tensor by the rule."""

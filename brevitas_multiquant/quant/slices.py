@@ -14,7 +14,7 @@ from brevitas_multiquant.quant.layers import (
     CodeLinear,
     weight_range,
 )
-from brevitas_multiquant.quant.stored_codes import codes_entry
+from brevitas_multiquant.quant.stored_codes import weight_entry
 
 
 class LayerSlice(CodeLayer):
@@ -53,7 +53,7 @@ class LayerSlice(CodeLayer):
     def stored(self, name: str) -> Iterable[Entry]:
         """What it reads of the whole layer, which has it in the file."""
         learned = weight_range(self)
-        read = [codes_entry(self, name, learned), *learned.stored(name)]
+        read = [weight_entry(self, name, learned), *learned.stored(name)]
         if self.bias is not None:
             read.append(float_entry(f"{name}.bias", self.bias))
         return [replace(entry, owner=self.whole) for entry in read]

@@ -1,5 +1,10 @@
-"""The weights of a layer in a packed file: codes of two bits each, and back."""
+"""The weights of a layer in a packed file: codes of as many bits as they need, or floats; and back.
 
+A layer that runs at several bit-widths keeps the integers of the largest where the others follow
+from them (`core.nesting`), and its float weights where they do not.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,49 +12,102 @@ import torch
 from torch import Tensor
 
 from brevitas_multiquant.core.clip_gradient import guarded_upper
+from brevitas_multiquant.core.clip_quantize import quantize_weight
+from brevitas_multiquant.core.grids import Grid
+from brevitas_multiquant.core.nesting import integers_of, kept_grid
 from brevitas_multiquant.core.packing import Array, pack, packed_size, unpack
-from brevitas_multiquant.core.selection import BRANCH_BITS
 from brevitas_multiquant.errors import PackedFileError
-from brevitas_multiquant.quant.entries import Entry
+from brevitas_multiquant.quant.entries import FLOAT_BITS, Coding, Entry, fp32_numbers
 from brevitas_multiquant.quant.ranges import LearnedRange
 
 
-def codes_entry(layer: Any, name: str, learned: LearnedRange) -> Entry:
-    """The codes of a layer's weights, as the places of the integers in their format.
+def weight_entry(layer: Any, name: str, learned: LearnedRange) -> Entry:
+    """The weights of a layer, as few bits as serve every bit-width at which it runs.
 
     Args:
         layer: a `CodeLayer`.
         name: of the layer.
         learned: the range of its weights, which has to be rebuilt before them.
     """
-    count, form = layer.weight.numel(), layer.weight_format
+    kept = kept_grid(layer.weight_grids)
+    return _floats(layer, name) if kept is None else _codes(layer, name, learned, kept)
 
-    def positions(integers: Tensor) -> Tensor:
-        return (integers - form.offset) / form.step
+
+def _codes(layer: Any, name: str, learned: LearnedRange, kept: Grid) -> Entry:
+    """The places of the integers in the grid that is kept."""
+    count, bits = layer.weight.numel(), kept.place_bits
 
     def read() -> Array:
-        integers = layer.quant_weight().reshape(-1).cpu()
-        return pack(positions(integers).to(torch.uint8).numpy(), BRANCH_BITS)
+        integers = quantize_weight(layer.effective_weight(), learned.lower, learned.upper, kept)
+        places = (integers.reshape(-1).cpu() - kept.offset) / kept.step
+        return pack(places.int().numpy(), bits)
 
     def write(packed: Array, trainable: bool) -> None:
-        lower = learned.lower
-        width = guarded_upper(lower, learned.upper) - lower
-        codes = torch.arange(form.levels + 1)
-        values = lower + width * (codes / form.levels)
-        if not torch.equal(positions(layer.weight_quant(values)), codes.float()):
-            raise PackedFileError(f"{name}: the range ({lower}, {learned.upper}) loses its codes")
-        stored = unpack(packed, BRANCH_BITS, count)
-        if stored.max(initial=0) > form.levels:
+        lower, upper = (bound.reshape(-1, 1) for bound in (learned.lower, learned.upper))
+        values = _values(lower, guarded_upper(lower, upper), kept)
+        _require_codes(name, values, (lower, upper), kept, layer.weight_grids)
+        places = unpack(packed, bits, count)
+        if places.max(initial=0) > kept.levels:
             raise PackedFileError(
-                f"{name}: expected weight codes from 0 to {form.levels} of the format "
-                f"{form.name}, got {stored.max()}"
+                f"{name}: expected weight codes from 0 to {kept.levels} of the format "
+                f"{kept.name}, got {places.max()}"
             )
         # Nothing is clipped, as anything larger was refused; it is the fast way to look up.
-        weights = torch.from_numpy(np.take(values.numpy(), stored, mode="clip"))
-        layer.weight.data = weights.view(layer.weight.shape).to(layer.weight.dtype)
-        layer.weight_function = None
-        gain = getattr(layer, "gain", None)
-        if gain is not None:  # it is in the weights now
-            gain.requires_grad_(False).fill_(1.0)
+        rows = zip(values.numpy(), places.reshape(len(values), -1), strict=True)
+        found = np.concatenate([np.take(row, own, mode="clip") for row, own in rows])
+        _become_plain(layer, torch.from_numpy(found))
 
-    return Entry("codes", name, packed_size(count, BRANCH_BITS), read, write)
+    coding = Coding(kept, count, bits, layer.weight_format)
+    return Entry("codes", name, packed_size(count, bits), read, write, coding=coding)
+
+
+def _floats(layer: Any, name: str) -> Entry:
+    """The weights before they are rounded: what every bit-width starts from."""
+    count, where = layer.weight.numel(), f"{name}.weight"
+    finest = max(layer.weight_grids, key=lambda grid: grid.levels)
+
+    def write(values: Array, trainable: bool) -> None:
+        _become_plain(layer, torch.from_numpy(values.copy()))
+
+    return Entry(
+        "floats",
+        where,
+        count,
+        lambda: fp32_numbers(where, layer.effective_weight()),
+        write,
+        coding=Coding(finest, count, FLOAT_BITS, layer.weight_format),
+    )
+
+
+def _values(lower: Tensor, upper: Tensor, kept: Grid) -> Tensor:
+    """A weight for each place of a grid, a row for each range: in the middle of its bin."""
+    places = torch.arange(kept.levels + 1)
+    floors = kept.rounding == "floor"
+    position = (places + 0.5) / (kept.levels + 1) if floors else places / kept.levels
+    return lower + (upper - lower) * position
+
+
+def _require_codes(
+    name: str, values: Tensor, bounds: tuple[Tensor, Tensor], kept: Grid, grids: Sequence[Grid]
+) -> None:
+    """Check that the weights of a file get its codes back, and at each bit-width their own.
+
+    Raises:
+        PackedFileError: the range is too narrow for its size, or too wide.
+    """
+    places = np.arange(kept.levels + 1)
+    for grid in {kept, *grids}:
+        expected = torch.from_numpy(integers_of(places, kept, grid)).to(values.dtype)
+        codes = quantize_weight(values, *bounds, grid)
+        if not torch.equal(codes, expected.expand_as(codes)):
+            lower, upper = (bound.flatten().tolist() for bound in bounds)
+            raise PackedFileError(f"{name}: the range ({lower}, {upper}) loses its codes")
+
+
+def _become_plain(layer: Any, weights: Tensor) -> None:
+    """Effective weights as the weights themselves: what computed them is in them now."""
+    layer.weight.data = weights.view(layer.weight.shape).to(layer.weight.dtype)
+    layer.weight_function = None
+    gain = getattr(layer, "gain", None)
+    if gain is not None:
+        gain.requires_grad_(False).fill_(1.0)

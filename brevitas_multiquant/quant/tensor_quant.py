@@ -78,6 +78,11 @@ class Fixed:
     def __init__(self, weight_format: Grid = ODD) -> None:
         self.grid = self.finest = weight_format
 
+    @property
+    def all_grids(self) -> tuple[Grid, ...]:
+        """The one."""
+        return (self.grid,)
+
     def numbers(self) -> Numbers | None:
         """None: those of the grid."""
         return None
@@ -120,6 +125,11 @@ class AtRunTime(Member):
         self.switched = max(self.grids)
         self.finest = self.grids[self.switched]
         self.register_buffer("row", torch.tensor(self.grid.numbers), persistent=False)
+
+    @property
+    def all_grids(self) -> tuple[Grid, ...]:
+        """Those of the candidates, ascending."""
+        return tuple(self.grids.values())
 
     @property
     def grid(self) -> Grid:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from brevitas_multiquant.core.method import method_named
 from brevitas_multiquant.core.selection import is_whole
 from brevitas_multiquant.cost.table import Cost, cost
 from brevitas_multiquant.errors import HubError
 from brevitas_multiquant.nn.network import MultiQuantNet
+from brevitas_multiquant.nn.stored import weights_in_words
 from brevitas_multiquant.profiles.catalogue import PROFILES
 from brevitas_multiquant.storage.packed_net import save_packed
 from brevitas_multiquant.version import __version__
@@ -92,7 +94,6 @@ def _plot(costs: Cost, accuracy: Mapping[int, float] | None, path: Path) -> bool
 
 def _card(net: MultiQuantNet, costs: Cost, details: Details, plotted: bool) -> str:
     name = "the network" if net.source is None else net.source.name
-    edges = PROFILES[net.config.profile].edges
     measured = "" if details.dataset is None else f" on {details.dataset}"
     plot = f"\n![Top-1 accuracy over bit operations]({PLOT})\n" if plotted else ""
     return f"""---
@@ -100,12 +101,7 @@ def _card(net: MultiQuantNet, costs: Cost, details: Details, plotted: bool) -> s
 
 # {name} at {", ".join(map(str, net.bits))} bits
 
-One network that runs at every bit-width, made with
-[`{LIBRARY}`](https://pypi.org/project/brevitas-multiquant) after
-[MultiQuant]({PAPER}): branches with 2-bit weights share {edges} stem and
-classifier, and the bit-width of the activations is chosen at run time.
-Weights are {net.config.weight_format},
-stored in two bits each.
+{_introduction(net)}
 
 | bits | top-1{measured} | branches | MMACs | GBitOPs | MB |
 |---|---|---|---|---|---|
@@ -129,9 +125,35 @@ onnxruntime see `brevitas_multiquant.export`.
 
 ## Licence and citation
 
-Weights: {details.license}. Method: Zhong et al., *MultiQuant: Training Once for Multi-bit
-Quantization of Neural Networks*, [arXiv 2305.08117]({PAPER}).
+Weights: {details.license}. {_citation(net)}
 """
+
+
+def _introduction(net: MultiQuantNet) -> str:
+    """Method, bodies and weights."""
+    row, edges = method_named(net.config.method), PROFILES[net.config.profile].edges
+    made = f"made with\n[`{LIBRARY}`](https://pypi.org/project/brevitas-multiquant)"
+    if row.topology.merges:
+        return f"""One network that runs at every bit-width, {made} after
+[MultiQuant]({PAPER}): branches with 2-bit weights share {edges} stem and
+classifier, and the bit-width of the activations is chosen at run time.
+Weights are {weights_in_words(net)},
+stored in two bits each."""
+    several = len(net.bits) > 1
+    runs = "that runs at every bit-width" if several else "of bit-widths chosen before training"
+    chosen = "chosen at run time" if several else "its own"
+    return f"""One network {runs}, {made} by the
+method `{row.name}`: one body between {edges} stem and classifier, whose bit-width is {chosen}.
+Weights are {weights_in_words(net)}."""
+
+
+def _citation(net: MultiQuantNet) -> str:
+    row = method_named(net.config.method)
+    seed = f"""*MultiQuant: Training Once for Multi-bit
+Quantization of Neural Networks*, [arXiv 2305.08117]({PAPER})."""
+    if row.topology.merges:
+        return f"Method: Zhong et al., {seed}"
+    return f"Method: {row.paper}. Quantizers: Zhong et al., {seed}"
 
 
 def _metadata(details: Details) -> str:

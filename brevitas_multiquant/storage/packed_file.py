@@ -4,13 +4,16 @@ safetensors holds the arrays. The header is JSON under the one key ``brevitas_mu
 safetensors metadata (one key, so that equal networks give equal files): ``format``, ``version``,
 what the writer puts into it, a SHA-256 of each array (``sha256``) and of the header itself
 (``header_sha256``). Nothing is unpickled, and reading takes as much memory as the file is large.
+
+Version 2 says of every layer how its weights are kept (``weights``); a file whose weights are all
+of the two bits that version 1 knows is of version 1, and older releases read it.
 """
 
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,11 +22,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from brevitas_multiquant.core.packing import Array
+from brevitas_multiquant.core.selection import is_whole
 from brevitas_multiquant.errors import PackedFileError
 
 HEADER = "brevitas_multiquant"
 FORMAT = "packed"
 VERSION = 1
+"""Of files with two-bit weights alone."""
+
+VERSION_WITH_WEIGHTS = 2
+"""Of files whose header tells how each layer's weights are kept."""
+
+HEADER_KEYS: Mapping[int, tuple[str, ...]] = {
+    VERSION: ("config", "source", "input_shape"),
+    VERSION_WITH_WEIGHTS: ("config", "source", "input_shape", "weights"),
+}
+"""Version -> what the header holds beside format, version and checksums, no more and no less."""
+
 _OWN_KEYS = {"format", "version", "sha256"}
 _DIGEST = "header_sha256"
 
@@ -33,15 +48,16 @@ def write_packed(path: Path, header: dict[str, Any], arrays: dict[str, Array]) -
 
     Args:
         path: the file.
-        header: plain values for JSON.
+        header: plain values for JSON: the keys of one of the versions.
         arrays: flat, uint8 or float32.
 
     Raises:
         PackedFileError: a path that cannot be written; what was there stays.
     """
+    (version,) = (version for version, keys in HEADER_KEYS.items() if set(keys) == set(header))
     whole = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": version,
         **header,
         "sha256": {key: _digest(array) for key, array in arrays.items()},
     }
@@ -49,12 +65,8 @@ def write_packed(path: Path, header: dict[str, Any], arrays: dict[str, Array]) -
     return _write_whole(path, save(arrays, {HEADER: json.dumps(whole)}))
 
 
-def read_packed(path: Path, keys: Iterable[str]) -> tuple[dict[str, Any], dict[str, Array]]:
+def read_packed(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
     """Header and arrays of a file, everything checked that can be without knowing the network.
-
-    Args:
-        path: the file.
-        keys: what the header holds beside format, version and checksums, no more and no less.
 
     Returns:
         The header, and by name flat arrays: uint8 codes, finite float32 of all else.
@@ -66,7 +78,7 @@ def read_packed(path: Path, keys: Iterable[str]) -> tuple[dict[str, Any], dict[s
         raise PackedFileError(f"load_packed: expected a packed file at {path}, found none")
     try:
         with safe_open(path, "np") as file:
-            header = _checked_header(file.metadata() or {}, {*keys, *_OWN_KEYS}, path)
+            header = _checked_header(file.metadata() or {}, path)
             names = sorted(file.keys())
             if names != sorted(header["sha256"]):
                 raise PackedFileError(
@@ -94,22 +106,25 @@ def _check_array(key: str, array: Array, digest: str, path: Path) -> None:
         raise PackedFileError(f"{path}: expected finite numbers in {key}, got others")
 
 
-def _checked_header(metadata: dict[str, str], keys: set[str], path: Path) -> dict[str, Any]:
+def _checked_header(metadata: dict[str, str], path: Path) -> dict[str, Any]:
     try:
         header = json.loads(metadata[HEADER], parse_constant=_refuse_constant)
     except (KeyError, ValueError, RecursionError) as error:
         raise PackedFileError(f"{path}: no header of brevitas_multiquant in it") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise PackedFileError(f"{path}: expected a header of the format {FORMAT!r}, got another")
-    if header.get("version") != VERSION:
+    version: Any = header.get("version")
+    if not is_whole(version) or version not in HEADER_KEYS:
+        known = " or ".join(map(str, HEADER_KEYS))
         raise PackedFileError(
-            f"{path}: expected version {VERSION} of the format, got {header.get('version')!r}; "
+            f"{path}: expected version {known} of the format, got {version!r}; "
             "install the release of brevitas_multiquant that wrote it"
         )
     # files of before the first release have no checksum of the header
     digest = header.pop(_DIGEST, None)
     if digest is not None and digest != _header_digest(header):
         raise PackedFileError(f"{path}: the header is damaged (its SHA-256 differs)")
+    keys = {*HEADER_KEYS[version], *_OWN_KEYS}
     if set(header) != keys:
         raise PackedFileError(f"{path}: expected a header with the keys {sorted(keys)}")
     if not isinstance(header["sha256"], dict):

@@ -1,16 +1,19 @@
-"""Packed files: safetensors, body weights four to a byte, everything checked on the way in.
+"""Packed files: safetensors, body weights in as few bits as they have, checked on the way in.
 
 A file holds, for the stem, each branch, each half branch and the head, up to four flat arrays, each
 in the order of ``named_modules`` of the network that the header describes:
 
 =============  =======  ===========================================================================
-``codes``      uint8    2-bit weight codes q, the places of the integers in their `WeightFormat`,
-                        packed by `brevitas_multiquant.core.packing.pack`; each layer starts at a
-                        whole byte
+``codes``      uint8    weight codes q, the places of the integers in their `Grid`, packed by
+                        `brevitas_multiquant.core.packing.pack`, two bits each or as many as the
+                        header says of the layer; each layer starts at a whole byte
 ``ranges``     float32  l, u of every weight and activation range
 ``norms``      float32  scale and shift of every batch norm: what it does in evaluation
 ``floats``     float32  every other parameter and buffer
 =============  =======  ===========================================================================
+
+Of a layer that runs at several bit-widths the codes of the largest are there where the others
+follow from them, and its float weights, which bit-widths are rounded from, where they do not.
 
 The header (`brevitas_multiquant.storage.packed_file`) holds the configuration, the source of the
 float model and the input shape. What it claims is not believed: a network without memory is built
@@ -38,8 +41,14 @@ from brevitas_multiquant.errors import PackedFileError, SourceError
 from brevitas_multiquant.methods.convert import multiquantize
 from brevitas_multiquant.nn.given import given_network
 from brevitas_multiquant.nn.network import MultiQuantNet
-from brevitas_multiquant.nn.stored import entries_of, layout_of, parts_of
-from brevitas_multiquant.quant.entries import KINDS, Entry
+from brevitas_multiquant.nn.stored import codings_of, entries_of, layout_of, parts_of
+from brevitas_multiquant.quant.entries import KINDS
+from brevitas_multiquant.storage.claims import (
+    check_sizes,
+    check_weights,
+    described,
+    expected_arrays,
+)
 from brevitas_multiquant.storage.packed_file import read_packed, write_packed
 from brevitas_multiquant.storage.skeleton import (
     limited_construction,
@@ -49,11 +58,13 @@ from brevitas_multiquant.storage.skeleton import (
     without_memory,
 )
 
-_HEADER_KEYS = ("config", "source", "input_shape")
-
 
 def save_packed(net: MultiQuantNet, path: str | os.PathLike[str]) -> Path:
-    """Write a network for evaluation and deployment: 2 bits a body weight.
+    """Write a network for evaluation and deployment: a body weight in the bits that it needs.
+
+    That is 2 bits in branches, the largest bit-width where the smaller ones follow from its
+    integers, a layer's own in an assignment, and 32 where weights are rounded anew for each
+    bit-width (``cost(net)`` and the model card say which).
 
     The latent float weights, and the statistics of batch norms apart from what they amount to,
     are not in the file: to go on training, keep a checkpoint of the state dict. Before anything is
@@ -102,6 +113,9 @@ def save_packed(net: MultiQuantNet, path: str | os.PathLike[str]) -> Path:
     }
     arrays = _arrays(net)
     _require_readable(net, header, own=source.library == "own")
+    codings = codings_of(net)
+    if not all(coding.is_format for coding in codings.values()):
+        header["weights"] = described(codings)
     return write_packed(path, header, arrays)
 
 
@@ -137,7 +151,7 @@ def load_packed(
     if model is not None and not isinstance(model, nn.Module):
         raise SourceError(f"model: expected the float nn.Module, got {type(model).__name__}")
     path = Path(path)
-    header, arrays = read_packed(path, _HEADER_KEYS)
+    header, arrays = read_packed(path)
     with collector_paused():
         net = _rebuild(header, arrays, model, path, trainable)
     if trainable:
@@ -160,7 +174,8 @@ def _rebuild(
         limit = _size_limit(arrays)
         float_model = _float_skeleton(source, limit) if model is None else skeleton_of(model)
         net = _skeleton(header, source, float_model)
-        _check_sizes(net, arrays)
+        check_weights(net, header)
+        check_sizes(net, arrays)
         if unknown_values(net):  # now that it is known to be as large as the file says
             net = _skeleton(header, source, skeleton_of(model or source.build()))
         materialise(net)
@@ -279,41 +294,8 @@ def _arrays(net: MultiQuantNet) -> dict[str, Array]:
     return arrays
 
 
-def _expected(net: MultiQuantNet) -> dict[str, list[Entry]]:
-    """Array -> the modules that share it, in order."""
-    expected: dict[str, list[Entry]] = {}
-    for part, module in parts_of(net):
-        for entry in entries_of(part, module):
-            if entry.size:
-                expected.setdefault(f"{part}.{entry.kind}", []).append(entry)
-    return expected
-
-
-def _check_sizes(net: MultiQuantNet, arrays: dict[str, Array]) -> None:
-    expected = _expected(net)
-    sizes = {key: sum(entry.size for entry in entries) for key, entries in expected.items()}
-    got = {key: array.size for key, array in arrays.items()}
-    if sizes != got:
-        differing = sorted(key for key in sizes | got if sizes.get(key) != got.get(key))
-        raise PackedFileError(
-            "expected arrays of the network in the header, got others: "
-            + ", ".join(
-                f"{key}: {sizes.get(key, 0)} expected, {got.get(key, 0)} got"
-                + _first_and_last(expected.get(key, []))
-                for key in differing
-            )
-        )
-
-
-def _first_and_last(entries: list[Entry]) -> str:
-    names = [entry.name for entry in entries]
-    if len(names) < 2:
-        return f" ({names[0]})" if names else ""
-    return f" ({names[0]} to {names[-1]})"
-
-
 def _fill(net: MultiQuantNet, arrays: dict[str, Array], trainable: bool) -> None:
-    for key, entries in _expected(net).items():
+    for key, entries in expected_arrays(net).items():
         bounds = np.cumsum([entry.size for entry in entries])[:-1]
         # ranges come before codes: weights are rebuilt from both
         for entry, piece in zip(entries, np.split(arrays[key], bounds), strict=True):

@@ -9,7 +9,7 @@ from brevitas_multiquant.core.packing import pack, packed_size, unpack
 from brevitas_multiquant.errors import PackedFileError
 from tests import reference
 
-BITS = range(1, 9)
+BITS = range(1, 17)
 
 
 def values_of(bits):
@@ -33,6 +33,8 @@ def test_golden_bytes():
     assert pack(np.array([5, 3, 1]), 3).tolist() == [0b01_011_101, 0b0]
     assert pack(np.array([5, 3, 7]), 3).tolist() == [0b11_011_101, 0b1]
     assert pack(np.array([10, 3]), 4).tolist() == [0x3A]
+    assert pack(np.array([0b100101, 0b110011]), 6).tolist() == [0b11_100101, 0b1100]
+    assert pack(np.array([0b1_0000_0001]), 9).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("shape", [(0,), (2, 3), (2, 2, 3, 3)])
@@ -48,8 +50,8 @@ def test_any_shape_and_integer_type(shape, dtype):
         ([0, 4], 2, r"expected values from 0 to 3, got 0 to 4"),
         ([-1, 1], 2, r"expected values from 0 to 3, got -1 to 1"),
         ([256], 8, r"expected values from 0 to 255, got 256"),
-        ([0], 0, r"expected 1 to 8 bits a value, got 0"),
-        ([0], 9, r"expected 1 to 8 bits a value, got 9"),
+        ([0], 0, r"expected 1 to 16 bits a value, got 0"),
+        ([0], 17, r"expected 1 to 16 bits a value, got 17"),
         ([0.5], 2, r"expected integers, got float64"),
     ],
 )
@@ -65,7 +67,8 @@ def test_bad_values(values, bits, message):
         ([], 2, 1, r"expected 1 bytes for 1 values of 2 bits, got 0"),
         ([0b100], 2, 1, r"expected zeros after the last value"),
         ([0, 0b1000], 3, 3, r"expected zeros after the last value"),
-        ([0], 16, 1, r"expected 1 to 8 bits a value, got 16"),
+        ([0], 17, 1, r"expected 1 to 16 bits a value, got 17"),
+        ([0, 0x80], 15, 1, r"expected zeros after the last value"),
     ],
 )
 def test_bad_bytes(packed, bits, count, message):

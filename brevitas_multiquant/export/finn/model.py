@@ -145,7 +145,9 @@ def _convolution(emitted: _Emitter, layer: Convolution) -> None:
 
 def _thresholds(emitted: _Emitter, layer: Thresholds) -> None:
     name, (source,) = layer.output.name, layer.inputs
-    datatype = _type_of(source.lowest, source.highest + 1)  # any table that may stand here
+    # any table that may stand here
+    lowest, highest = int(layer.table.min()), int(layer.table.max())
+    datatype = _type_of(min(source.lowest, lowest), max(source.highest + 1, highest))
     emitted.node(
         "MultiThreshold",
         [source.name, emitted.constant(thresholds_of(name), layer.table, datatype)],

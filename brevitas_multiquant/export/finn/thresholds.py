@@ -7,6 +7,11 @@ of torch's own function, not by algebra on its constants, which would round else
 
 Integers are halved as integers: floats end at 2**24, above which the middle of two neighbours is
 one of them. Torch's function gets them as the fp32 numbers that it would compute with.
+
+Files and FINN keep thresholds in fp32. Where sums can pass 2**24, torch's own are rounded, in an
+order that is the executor's; hardware adds exactly. A table for it takes a sum as the next fp32
+number below (`fp32_table`): such a staircase has its steps at fp32 numbers, so that no entry is
+rounded, and it is torch's own wherever torch adds exactly.
 """
 
 from collections.abc import Callable
@@ -16,6 +21,9 @@ from torch import Tensor
 
 Staircase = Callable[[Tensor], Tensor]
 """Integers (n, C) in fp32, a row per trial and a column per channel -> codes, same shape."""
+
+CodeRange = tuple[int, int]
+"""Smallest and largest code."""
 
 
 def directions(codes: Staircase, lowest: int, highest: int, channels: int) -> Tensor:
@@ -32,8 +40,42 @@ def directions(codes: Staircase, lowest: int, highest: int, channels: int) -> Te
     return torch.where(last < first, -1.0, 1.0)
 
 
+def rounded_down(integers: Tensor) -> Tensor:
+    """The largest fp32 numbers that are no larger.
+
+    Example:
+        >>> rounded_down(torch.tensor([5, 2**24 + 1, 2**24 + 3, -(2**24) - 1])).long().tolist()
+        [5, 16777216, 16777218, -16777218]
+    """
+    nearest = integers.float()
+    below = torch.nextafter(nearest, torch.full_like(nearest, -torch.inf))
+    return torch.where(nearest.long() > integers, below, nearest)
+
+
+def fp32_table(
+    codes: Staircase, lowest: int, highest: int, channels: int, code_range: CodeRange
+) -> Tensor:
+    """A `threshold_table` in fp32, whatever the sums: they count as `rounded_down`.
+
+    Example:
+        >>> every_third = lambda a: (a / 3).floor().clamp(0, 3) - (a < 0).float()
+        >>> fp32_table(every_third, -(2**25), 2**25 + 1, 1, (-1, 3))
+        tensor([[0., 3., 6., 9.]])
+        >>> fp32_table(lambda a: 0 * a, 0, 2**25 + 1, 1, (0, 1)).long()
+        tensor([[33554436]])
+    """
+    table = threshold_table(codes, lowest, highest, channels, code_range, rounded_down).long()
+    # entries at the ends of the range: below all integers, and above all of them
+    return torch.where(table > highest, -rounded_down(-table), rounded_down(table))
+
+
 def threshold_table(
-    codes: Staircase, lowest: int, highest: int, channels: int, code_range: tuple[int, int]
+    codes: Staircase,
+    lowest: int,
+    highest: int,
+    channels: int,
+    code_range: CodeRange,
+    to_fp32: Callable[[Tensor], Tensor] = Tensor.float,
 ) -> Tensor:
     """The smallest integer at which each code is reached.
 
@@ -43,6 +85,7 @@ def threshold_table(
         highest: largest integer that can occur.
         channels: C.
         code_range: smallest and largest code of the quantizer.
+        to_fp32: the number that an integer counts as; by default the nearest one.
 
     Returns:
         (C, levels) of integers, in fp32 where that holds all of them, else in fp64: the code of an
@@ -60,7 +103,7 @@ def threshold_table(
     reached = torch.full_like(below, highest + 1)
     while bool((searching := reached - below > 1).any()):
         middle = (below + reached).div(2, rounding_mode="floor")
-        at_least = codes(middle.float()) >= wanted
+        at_least = codes(to_fp32(middle)) >= wanted
         reached = torch.where(searching & at_least, middle, reached)
         below = torch.where(searching & ~at_least, middle, below)
     table = reached.T.contiguous()

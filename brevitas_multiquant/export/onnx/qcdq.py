@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from brevitas.nn import QuantIdentity
+from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer as QuantWBIOL
 from torch import Tensor, nn
 
 from brevitas_multiquant.core.power_of_two import integer_range
@@ -43,6 +44,7 @@ from brevitas_multiquant.export.verify import (
 from brevitas_multiquant.nn.given import float32_network
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.nn.subnet import Subnet, extract_subnet
+from brevitas_multiquant.quant.geometry import geometry
 from brevitas_multiquant.quant.plain import IntActConst, UintActConst
 from brevitas_multiquant.storage.staging import staged
 
@@ -73,7 +75,7 @@ def to_onnx(subnet: Subnet, images: Tensor) -> Any:
     with quiet():
         from brevitas.export import export_onnx_qcdq
 
-    return run_exporter(export_onnx_qcdq, _with_floors(subnet), images)
+    return run_exporter(export_onnx_qcdq, _with_wide_weights(_with_floors(subnet)), images)
 
 
 def _attempt(operation: nn.Module, x: Tensor) -> Any:
@@ -96,6 +98,28 @@ def _with_floors(subnet: Subnet) -> Any:
         if isinstance(module, QuantIdentity) and module.act_quant.rounding_mode == "FLOOR"
     }
     return copy_of_modules(subnet, flooring)
+
+
+def _with_wide_weights(subnet: Any) -> Any:
+    """A copy in which integers of more than 8 bits are plain weights: whole numbers in fp32.
+
+    The odd integers of 8-bit weights have 9 bits, which ONNX's quantized types at this operator set
+    do not hold; products and sums of them are those of integers all the same.
+    """
+    wide = {
+        module: _without_quantizer(module)
+        for module in subnet.modules()
+        if isinstance(module, QuantWBIOL) and int(module.weight_quant.bit_width()) > LARGEST_BITS
+    }
+    return copy_of_modules(subnet, wide)
+
+
+def _without_quantizer(layer: Any) -> nn.Module:
+    """The same layer, whose weights are not quantized again."""
+    plain = type(layer)(**geometry(layer), bias=False, weight_quant=None)
+    plain.is_same_padded_strided = getattr(layer, "is_same_padded_strided", False)
+    plain.weight = layer.weight
+    return plain.eval()  # type: ignore[no-any-return]
 
 
 class _Floor(nn.Module):

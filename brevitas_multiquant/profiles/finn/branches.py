@@ -1,7 +1,7 @@
 """The branches: they read the stem's codes; what is added or averaged is on a fixed-point grid."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -65,11 +65,31 @@ def _quantize_operands(branch: fx.GraphModule, bits: Sequence[int], active: Pane
     for node in list(branch.graph.nodes):
         if _is_addition(node):
             call_instead(node, branch, f"sums.{node.name}", QuantizedSum(operands, True, active))
-        elif _is_average(branch, node):
-            (averaged,) = node.all_input_nodes
-            signed = not never_negative(branch, averaged)
-            quantizer = SwitchableFixedPoint(operands, signed, active)
-            insert_before(branch, node, averaged, f"average_quants.{node.name}", quantizer)
+        elif is_average(branch, node):
+            quantize_average(branch, node, bits, active)
+
+
+def quantize_average(
+    part: fx.GraphModule,
+    node: fx.Node,
+    bits: Sequence[int],
+    active: Panel,
+    known: Container[fx.Node] = (),
+) -> None:
+    """What a node averages over positions passes a fixed-point quantizer.
+
+    Args:
+        part: a branch, or a head whose input no merge has quantized; changed in place.
+        node: for which `is_average` holds.
+        bits: at which the part runs.
+        active: the network's state.
+        known: nodes whose values are never negative.
+    """
+    (averaged,) = node.all_input_nodes
+    signed = not never_negative(part, averaged, known)
+    operands = {bit: operand_bits(bit) for bit in bits}
+    quantizer = SwitchableFixedPoint(operands, signed, active)
+    insert_before(part, node, averaged, f"average_quants.{node.name}", quantizer)
 
 
 def _is_addition(node: fx.Node) -> bool:
@@ -84,10 +104,10 @@ def _is_addition(node: fx.Node) -> bool:
     )
 
 
-def _is_average(branch: fx.GraphModule, node: fx.Node) -> bool:
+def is_average(part: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node averages over more than one position."""
     called = is_call(node) and node.target in _AVERAGE_CALLS
-    if not called and not isinstance(module_of(branch, node), _AVERAGES):
+    if not called and not isinstance(module_of(part, node), _AVERAGES):
         return False
     (source,) = node.all_input_nodes[:1]
     one_position = is_tensor(source) and set(shape_of(source)[2:]) <= {1}

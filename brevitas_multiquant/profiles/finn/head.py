@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from brevitas_multiquant.core.power_of_two import EDGE_BITS
-from brevitas_multiquant.profiles.finn.branches import ADDITIONS
+from brevitas_multiquant.profiles.finn.branches import ADDITIONS, is_average, quantize_average
 from brevitas_multiquant.profiles.finn.graph import (
     insert_before,
     is_call,
@@ -43,7 +43,7 @@ def divide_sum(parts: Parts) -> None:
     that integers stay integers until the next quantizer; a layer, a norm or a sigmoid needs the
     mean itself.
     """
-    if parts.config.merge != "mean":
+    if parts.config.merge != "mean" or not parts.merges:
         return
     head = parts.head
     sums = {source_of(head)}
@@ -82,12 +82,17 @@ def _scales_with_input(head: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def quantize_head(parts: Parts) -> None:
-    """8-bit weights of the head's layers, and 8-bit inputs in front of each."""
+    """8-bit weights of the head's layers, and 8-bit inputs in front of each.
+
+    Where no merge has put the head's input on a grid, averages have quantizers as in a branch.
+    """
     head = parts.head
     swap_layers(parts, head)
     edge = dict.fromkeys(parts.config.bits, EDGE_BITS)
     known = () if merge_is_signed(parts) else (source_of(head),)
     for node in list(head.graph.nodes):
+        if not parts.merges and is_average(head, node):
+            quantize_average(head, node, parts.config.bits, parts.active, known)
         if not isinstance(module_of(head, node), WEIGHTED):
             continue
         (read,) = node.all_input_nodes

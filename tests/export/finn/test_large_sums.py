@@ -7,7 +7,7 @@ import torch
 
 from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export.finn.model import _Emitter
-from brevitas_multiquant.export.finn.thresholds import directions, threshold_table
+from brevitas_multiquant.export.finn.thresholds import directions, fp32_table, threshold_table
 
 W8A8 = 128 * 255 * 4608  # 512 input channels, a 3x3 kernel: 150 million
 CHANNELS = 3
@@ -77,3 +77,34 @@ def test_a_file_that_would_round_a_table_is_refused():
     table = torch.tensor([[1.0, 2.0**24 + 1]], dtype=torch.float64)
     with pytest.raises(ExportError, match=r"^body: expected integers that fp32 holds, .* 16777217"):
         _Emitter().constant("body", table, "INT32")
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_table_that_files_hold(bits, signed):
+    """In fp32 without a rounding: steps are where the next fp32 number below a sum steps."""
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    scale = (torch.rand(CHANNELS) + 0.2) * (high - low) / W8A8
+    codes = staircase(scale, torch.randn(CHANNELS), low, high)
+    table = fp32_table(codes, -W8A8, W8A8 + 1, CHANNELS, (low, high))
+    assert table.dtype == torch.float32 and table.abs().max() > 2**24
+    integers = neighbourhoods(table, -W8A8, W8A8 + 1)
+    # the largest fp32 number that is no larger, by a search over its neighbours
+    candidates = torch.stack([integers - offset for offset in range(16)])
+    held = torch.where(candidates.float().long() == candidates, candidates, -(2**60)).amax(0)
+    assert (held < integers).any()
+    expected = codes(held.float()[:, None].expand(-1, CHANNELS)).long()
+    assert torch.equal(codes_of_table(table, low, integers), expected)
+
+
+def test_what_fp32_adds_exactly_has_the_same_table():
+    codes = staircase(torch.tensor([1e-6, 3e-6]), 0.25, -8, 7)
+    both = [make(codes, -(2**23), 2**23, 2, (-8, 7)) for make in (fp32_table, threshold_table)]
+    assert torch.equal(*both)
+
+
+def test_ends_of_the_range_stay_out_of_it():
+    """A code that every sum reaches, and one that none does, where the ends are no fp32 numbers."""
+    lowest, highest = -(2**25) - 3, 2**25 + 1
+    table = fp32_table(lambda a: torch.zeros_like(a), lowest, highest, 1, (-1, 1)).long()
+    assert table[0, 0] <= lowest and table[0, 1] > highest

@@ -10,7 +10,7 @@ from brevitas_multiquant.export.finn.integer_graph import MaxPool, Thresholds
 from brevitas_multiquant.export.finn.lower.builder import NO_QUANTIZER, Builder, HostQuantizer
 from brevitas_multiquant.export.finn.lower.geometry import Window
 from brevitas_multiquant.export.finn.lower.values import Value
-from brevitas_multiquant.export.finn.thresholds import directions, threshold_table
+from brevitas_multiquant.export.finn.thresholds import CodeRange, directions, fp32_table
 from brevitas_multiquant.quant.plain import RangeToCodes
 
 LARGEST_BITS = 8
@@ -21,8 +21,6 @@ CURVED = (nn.Sigmoid, nn.Tanh, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Softsig
 
 ROWS = 4096
 """Integers that are evaluated at once."""
-
-CodeRange = tuple[int, int]
 
 
 def quantize(builder: Builder, where: str, quantizer: Any, value: Value) -> Value:
@@ -78,7 +76,7 @@ def _table(builder: Builder, where: str, value: Value, code_range: CodeRange, bi
     source = value.stream
     assert source is not None
     channels = source.shape[0]
-    table = threshold_table(value.evaluate, source.lowest, source.highest, channels, code_range)
+    table = fp32_table(value.evaluate, source.lowest, source.highest, channels, code_range)
     output = builder.stream(source.shape, *code_range)
     thresholds = Thresholds(where, (source,), output, table, code_range[0], bits)
     if any(isinstance(function, CURVED) for function in value.functions):

@@ -13,6 +13,7 @@ from brevitas_multiquant.export.finn.lower.builder import NOT_FINN, Builder
 from brevitas_multiquant.export.finn.lower.calls import as_module, name_of
 from brevitas_multiquant.export.finn.lower.rules import add_up, apply_rule, unknown
 from brevitas_multiquant.export.finn.lower.values import Finish, Value
+from brevitas_multiquant.nn.merge import OnlyOutput
 from brevitas_multiquant.nn.subnet import Subnet
 from brevitas_multiquant.profiles.finn.modules import PlainMerge
 from brevitas_multiquant.quant.plain import OutputScale
@@ -81,6 +82,8 @@ def _merge(
     """Branch outputs as one value."""
     if isinstance(merge, PlainMerge):
         return add_up(builder, "merge", merge.sum, outputs, names)
+    if isinstance(merge, OnlyOutput):
+        return outputs[0]
     return builder.problem("merge", NOT_FINN, outputs[0])
 
 
