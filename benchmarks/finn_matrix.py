@@ -48,7 +48,8 @@ from brevitas_multiquant.export import export_finn  # noqa: E402
 from brevitas_multiquant.export.finn.environment import run_estimate  # noqa: E402
 from brevitas_multiquant.export.finn.export import write_project  # noqa: E402
 from brevitas_multiquant.export.finn.lower import lower  # noqa: E402
-from brevitas_multiquant.export.finn.project_files import build_config  # noqa: E402
+from brevitas_multiquant.export.finn.project_files import Beside, build_config  # noqa: E402
+from brevitas_multiquant.export.finn.target import make_target  # noqa: E402
 from brevitas_multiquant.export.sample import smooth_images  # noqa: E402
 from brevitas_multiquant.nn.subnet import Subnet  # noqa: E402
 from brevitas_multiquant.quant.plain import IntWeightConst, OutputScale  # noqa: E402
@@ -101,7 +102,8 @@ def measure(name: str, bits: int, half_width: str = "macs") -> dict[str, Any]:
     net = build(name, size, CANDIDATES[bits], half_width)
     images = smooth_images((1, 3, size, size))
     with tempfile.TemporaryDirectory() as folder:
-        projects = export_finn(net, folder, [bits], target_fps=fps, images=images, estimate=True)
+        options = {"target_fps": fps, "images": images, "must_fit": False, "estimate": True}
+        projects = export_finn(net, folder, [bits], **options)
         result = json.loads((projects[bits] / "estimate.json").read_text())
     label = bits if half_width == "macs" else HALF_CHANNELS
     return {"network": name, "bits": label, "size": size, "branches": bits / 2, **result}
@@ -139,7 +141,8 @@ def measure_plain(name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder) / "plain"
         graph = lower(subnet, ["branches.0"], images.shape)
-        write_project(project, subnet, graph, images, build_config("ZCU104", fps, 5.0))
+        beside = Beside(build_config(make_target("ZCU104", None, fps, 5.0)))
+        write_project(project, subnet, graph, images, beside)
         run_estimate(project)
         result = json.loads((project / "estimate.json").read_text())
     return {"network": name, "bits": "W8A8", "size": size, "branches": 1, **result}

@@ -10,11 +10,16 @@ from brevitas_multiquant.core.float_model import ModelSource, infer_input_shape
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.cost.table import cost
 from brevitas_multiquant.errors import MultiQuantError, SourceError, grouped
-from brevitas_multiquant.export import check_finn
+from brevitas_multiquant.export import check_finn, fit_table
+from brevitas_multiquant.export.finn import FitTable
+from brevitas_multiquant.export.finn.target import MEMORIES
+from brevitas_multiquant.export.request import requested_shape
+from brevitas_multiquant.export.sample import smooth_images
 from brevitas_multiquant.methods.convert import multiquantize
 from brevitas_multiquant.methods.options import add_config_options, config_from
 from brevitas_multiquant.nn import MultiQuantNet
 from brevitas_multiquant.nn.stored import codings_of, weights_in_words
+from brevitas_multiquant.training.calibrate import calibrate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("check", help="print what keeps a model from an FPGA, untrained")
     _add_model_options(command, leave_out=["profile"])
     _add_assignment_option(command)
+    _add_board_options(command)
     command.set_defaults(run=check, profile="finn")
     return parser
 
@@ -63,6 +69,19 @@ def _add_model_options(command: argparse.ArgumentParser, leave_out: Sequence[str
     command.add_argument("--num-classes", type=int)
     command.add_argument("--img-size", type=int, help="height and width of the images")
     command.add_argument("--in-chans", type=int, help="channels of the images, of timm models")
+
+
+def _add_board_options(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group(
+        "boards", "print which bit-widths fit on which, as estimated"
+    )
+    group.add_argument("--board", nargs="+", default=[], metavar="NAME", help="names FINN knows")
+    group.add_argument(
+        "--fpga-part", nargs="+", default=[], metavar="PART", help="part numbers, as in Vivado"
+    )
+    group.add_argument("--target-fps", type=int, default=1000, metavar="F", help="frames a second")
+    group.add_argument("--clock-ns", type=float, default=5.0, metavar="NS", help="clock period")
+    group.add_argument("--memory", choices=list(MEMORIES), default="finn", help="of tables")
 
 
 def inspect(options: argparse.Namespace) -> None:
@@ -109,7 +128,22 @@ def check(options: argparse.Namespace) -> int:
     looked_at = f"{', '.join(map(str, net.bits))} bits"
     looked_at += "".join(f", assignment {one.name}" for one in assignments)
     print(f"{options.model} at {shape}, {looked_at}: {verdict}")
+    if (options.board or options.fpga_part) and not violations:
+        print(_fit(net, options))
     return len(violations)
+
+
+def _fit(net: MultiQuantNet, options: argparse.Namespace) -> FitTable:
+    """Of random weights and noise: what a trained network takes differs by a few per cent."""
+    calibrate(net, [smooth_images((2, *requested_shape(net, None)[1:]))])
+    return fit_table(
+        net,
+        options.board,
+        options.fpga_part,
+        target_fps=options.target_fps,
+        clock_ns=options.clock_ns,
+        memory=options.memory,
+    )
 
 
 def _network(options: argparse.Namespace) -> MultiQuantNet:

@@ -1,6 +1,7 @@
 """Named errors. Each says what was expected, what was got, where, and what to do."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class MultiQuantError(ValueError):
@@ -117,6 +118,14 @@ class FinnMappingError(ExportError):
             f"export at {setting}: expected a network of the profile 'finn' that maps to "
             f"dataflow hardware as a whole, got:{listed}"
         )
+
+
+class BoardError(ExportError):
+    """A network that needs more than the board has; ``needs`` holds what, by setting."""
+
+    def __init__(self, message: str, needs: Mapping[Any, object]) -> None:
+        self.needs = needs
+        super().__init__(message)
 
 
 class HardwareError(MultiQuantError):

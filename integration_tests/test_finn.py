@@ -16,11 +16,13 @@ from torch import nn
 import brevitas_multiquant.core.cifar_networks  # noqa: F401  (registers the CIFAR networks)
 from brevitas_multiquant import Assignment, calibrate, extract_subnet, multiquantize
 from brevitas_multiquant.cost import luts
+from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export import check_finn, export_finn
 from brevitas_multiquant.export.finn.check import branch_names
 from brevitas_multiquant.export.finn.hardware import hardware_layers
 from brevitas_multiquant.export.finn.lower import lower
 from brevitas_multiquant.export.finn.project.estimate import _words
+from brevitas_multiquant.export.finn.target import make_target
 
 needs_finn = pytest.mark.skipif(
     importlib.util.find_spec("finn") is None, reason="needs finn-plus: make test-finn"
@@ -145,6 +147,46 @@ def test_a_half_branch_of_resnet8(tmp_path):
     assert result["float_layers"] == result["not_hardware"] == []
     # 8 layers in each branch at 3 bits, stem and classifier, and the slice, not as BINARY
     assert result["weight_types"] == {"INT2": 1, "INT3": 16, "INT8": 2}
+
+
+@pytest.mark.parametrize("make", [narrow_resnet, narrow_mobilenet])
+def test_memory_auto_is_what_finn_reports(make, tmp_path):
+    """Resources by the rules are those of FINN's report, and every step stays exact."""
+    torch.manual_seed(0)
+    net = network(make(), [2, 8], negative=True)
+    options = {"images": digits(3), "estimate": True, "memory": "auto", "target_fps": 20000}
+    (project,) = export_finn(net, tmp_path, [8], **options).values()
+    result = json.loads((project / "estimate.json").read_text())
+    assert [step["difference"] for step in result["steps"]] == [0] * len(result["steps"])
+    graph = lower(extract_subnet(net, 8), branch_names(net, 8), net.input_shape)
+    need = make_target(None, None, 20000, 5.0, "auto").resources(graph)
+    found = result["resources"]
+    assert [found[name] for name in ("LUT", "BRAM_18K", "DSP", "URAM")] == [
+        *(need.luts, need.bram18, need.dsp, need.uram)
+    ]
+    plain = make_target(None, None, 20000, 5.0).resources(graph)
+    assert need.luts < plain.luts and need.bram18 > plain.bram18
+
+
+def test_a_folding_file_that_was_edited_is_kept(tmp_path):
+    torch.manual_seed(0)
+    net = network(narrow_cnn(), [2], negative=True)
+    options = {"images": digits(3), "estimate": True, "part": "xc7z020clg400-1"}
+    (project,) = export_finn(net, tmp_path / "a", **options).values()
+    folding = json.loads((project / "folding_config.json").read_text())
+    assert folding["Thresholding_rtl_0"]["PE"] == 1
+    before = json.loads((project / "estimate.json").read_text())["resources"]["LUT"]
+    folding["Thresholding_rtl_0"]["PE"] = 4
+    folding["MVAU_hls_0"] |= {"PE": 2, "SIMD": 9}
+    (tmp_path / "mine.json").write_text(json.dumps(folding))
+    mine = {**options, "folding": tmp_path / "mine.json"}
+    (project,) = export_finn(net, tmp_path / "b", **mine).values()
+    assert json.loads((project / "folding_config.json").read_text()) == folding
+    assert json.loads((project / "estimate.json").read_text())["resources"]["LUT"] > before
+    (tmp_path / "mine.json").write_text(json.dumps({"MVAU_hls_7": {"PE": 2}}))
+    with pytest.raises(ExportError, match=r"folding_config.json: expected layers of .*MVAU_hls_7"):
+        export_finn(net, tmp_path / "c", **mine)
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.parametrize(("channels", "pe"), [(6, 1), (6, 2), (6, 3), (10, 5)])

@@ -210,6 +210,7 @@ OPTIONAL = {
     *("huggingface_hub", "matplotlib"),  # hub, plots of its cards
     *("accelerate", "sklearn", "tqdm", "yaml"),  # recipes
     "scipy",  # exact allocations
+    "PIL",  # image files, in exported projects
     "finn",
     "brevitas.export",  # imports onnx
 }

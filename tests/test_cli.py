@@ -149,3 +149,12 @@ def test_an_assignment_that_does_not_fit_is_refused(
     assert "expected sites of the network, got 'conv'" in capsys.readouterr().err
     assert main(["check", "cifar_resnet8", "--assignment", str(tmp_path / "none.json")]) == 1
     assert "expected a file that can be read" in capsys.readouterr().err
+
+
+def test_check_prints_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["cifar_resnet8", "--bits", "2", "8", "--img-size", "8", "--num-classes", "10"]
+    boards = ["--board", "ZCU104", "--fpga-part", "xc7z010clg400-1"]
+    assert main(["check", *arguments, *boards]) == 0
+    *_, head, two, eight = capsys.readouterr().out.splitlines()
+    assert head.split() == ["bits", "ZCU104", "xc7z010clg400-1"]
+    assert "no: " not in two and eight.rstrip().split("  ")[-1].startswith("no: ")

@@ -1,19 +1,22 @@
-"""A packed network to verified ONNX files, one per bit-width and assignment: QONNX or plain."""
+"""A packed network to verified files, one per bit-width and assignment: QONNX, ONNX or FINN."""
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from brevitas_multiquant import Assignment, load_packed
+from brevitas_multiquant import Assignment, MultiQuantNet, load_packed
 from brevitas_multiquant.core.precision import Setting, described
-from brevitas_multiquant.export import export_onnx, export_qonnx
+from brevitas_multiquant.export import export_finn, export_onnx, export_qonnx
+from brevitas_multiquant.export.finn.target import MEMORIES
 from brevitas_multiquant.recipes.errors import MissingFileError, OptionError, exit_code
 from brevitas_multiquant.recipes.options.option import add_options, option, taken
 from brevitas_multiquant.recipes.options.types import positive
+
+FORMATS = ("qonnx", "onnx", "finn")
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class ExportOptions:
 
     packed: str
     output: str = option("export", metavar="DIR")
-    format: str = option("qonnx", choices=["qonnx", "onnx"])
+    format: str = option("qonnx", choices=FORMATS)
     bits: list[int] | None = option(type=int, nargs="+", metavar="B", help="default: all")
     assignment: list[str] | None = option(
         nargs="+", metavar="FILE", help="JSON or YAML with bits for each site: written too"
@@ -33,46 +36,95 @@ class ExportOptions:
     )
 
 
+@dataclass(frozen=True)
+class HardwareOptions:
+    """What an accelerator is built for; of ``--format finn`` alone."""
+
+    board: str | None = option(metavar="NAME", help="that FINN knows; default: ZCU104")
+    fpga_part: str | None = option(metavar="PART", help="instead of a board: a part number")
+    target_fps: int = option(1000, positive, "frames a second")
+    clock_ns: float = option(5.0, float, "clock period, in nanoseconds")
+    memory: str = option("finn", choices=list(MEMORIES), help="auto: fewest LUTs")
+    folding: str | None = option(metavar="FILE", help="an edited folding_config.json")
+    switchable: bool = option(False, help="one accelerator for all bit-widths")
+
+
 def export_parser() -> argparse.ArgumentParser:
     """All options of ``recipes/export.py``."""
     parser = argparse.ArgumentParser(
         prog="export.py",
-        description="Write one ONNX file per bit-width, executed and compared with torch before.",
+        description="Write one file per bit-width, executed and compared with torch before.",
         allow_abbrev=False,
     )
     parser.add_argument("packed", metavar="PACKED.safetensors")
     add_options(parser, ExportOptions)
+    add_options(parser.add_argument_group("of --format finn"), HardwareOptions)
     return parser
 
 
-def run(options: ExportOptions) -> dict[Setting, Path]:
+Written = tuple[dict[Setting, Path], dict[str, str]]
+"""Setting -> its file, and by the file's name what is said of it."""
+
+
+def run(options: ExportOptions, hardware: HardwareOptions | None = None) -> dict[Setting, Path]:
     """Export, and print a line for each file.
 
     Raises:
         MissingFileError: there is no packed file.
         OptionError: an option that the format does not know.
     """
+    hardware = hardware or HardwareOptions()
     if options.allow_ties and options.format != "qonnx":
         raise OptionError(f"--allow-ties: expected --format qonnx, got {options.format}")
+    if options.format != "finn" and hardware != HardwareOptions():
+        raise OptionError(f"options of boards: expected --format finn, got {options.format}")
+    if options.format == "finn" and options.img_size:
+        raise OptionError("--img-size: expected --format qonnx or onnx; hardware has its size")
     if not Path(options.packed).is_file():
         raise MissingFileError(f"expected a packed network at {options.packed}, found none")
     assignments = [Assignment.load(path) for path in options.assignment or ()]
-    net = load_packed(options.packed)
-    shape, size = net.input_shape, options.img_size
-    if size:
-        shape = (1, shape[1] if shape else 3, size, size)
-    asked: dict[str, Any] = {"input_shape": shape, "bits": options.bits}
+    asked: dict[str, Any] = {"bits": options.bits}
     if assignments:
         asked["assignments"] = assignments
-    if options.format == "onnx":
-        files = export_onnx(net, options.output, **asked)
-        lines = {path.name: "same class as torch in onnxruntime" for path in files.values()}
-    else:
-        files = export_qonnx(net, options.output, allow_ties=options.allow_ties, **asked)
-        lines = agreement(Path(options.output) / "export.json")
+    net = load_packed(options.packed)
+    if options.format != "finn":
+        asked["input_shape"] = _shape(net, options)
+    files, lines = _WRITERS[options.format](net, options, hardware, asked)
     for setting, path in files.items():
         print(f"{described(setting)}: {path}: {lines[path.name]}")
     return files
+
+
+def _shape(net: MultiQuantNet, options: ExportOptions) -> tuple[int, ...] | None:
+    if not options.img_size:
+        return net.input_shape
+    channels = net.input_shape[1] if net.input_shape else 3
+    return (1, channels, options.img_size, options.img_size)
+
+
+def _onnx(
+    net: MultiQuantNet, options: ExportOptions, hardware: HardwareOptions, asked: dict[str, Any]
+) -> Written:
+    files = export_onnx(net, options.output, **asked)
+    return files, {path.name: "same class as torch in onnxruntime" for path in files.values()}
+
+
+def _qonnx(
+    net: MultiQuantNet, options: ExportOptions, hardware: HardwareOptions, asked: dict[str, Any]
+) -> Written:
+    files = export_qonnx(net, options.output, allow_ties=options.allow_ties, **asked)
+    return files, agreement(Path(options.output) / "export.json")
+
+
+def _finn(
+    net: MultiQuantNet, options: ExportOptions, hardware: HardwareOptions, asked: dict[str, Any]
+) -> Written:
+    more = asdict(hardware)
+    files = export_finn(net, options.output, part=more.pop("fpga_part"), **more, **asked)
+    return files, {path.name: "the integers of torch" for path in files.values()}
+
+
+_WRITERS: dict[str, Callable[..., Written]] = {"onnx": _onnx, "qonnx": _qonnx, "finn": _finn}
 
 
 def agreement(report: Path) -> dict[str, str]:
@@ -91,7 +143,8 @@ def agreement(report: Path) -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the recipe; 0 for success, 2 for wrong usage, 1 for any other named error."""
-    return exit_code(lambda: run(taken(ExportOptions, export_parser().parse_args(argv))))
+    parsed = export_parser().parse_args(argv)
+    return exit_code(lambda: run(taken(ExportOptions, parsed), taken(HardwareOptions, parsed)))
 
 
 if __name__ == "__main__":

@@ -71,3 +71,44 @@ def test_an_assignment_is_written_and_verified_too(form, packed, tmp_path, capsy
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("2 bits: ") and second.startswith(f"assignment {mixed.name}: ")
     assert second.partition(": ")[2].startswith(str(folder / "model_4b-"))
+
+
+@pytest.fixture
+def for_hardware(tmp_path):
+    net = multiquantize(
+        cifar_resnet8(num_classes=10), [2, 4], profile="finn", input_shape=(1, 3, 8, 8)
+    )
+    calibrate(net, [torch.randn(4, 3, 8, 8)])
+    save_packed(net, tmp_path / "net.safetensors")
+    return tmp_path / "net.safetensors"
+
+
+def test_projects_for_a_part(for_hardware, capsys, monkeypatch):
+    monkeypatch.setattr("brevitas_multiquant.export.finn.environment.finn_version", lambda: None)
+    folder = for_hardware.parent / "out"
+    more = ["--format", "finn", "--fpga-part", "xc7z020clg400-1", "--bits", "2", "--memory", "auto"]
+    assert recipe.main([str(for_hardware), "--output", str(folder), *more]) == 0
+    assert capsys.readouterr().out == f"2 bits: {folder / '2b'}: the integers of torch\n"
+    assert "xc7z020clg400-1" in (folder / "2b" / "dataflow_build_config.json").read_text()
+    assert (folder / "2b" / "memory_config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "name", "message"),
+    [
+        (["--board", "ZCU104"], "OptionError", "expected --format finn, got qonnx"),
+        (["--format", "finn", "--img-size", "16"], "OptionError", "hardware has its size"),
+        (["--format", "finn", "--board", "ZCU1"], "ExportError", "board: expected one of"),
+        (
+            ["--format", "finn", "--fpga-part", "xc7z007sclg225-1", "--target-fps", "50000"],
+            "BoardError",
+            "xc7z007sclg225-1 has 14 thousand",
+        ),
+    ],
+)
+def test_boards_that_cannot_be(for_hardware, capsys, more, name, message):
+    folder = for_hardware.parent / "out"
+    assert recipe.main([str(for_hardware), "--output", str(folder), *more]) > 0
+    found = capsys.readouterr().err
+    assert found.startswith(f"{name}: ") and message in found
+    assert not folder.exists()

@@ -5,9 +5,10 @@ resources out. They reproduce FINN's own report, layer by layer; `tests/cost/lut
 They are estimates, as FINN's are: nothing here knows what synthesis will make of a layer.
 """
 
-from brevitas_multiquant.cost.luts.boards import BOARDS, Board, board_named
+from brevitas_multiquant.cost.luts.boards import BOARDS, CHIPS, Board, board_named, board_of_part
 from brevitas_multiquant.cost.luts.convolution import ConvolutionShape
 from brevitas_multiquant.cost.luts.folding import fold, target_cycles, unfolded
+from brevitas_multiquant.cost.luts.memories import fewest_luts
 from brevitas_multiquant.cost.luts.nodes import (
     Addition,
     DepthwiseProduct,
@@ -34,6 +35,7 @@ from brevitas_multiquant.cost.luts.widths import (
 
 __all__ = [
     "BOARDS",
+    "CHIPS",
     "Addition",
     "Board",
     "ConvolutionShape",
@@ -52,6 +54,8 @@ __all__ = [
     "accumulator_bits",
     "accumulator_range",
     "board_named",
+    "board_of_part",
+    "fewest_luts",
     "fold",
     "integer_bits",
     "largest_accumulator_bits",

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from brevitas_multiquant.cost.luts.boards import BOARDS
 from brevitas_multiquant.errors import ExportError
 
 PACKAGE, SUPPORTED = "finn-plus", "1.6"
@@ -44,16 +43,6 @@ def wants_estimates(asked: bool | None) -> bool:
     if asked and missing:
         raise ExportError(f"export_finn: estimates were asked for, but {missing}")
     return missing is None if asked is None else asked
-
-
-def check_board(board: str) -> None:
-    """Refuse a board that FINN does not know.
-
-    Raises:
-        ExportError: naming the boards.
-    """
-    if board not in BOARDS:
-        raise ExportError(f"board: expected one of {list(BOARDS)}, got {board!r}")
 
 
 def run_estimate(project: Path) -> None:

@@ -17,24 +17,26 @@ from brevitas_multiquant.export.exporter import quiet, readable_ir_version
 from brevitas_multiquant.export.finn.check import branch_names
 from brevitas_multiquant.export.finn.datatypes import weight_section
 from brevitas_multiquant.export.finn.environment import (
-    check_board,
     run_estimate,
     wants_estimates,
     what_is_missing,
 )
+from brevitas_multiquant.export.finn.fit import require_fit, require_fit_of_estimate
+from brevitas_multiquant.export.finn.folding import NONE, Folding, read_foldings
 from brevitas_multiquant.export.finn.integer_graph import HostSide, IntegerGraph
 from brevitas_multiquant.export.finn.lower import lower
 from brevitas_multiquant.export.finn.model import INPUT, OUTPUT, thresholds_of, to_model
+from brevitas_multiquant.export.finn.preprocessing import Preprocessing
 from brevitas_multiquant.export.finn.project_files import (
-    CARRIED,
     PROJECT,
+    Beside,
     build_config,
-    host_constants,
     readme,
-    switchable_readme,
+    switching,
     write_json,
 )
 from brevitas_multiquant.export.finn.switchable import table_set, with_gates
+from brevitas_multiquant.export.finn.target import make_target
 from brevitas_multiquant.export.request import (
     requested_settings,
     requested_shape,
@@ -54,10 +56,15 @@ def export_finn(
     folder: str | os.PathLike[str],
     bits: Sequence[int] | None = None,
     *,
-    board: str = "ZCU104",
+    board: str | None = None,
+    part: str | None = None,
     target_fps: int = 1000,
     clock_ns: float = 5.0,
+    memory: str = "finn",
+    folding: Folding | None = None,
+    must_fit: bool = True,
     images: Tensor | None = None,
+    preprocessing: Preprocessing | None = None,
     estimate: bool | None = None,
     switchable: bool = False,
     assignments: Sequence[Assignment] = (),
@@ -76,10 +83,21 @@ def export_finn(
         net: of the profile ``"finn"``; not changed.
         folder: made if it does not exist.
         bits: which bit-widths; default: all of ``net.bits``; ``[]`` for assignments alone.
-        board: one that FINN knows.
+        board: one that FINN knows; default: ``"ZCU104"``.
+        part: instead of a board the part number of a chip, such as ``"xc7z010clg400-1"``; the flow
+            then ends with an IP for a design of your own.
         target_fps: frames a second that FINN folds the layers for.
         clock_ns: clock period, in nanoseconds.
+        memory: where threshold tables, weights and lines of images go: ``"finn"``, or ``"auto"``
+            for block RAMs wherever that leaves the fewest LUTs, within four fifths of the board's.
+            Frames a second stay.
+        folding: a ``folding_config.json`` that was edited in a project, or one for each bit-width;
+            default: FINN's choice for the frames a second.
+        must_fit: refuse, before anything is written, what needs more than the board has by FINN's
+            rules of estimation.
         images: (N, C, H, W), to compare on and to save; default: two smooth random ones.
+        preprocessing: mean, std and class names, with which ``python host.py IMAGE`` in a project
+            classifies an image file.
         estimate: run FINN's flow; default: where finn-plus is installed.
         switchable: write one project ``switchable/`` of the network's largest bit-width, whose
             threshold tables can be written at run time, and for each bit-width and assignment the
@@ -94,8 +112,10 @@ def export_finn(
         BitWidthError: not candidates of the network, or an assignment that does not fit it.
         CalibrationError: ranges that have seen no data.
         FinnMappingError: the network does not map; lists every reason.
-        ExportError: a missing package, an unknown board, a folder that cannot be written, FINN
-            missing or of another version though estimates were asked for, or a difference.
+        BoardError: the network needs more than the board has.
+        ExportError: a missing package, an unknown board or part, a folding file that is none, a
+            folder that cannot be written, FINN missing or of another version though estimates were
+            asked for, or a difference.
 
     Example:
         >>> import tempfile
@@ -105,7 +125,7 @@ def export_finn(
         >>> net = multiquantize(model, [2], profile="finn", input_shape=(1, 3, 32, 32))
         >>> calibrate(net, [torch.rand(4, 3, 32, 32)])
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     (project,) = export_finn(net, folder, estimate=False).values()
+        ...     (project,) = export_finn(net, folder, board="U250", estimate=False).values()
         ...     (project / "model.onnx").exists()
         True
     """
@@ -113,41 +133,47 @@ def export_finn(
     net = float32_network(net, "export_finn")
     chosen, shape = requested_settings(net, bits, assignments), requested_shape(net, None)
     settings = list(dict.fromkeys(chosen.values()))
-    check_board(board)
-    config = build_config(board, _positive("target_fps", target_fps), clock_ns)
+    target = make_target(board, part, target_fps, clock_ns, memory)
+    largest = max(net.bits)  # an accelerator for all of them has the layers of this one
+    built: list[Setting] = [largest] if switchable else settings
+    foldings = read_foldings(folding, built)
     estimating = wants_estimates(estimate)
     sample = smooth_images((SAMPLES, *shape[1:])) if images is None else _checked(images, shape)
-    largest = max(net.bits)  # the template has all branches
-    needed = [largest, *settings] if switchable else settings
-    subnets = {setting: extract_subnet(net, setting).cpu() for setting in needed}
+    subnets = {one: extract_subnet(net, one).cpu() for one in dict.fromkeys([*built, *settings])}
     graphs = {
         setting: lower(subnet, branch_names(net, subnet.bits), shape)
         for setting, subnet in subnets.items()
     }
     if switchable:
         graphs = with_gates(graphs, net.selection)
+    if must_fit:
+        require_fit({one: graphs[one] for one in built if one not in foldings}, target)
+    beside = {
+        one: Beside(
+            build_config(target, switchable),
+            foldings.get(one, NONE),
+            target.memory_config(graphs[one]),
+            _images_of(preprocessing, shape, graphs[one]),
+        )
+        for one in built
+    }
     missing = None if estimating else what_is_missing() or "they were not asked for"
     with staged(folder) as staging:
-        if switchable:
-            project = staging / "switchable"
-            config = build_config(board, target_fps, clock_ns, switchable=True)
-            template = _Built(subnets[largest], graphs[largest])
-            sets = {setting: _Built(subnets[setting], graphs[setting]) for setting in settings}
-            _write_switchable(project, template, sets, sample, config)
-            text = switchable_readme(largest, settings, config, missing)
-            texts = {project: text + weight_section(graphs[largest])}
-        else:
-            texts = {}
-            for setting in settings:
-                project, subnet = staging / name_of(setting), subnets[setting]
-                write_project(project, subnet, graphs[setting], sample, config)
-                text = readme(setting, uses_at(net.selection, subnet.bits), config, missing)
-                texts[project] = text + weight_section(graphs[setting])
-        for project, text in texts.items():
+        for one in built:
+            project = staging / ("switchable" if switchable else name_of(one))
+            model = write_project(project, subnets[one], graphs[one], sample, beside[one])
+            config, uses = beside[one].config, uses_at(net.selection, subnets[one].bits)
+            text = readme(one, uses, config, missing)
+            if switchable:
+                sets = {setting: _Built(subnets[setting], graphs[setting]) for setting in settings}
+                _write_tables(project, model, graphs[one], sets, sample, beside[one])
+                text += switching(largest, settings)
             if estimating:
                 run_estimate(project)
-                _keep_results(project)
-            (project / "README.md").write_text(text)
+                _keep_results(project, keep_folding=one in foldings)
+                if must_fit and one in foldings:
+                    require_fit_of_estimate(one, project, target)
+            (project / "README.md").write_text(text + weight_section(graphs[one]))
     if switchable:
         tables = Path(folder) / "switchable" / "tables"
         return {given: tables / f"{name_of(setting)}.npz" for given, setting in chosen.items()}
@@ -161,32 +187,33 @@ class _Built(NamedTuple):
     graph: IntegerGraph
 
 
-def _write_switchable(
+def _write_tables(
     project: Path,
-    template: _Built,
+    model: Any,
+    template: IntegerGraph,
     sets: Mapping[Setting, _Built],
     images: Tensor,
-    config: dict[str, Any],
+    beside: Beside,
 ) -> None:
-    """The template's project, and for each setting tables, processor's side and sample output.
+    """For each setting tables of the template, processor's side and sample output.
 
     Args:
-        project: the folder to make.
+        project: of the template.
+        model: of the template; its tables are written over.
         template: of the largest bit-width, with all branches.
         sets: what the template is to become.
-        images: (N, C, H, W), to compare on and to save.
-        config: of `build_config`.
+        images: (N, C, H, W), to compare on.
+        beside: of the template's project.
 
     Raises:
         ExportError: a logit differs.
         FinnMappingError: the weights of a layer differ.
     """
-    model = write_project(project, *template, images, config)
     (project / "tables").mkdir()
     codes = np.load(project / "input.npy")
     for setting, (subnet, graph) in sets.items():
         name = name_of(setting)
-        tables = table_set(template.graph, graph)
+        tables = table_set(template, graph)
         for output, table in tables.items():
             model.set_initializer(thresholds_of(output), table.numpy())
         with quiet(), readable_ir_version():
@@ -197,14 +224,14 @@ def _write_switchable(
         }
         np.savez_compressed(project / "tables" / f"{name}.npz", **arrays)
         np.save(project / f"expected_output_{name}.npy", integers)
-        write_json(project / f"host_{name}.json", host_constants(graph.host))
+        write_json(project / f"host_{name}.json", beside.host_constants(graph.host))
         if isinstance(setting, Assignment):
             setting.save(project / "tables" / f"{name}.json")
     shutil.copyfile(PROJECT / "switch.py", project / "switch.py")
 
 
 def write_project(
-    project: Path, subnet: Subnet, graph: IntegerGraph, images: Tensor, config: dict[str, Any]
+    project: Path, subnet: Subnet, graph: IntegerGraph, images: Tensor, beside: Beside
 ) -> Any:
     """Write the project of one model, after comparing its logits with torch's.
 
@@ -213,7 +240,7 @@ def write_project(
         subnet: the network, on the CPU.
         graph: of `brevitas_multiquant.export.finn.lower.lower`.
         images: (N, C, H, W), to compare on and to save.
-        config: of `brevitas_multiquant.export.finn.project_files.build_config`.
+        beside: all other files.
 
     Returns:
         The model.
@@ -230,14 +257,9 @@ def write_project(
     model.save(str(project / "model.onnx"))
     np.save(project / "input.npy", codes)
     np.save(project / "expected_output.npy", integers)
-    write_json(project / "host.json", host_constants(graph.host))
+    beside.write(project, graph.host)
     if isinstance(subnet.setting, Assignment):
         subnet.setting.save(project / "assignment.json")
-    write_json(project / "dataflow_build_config.json", config)
-    write_json(project / "specialize_layers_config.json", {"Defaults": {}})
-    write_json(project / "folding_config.json", {"Defaults": {}})
-    for name in CARRIED:
-        shutil.copyfile(PROJECT / name, project / name)
     return model
 
 
@@ -272,19 +294,22 @@ def verify_logits(host: HostSide, subnet: Subnet, integers: np.ndarray, images: 
         )
 
 
-def _keep_results(project: Path) -> None:
+def _keep_results(project: Path, keep_folding: bool) -> None:
     """FINN's reports and choice of parallelism stay, its working files go."""
     shutil.rmtree(project / "finn_build")
     shutil.rmtree(project / "__pycache__", ignore_errors=True)
-    shutil.copyfile(
-        project / "report" / "auto_folding_config.json", project / "folding_config.json"
-    )
+    if not keep_folding:
+        shutil.copyfile(
+            project / "report" / "auto_folding_config.json", project / "folding_config.json"
+        )
 
 
-def _positive(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ExportError(f"{name}: expected a positive whole number, got {value!r}")
-    return value
+def _images_of(
+    preprocessing: Preprocessing | None, shape: Sequence[int], graph: IntegerGraph
+) -> dict[str, Any]:
+    if preprocessing is None:
+        return {}
+    return preprocessing.constants(shape, len(graph.host.output_bias))
 
 
 def _checked(images: Tensor, shape: Sequence[int]) -> Tensor:

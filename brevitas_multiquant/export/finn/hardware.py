@@ -78,15 +78,28 @@ def hardware_layers(graph: IntegerGraph) -> tuple[Node, ...]:
     Args:
         graph: of `brevitas_multiquant.export.finn.lower.lower`.
     """
+    return tuple(node for _, node in named_layers(graph))
+
+
+def named_layers(graph: IntegerGraph) -> list[tuple[str, Node]]:
+    """The same layers, each with the stream that it belongs to.
+
+    A stream's layers are those that make it of others, a convolution with its padding and window,
+    and what copies it.
+
+    Args:
+        graph: of `brevitas_multiquant.export.finn.lower.lower`.
+    """
     types = {graph.input.name: Integers.holding(graph.input.lowest, graph.input.highest)}
     readers = Counter(stream.name for layer in graph.layers for stream in layer.inputs)
-    made = _copies(graph.input, readers)
+    made = [(graph.input.name, copy) for copy in _copies(graph.input, readers)]
     for layer in graph.layers:
+        name = layer.output.name
         inputs = [types[stream.name] for stream in layer.inputs]
-        layers, kind = _RULES[type(layer)](layer, inputs, layer.output.name == graph.output.name)
-        types[layer.output.name] = kind
-        made += [*layers, *_copies(layer.output, readers)]
-    return tuple(made)
+        layers, kind = _RULES[type(layer)](layer, inputs, name == graph.output.name)
+        types[name] = kind
+        made += [(name, node) for node in (*layers, *_copies(layer.output, readers))]
+    return made
 
 
 def _copies(stream: Stream, readers: Counter[str]) -> list[Node]:

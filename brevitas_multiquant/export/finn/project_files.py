@@ -1,13 +1,17 @@
 """What a project of one bit-width holds beside the model."""
 
 import json
+import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from brevitas_multiquant.core.precision import Assignment, Setting, activation_bits, described
-from brevitas_multiquant.core.selection import BranchUse, serial, uses_at
+from brevitas_multiquant.core.selection import BranchUse
+from brevitas_multiquant.export.finn.folding import NONE
 from brevitas_multiquant.export.finn.integer_graph import HostSide
+from brevitas_multiquant.export.finn.target import Target
 
 PROJECT = Path(__file__).parent / "project"
 CARRIED = ("multiquant_steps.py", "host.py", "estimate.py")
@@ -37,47 +41,78 @@ BITSTREAM_STEPS = (
 )
 
 
-def build_config(
-    board: str, target_fps: int, clock_ns: float, switchable: bool = False
-) -> dict[str, Any]:
+def build_config(target: Target, switchable: bool = False) -> dict[str, Any]:
     """Contents of ``dataflow_build_config.json``, for FINN's whole flow.
 
     Thresholds stand apart from the matrix products: only so do these map to RTL, and can the
-    tables of ``switchable`` accelerators be written.
+    tables of ``switchable`` accelerators be written. Of a chip without a board FINN makes no
+    bitstream, but the IP to build one around.
+
+    Args:
+        target: board or chip, clock and frames a second.
+        switchable: whether tables can be written at run time.
     """
-    steps = [*ESTIMATE_STEPS, *BITSTREAM_STEPS]
-    if switchable:
-        steps.insert(
-            steps.index("step_convert_to_hw") + 1,
-            "multiquant_steps.step_multiquant_runtime_thresholds",
-        )
+    to_bitstream = BITSTREAM_STEPS[: 3 if target.by_part else None]
+    steps = [*ESTIMATE_STEPS, *to_bitstream]
+    for name, after, wanted in (
+        ("step_multiquant_runtime_thresholds", "step_convert_to_hw", switchable),
+        ("step_multiquant_memory", "step_specialize_layers", target.memory != "finn"),
+    ):
+        if wanted:
+            steps.insert(steps.index(after) + 1, f"multiquant_steps.{name}")
+    outputs = ["estimate_reports", "stitched_ip"]
+    if not target.by_part:
+        outputs += ["bitfile", "pynq_driver", "deployment_package"]
     return {
         "output_dir": "output",
         "steps": steps,
-        "board": board,
-        "target_fps": target_fps,
-        "synth_clk_period_ns": clock_ns,
+        **({"fpga_part": target.board.name} if target.by_part else {"board": target.board.name}),
+        "target_fps": target.fps,
+        "synth_clk_period_ns": target.clock_ns,
         "standalone_thresholds": True,
         "specialize_layers_config_file": "specialize_layers_config.json",
-        "generate_outputs": [
-            "estimate_reports",
-            "stitched_ip",
-            "bitfile",
-            "pynq_driver",
-            "deployment_package",
-        ],
+        "folding_config_file": "folding_config.json",
+        "generate_outputs": outputs,
     }
 
 
-def host_constants(host: HostSide) -> dict[str, Any]:
-    """Contents of ``host.json``."""
-    return {
-        "input_scale": host.input_scale,
-        "input_range": list(host.input_range),
-        "output_scale": host.output_scale,
-        "output_bias": host.output_bias.tolist(),
-        "finish": list(host.finish),
-    }
+@dataclass(frozen=True)
+class Beside:
+    """What was asked for beside the model, as files of a project.
+
+    Args:
+        config: of `build_config`.
+        folding: contents of ``folding_config.json``.
+        memory: contents of ``memory_config.json``; empty: none.
+        images: what ``host.json`` says of image files; empty: nothing.
+    """
+
+    config: dict[str, Any]
+    folding: dict[str, Any] = field(default_factory=NONE.copy)
+    memory: dict[str, Any] = field(default_factory=dict)
+    images: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, project: Path, host: HostSide) -> None:
+        """Write all of it, and the files that every project carries."""
+        write_json(project / "host.json", self.host_constants(host))
+        write_json(project / "dataflow_build_config.json", self.config)
+        write_json(project / "specialize_layers_config.json", {"Defaults": {}})
+        write_json(project / "folding_config.json", self.folding)
+        if self.memory:
+            write_json(project / "memory_config.json", self.memory)
+        for name in CARRIED:
+            shutil.copyfile(PROJECT / name, project / name)
+
+    def host_constants(self, host: HostSide) -> dict[str, Any]:
+        """Contents of ``host.json``."""
+        constants = {
+            "input_scale": host.input_scale,
+            "input_range": list(host.input_range),
+            "output_scale": host.output_scale,
+            "output_bias": host.output_bias.tolist(),
+            "finish": list(host.finish),
+        }
+        return {**constants, "images": self.images} if self.images else constants
 
 
 def readme(
@@ -96,6 +131,7 @@ def readme(
         if missing
         else "`estimate.json` has the check of every step and the totals, `report/` FINN's own."
     )
+    memory = _MEMORY if "multiquant_steps.step_multiquant_memory" in config["steps"] else ""
     running = ", ".join(map(str, uses)).replace("/2", ", at half")
     title = described(setting)
     heading, what = f"{title[0].upper()}{title[1:]}", f"one bit-width: {len(uses)} branch(es)"
@@ -104,7 +140,9 @@ def readme(
         activations = f"activations of {_listed(activation_bits(setting))} bits, by site"
         what = f"one assignment: {len(uses)} branch(es)"
         row = "\n| `assignment.json` | which site has how many bits |"
-    return f"""# {heading} on {config["board"]}
+    board = config.get("board") or config["fpga_part"]
+    alone = _PARTS_ALONE if "fpga_part" in config else ""
+    return f"""# {heading} on {board}
 
 A FINN project of {what} ({running}), {activations}.
 
@@ -117,7 +155,7 @@ A FINN project of {what} ({running}), {activations}.
 | `folding_config.json` | parallelism of every layer; where estimates were made, FINN's choice |
 | `input.npy`, `expected_output.npy` | sample images as integers, and what comes out |
 | `host.py`, `host.json` | what stays on the processor; numpy alone |
-| `estimate.py` | FINN's flow up to its estimates, checked after every step; no Vivado needed |
+{memory}| `estimate.py` | FINN's flow up to its estimates, checked after every step; no Vivado |
 
 ## Estimates
 
@@ -129,8 +167,9 @@ Where Vivado and finn-plus are installed:
 
     PYTHONPATH=. finn build dataflow_build_config.json model.onnx
 
-To fix the parallelism instead of asking for frames a second, add
-`"folding_config_file": "folding_config.json"` to the configuration.
+{alone}The parallelism is that of `folding_config.json`: change what you like there, see with
+`python estimate.py` what it gives, and keep the file: `export_finn(..., folding=FILE)` writes
+the project with it again. A layer that the file does not name gets what the frames a second need.
 
 ## On the processor
 
@@ -140,6 +179,21 @@ Everything between these two calls is on the FPGA, in one dataflow partition of 
     codes = host.codes(images)          # (N, C, H, W) float -> (N, H, W, C) int8
     integers = accelerator(codes)
     logits = host.logits(integers)
+
+One picture from end to end, by executing `model.onnx` (needs numpy, Pillow and qonnx):
+
+    python host.py IMAGE
+
+It needs mean and std of `export_finn(..., preprocessing=Preprocessing(...))` in `host.json`.
+"""
+
+
+_MEMORY = (
+    "| `memory_config.json` | memories of tables, weights and lines that differ from FINN's |\n"
+)
+_PARTS_ALONE = """FINN knows this chip and no board around it: the flow ends with the stitched
+IP, for a design of your own in Vivado.
+
 """
 
 
@@ -147,10 +201,13 @@ def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(numbers)))
 
 
-def switchable_readme(
-    largest: int, settings: Sequence[Setting], config: dict[str, Any], missing: str | None
-) -> str:
-    """Contents of ``README.md`` of an accelerator for several bit-widths and assignments."""
+def switching(largest: int, settings: Sequence[Setting]) -> str:
+    """What ``README.md`` of an accelerator for several settings says more.
+
+    Args:
+        largest: the bit-width whose layers it has.
+        settings: bit-widths and assignments that it can be.
+    """
     bits = [setting for setting in settings if not isinstance(setting, Assignment)]
     mixed = [setting for setting in settings if isinstance(setting, Assignment)]
     named, row = [f"{_listed(bits)} bits"] if bits else [], ""
@@ -158,8 +215,7 @@ def switchable_readme(
         named.append(f"the assignments {', '.join(one.name for one in mixed)}")
         row = "\n| `tables/4b-1f3a9c02.json` and its like | bits by site, of an assignment |"
     listed = " and ".join(named)
-    base = readme(largest, uses_at(serial([largest]), largest), config, missing)
-    return f"""{base}
+    return f"""
 ## Switching
 
 This accelerator has the layers of {largest} bits, with all branches, and threshold tables that

@@ -2,13 +2,11 @@
 
 import pytest
 
-from brevitas_multiquant.cost.luts import BOARDS, Resources, board_named
+from brevitas_multiquant.cost.luts import BOARDS, CHIPS, Resources, board_named, board_of_part
 from brevitas_multiquant.errors import HardwareError
-from brevitas_multiquant.export.finn import environment
 
 
-def test_exports_know_the_same_boards():
-    assert environment.BOARDS is BOARDS
+def test_boards_in_order():
     assert len(BOARDS) == 19 and sorted(BOARDS) == list(BOARDS)
 
 
@@ -32,6 +30,34 @@ def test_unknown_boards():
         board_named("ZCU105")
     with pytest.raises(HardwareError, match=r"expected one of .*'ZCU104'.* got 7$"):
         board_named(7)
+
+
+@pytest.mark.parametrize(
+    ("part", "chip", "dsp"),
+    [
+        ("xc7z010clg400-1", "XC7Z010", "DSP48E1"),
+        ("xc7a100tcsg324-1", "XC7A100T", "DSP48E1"),
+        ("xczu4ev-sfvc784-1-e", "XCZU4EV", "DSP48E2"),
+        ("XCZU48DR-ffvg1517-2-e", "XCZU48DR", "DSP48E2"),
+        ("xcvc1902-vsva2197-2MP-e-S", "XCVC1902", "DSP58"),
+    ],
+)
+def test_parts(part, chip, dsp):
+    board = board_of_part(part)
+    assert (board.name, board.part, board.has, board.dsp) == (part, chip, CHIPS[chip], dsp)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("xczu8eg-ffvc900-1-e", r"got 'xczu8eg-ffvc900-1-e'; did you mean .*XCZU\d"),
+        ("", "part: expected a part number of one of the chips .*, got ''$"),
+        (7, "part: expected a part number .*, got 7$"),
+    ],
+)
+def test_unknown_parts(part, message):
+    with pytest.raises(HardwareError, match=message):
+        board_of_part(part)
 
 
 def test_sums_and_prices():

@@ -21,6 +21,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 LAST_STEP = "step_generate_estimate_reports"
 PARTITION_STEP = "step_create_dataflow_partition"
+FOLDING_STEP = "step_apply_folding_config"
 HARDWARE = "finn.custom_op.fpgadataflow"
 STEP_SAMPLES = 4
 """Images that are executed after every step; tables of other bit-widths are tried on all."""
@@ -113,6 +114,7 @@ def estimate(folder: Path = HERE) -> dict[str, Any]:
     cfg.stop_step = LAST_STEP
     cfg.generate_outputs = [DataflowOutputType.ESTIMATE_REPORTS]
     model, check = ModelWrapper(str(folder / "model.onnx")), Check(folder)
+    folding = json.loads((folder / "folding_config.json").read_text())
     steps = [_entry("model.onnx", model, check, 0.0)]
     for step in resolve_build_steps(cfg):
         start = time.process_time()
@@ -122,12 +124,21 @@ def estimate(folder: Path = HERE) -> dict[str, Any]:
             models = cfg.get_intermediate_models_directory()
             check.parent = ModelWrapper(str(models / "dataflow_parent.onnx"))
         steps.append(_entry(step.__name__, model, check, seconds))
+        if step.__name__ == FOLDING_STEP:
+            _check_folding(folding, model)
     result = {"steps": steps, **_structure(check.parent, model), **_reports(cfg)}
     if (folder / "tables").is_dir():
         result["switched"] = _switched(model, check, folder)
     shutil.copytree(Path(cfg.output_dir) / "report", folder / "report", dirs_exist_ok=True)
     (folder / "estimate.json").write_text(json.dumps(result, indent=2) + "\n")
     return result
+
+
+def _check_folding(folding: dict[str, Any], model: Any) -> None:
+    """FINN would leave out what it does not find."""
+    names = [node.name for node in model.graph.node]
+    if unknown := [name for name in folding if name not in ("Defaults", *names)]:
+        raise RuntimeError(f"folding_config.json: expected layers of {names}, got {unknown}")
 
 
 def _entry(name: str, model: Any, check: Check, seconds: float) -> dict[str, Any]:

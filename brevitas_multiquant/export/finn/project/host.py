@@ -1,9 +1,13 @@
 """What stays on the processor: images to the accelerator's integers, its integers to logits.
 
-Needs numpy alone. ``host.json`` holds the constants.
+Needs numpy alone, and Pillow for image files. ``host.json`` holds the constants. ``python host.py
+IMAGE`` classifies an image file by executing ``model.onnx``, which needs qonnx too; with ``--bits``
+an accelerator that is switched to that bit-width.
 """
 
+import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,14 @@ FINISHES = {"softmax": softmax, "log_softmax": log_softmax}
 """What a network may do with its logits."""
 
 
+def _covering(image: tuple[int, int], wanted: tuple[int, int], crop: float) -> tuple[int, int]:
+    """Width and height that an image is resized to: as torchvision and timm count them."""
+    width, height = (int(one / crop + 1e-6) for one in wanted)
+    if width * image[1] >= height * image[0]:
+        return width, max(height, width * image[1] // image[0])
+    return max(width, height * image[0] // image[1]), height
+
+
 class Host:
     """The processor's side of one bit-width.
 
@@ -38,11 +50,42 @@ class Host:
         self.output_scale = np.float32(constants["output_scale"])
         self.output_bias = np.array(constants["output_bias"], dtype=np.float32)
         self.finish = [FINISHES[name] for name in constants["finish"]]
+        self.images = constants.get("images")
 
     @classmethod
     def load(cls, path: str | Path = "host.json") -> "Host":
         """Of the file that was exported with the model."""
         return cls(json.loads(Path(path).read_text()))
+
+    def read(self, path: str | Path) -> np.ndarray:
+        """An image file as the network was trained on it, (1, C, H, W) in fp32.
+
+        Raises:
+            ValueError: ``host.json`` does not say how.
+        """
+        from PIL import Image
+
+        if self.images is None:
+            raise ValueError(
+                "host.json: expected mean and std of images, found none; export with "
+                "export_finn(..., preprocessing=Preprocessing(mean, std, class_names))"
+            )
+        image = Image.open(path).convert("L" if len(self.images["mean"]) == 1 else "RGB")
+        height, width = self.images["size"]
+        resized = _covering(image.size, (width, height), self.images["crop"])
+        if resized != image.size:
+            way = Image.Resampling[self.images["interpolation"].upper()]
+            image = image.resize(resized, way)
+        left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
+        image = image.crop((left, top, left + width, top + height))
+        pixels = np.asarray(image, dtype=np.float32).reshape(height, width, -1) / np.float32(255)
+        mean, std = (np.array(self.images[name], dtype=np.float32) for name in ("mean", "std"))
+        return ((pixels - mean) / std).transpose(2, 0, 1)[None]
+
+    def class_name(self, index: int) -> str:
+        """What a class is called; its number where nobody gave names."""
+        names = (self.images or {}).get("class_names") or []
+        return str(names[index]) if names else str(index)
 
     def codes(self, images: np.ndarray) -> np.ndarray:
         """Integers (N, H, W, C), int8, of normalised float images (N, C, H, W)."""
@@ -57,3 +100,71 @@ class Host:
         for function in self.finish:
             logits = function(logits)
         return logits
+
+
+def execute(codes: np.ndarray, folder: str | Path = ".", bits: int | None = None) -> np.ndarray:
+    """The integers of ``model.onnx`` for codes (N, H, W, C), by qonnx.
+
+    Args:
+        codes: of `Host.codes`.
+        folder: of the exported project.
+        bits: of an accelerator for several bit-widths; default: the one that it was built for.
+
+    Raises:
+        ValueError: no tables of that bit-width.
+    """
+    import onnx
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.core.onnx_exec import execute_onnx
+
+    model = ModelWrapper(str(Path(folder) / "model.onnx"))
+    onnx.IR_VERSION = model.model.ir_version  # qonnx makes models of single nodes
+    if bits is not None:
+        tables = Path(folder) / "tables" / f"{bits}b.npz"
+        if not tables.exists():
+            raise ValueError(f"bits: expected one with tables in the project, got {bits}")
+        for name, table in np.load(tables).items():
+            model.set_initializer(name, table)
+    given, asked = model.graph.input[0].name, model.graph.output[0].name
+    images = codes.astype(np.float32)
+    return np.concatenate([execute_onnx(model, {given: image[None]})[asked] for image in images])
+
+
+def classify(
+    image: str | Path, folder: str | Path = ".", bits: int | None = None
+) -> list[tuple[str, float]]:
+    """Classes of an image file with their logits, the likeliest first.
+
+    Args:
+        image: a file that Pillow reads.
+        folder: of the exported project.
+        bits: as in `execute`.
+    """
+    constants = "host.json" if bits is None else f"host_{bits}b.json"
+    if not (Path(folder) / constants).exists():
+        raise ValueError(f"bits: expected a bit-width of the project, got {bits}")
+    host = Host.load(Path(folder) / constants)
+    (logits,) = host.logits(execute(host.codes(host.read(image)), folder, bits))
+    order = np.argsort(-logits, kind="stable")
+    return [(host.class_name(index), float(logits[index])) for index in order]
+
+
+def main() -> int:
+    """Print the likeliest classes of an image file."""
+    parser = argparse.ArgumentParser(description="Classify an image file by executing model.onnx.")
+    parser.add_argument("image")
+    parser.add_argument("--bits", type=int, help="of an accelerator for several bit-widths")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="how many classes")
+    options = parser.parse_args()
+    try:
+        found = classify(options.image, Path(__file__).resolve().parent, options.bits)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for name, logit in found[: options.top]:
+        print(f"{logit:.6f}\t{name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

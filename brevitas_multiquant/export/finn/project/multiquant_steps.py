@@ -4,6 +4,8 @@ The model comes with integer weights and integer thresholds, so that there is no
 what is left is to write it in the layers and in the layout of the hardware.
 """
 
+import json
+from pathlib import Path
 from typing import Any
 
 from onnx import helper
@@ -52,6 +54,33 @@ def step_multiquant_runtime_thresholds(model: ModelWrapper, cfg: Any) -> ModelWr
     for node in model.get_nodes_by_op_type("Thresholding"):
         getCustomOp(node).set_nodeattr("runtime_writeable_weights", 1)
     return model
+
+
+def step_multiquant_memory(model: ModelWrapper, cfg: Any) -> ModelWrapper:
+    """Memories of tables, weights and lines as ``memory_config.json`` has them.
+
+    Layers are found by the stream that they make, whose name is in the constants that they hold; a
+    window by who reads it.
+    """
+    wanted = json.loads((Path(__file__).parent / "memory_config.json").read_text())
+    for node in model.graph.node:
+        kind = node.op_type.rpartition("_")[0]
+        attributes = wanted.get(_stream_of(model, node), {}).pop(kind, {})
+        for name, value in attributes.items():
+            getCustomOp(node).set_nodeattr(name, value)
+    if left := {stream: kinds for stream, kinds in wanted.items() if kinds}:
+        raise RuntimeError(f"memory_config.json: expected layers of the model, found none: {left}")
+    return model
+
+
+def _stream_of(model: ModelWrapper, node: Any) -> str:
+    """The stream of the exported model that a layer of hardware makes, or helps to make."""
+    if node.op_type.startswith("ConvolutionInputGenerator"):
+        (node,) = model.find_direct_successors(node)
+    for suffix in ("_thresholds", "_weights"):
+        if len(node.input) > 1 and node.input[1].endswith(suffix):
+            return str(node.input[1].removesuffix(suffix))
+    return str(node.output[0])
 
 
 def step_multiquant_weight_types(model: ModelWrapper, cfg: Any) -> ModelWrapper:

@@ -1,0 +1,183 @@
+"""Which bit-widths fit on which board, by the estimates of `brevitas_multiquant.cost.luts`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from brevitas_multiquant.core.precision import Assignment, Setting, described
+from brevitas_multiquant.cost.luts import Resources
+from brevitas_multiquant.errors import BoardError, ExportError
+from brevitas_multiquant.export.finn.check import branch_names
+from brevitas_multiquant.export.finn.integer_graph import IntegerGraph
+from brevitas_multiquant.export.finn.lower import lower
+from brevitas_multiquant.export.finn.target import DEFAULT_BOARD, Target, make_target
+from brevitas_multiquant.export.request import requested_settings, requested_shape
+from brevitas_multiquant.nn.given import float32_network
+from brevitas_multiquant.nn.network import MultiQuantNet
+from brevitas_multiquant.nn.subnet import extract_subnet
+
+UNITS = {"luts": "LUTs", "bram18": "block RAMs (18K)", "dsp": "DSPs", "uram": "UltraRAMs"}
+"""Resource -> what messages call it."""
+
+
+def require_fit(graphs: Mapping[Setting, IntegerGraph], target: Target) -> None:
+    """Refuse networks that need more than the board has.
+
+    Args:
+        graphs: bit-width or assignment -> integer network.
+        target: the board, and what to fold for.
+
+    Raises:
+        BoardError: naming each bit-width, what it needs, and what the board has.
+    """
+    needs = {setting: target.resources(graph) for setting, graph in graphs.items()}
+    _require(needs, target)
+
+
+def require_fit_of_estimate(setting: Setting, project: Path, target: Target) -> None:
+    """The same by FINN's own estimate of a project, whose folding nobody knows before.
+
+    Args:
+        setting: the bit-width or assignment.
+        project: with its ``estimate.json``.
+        target: the board.
+
+    Raises:
+        BoardError: as `require_fit`.
+    """
+    found = json.loads((project / "estimate.json").read_text())["resources"]
+    names = {"luts": "LUT", "bram18": "BRAM_18K", "dsp": "DSP", "uram": "URAM"}
+    need = Resources(**{ours: int(found.get(finns, 0)) for ours, finns in names.items()})
+    _require({setting: need}, target)
+
+
+def _require(needs: Mapping[Setting, Resources], target: Target) -> None:
+    has = target.board.has
+    lines = [
+        f"\n  - {described(setting)}: needs {_rounded(getattr(need, name))} {UNITS[name]}, "
+        f"{target.board.name} has {_rounded(getattr(has, name))}"
+        for setting, need in needs.items()
+        for name in need.exceeded(has)
+    ]
+    if lines:
+        raise BoardError(
+            f"export_finn for {target.fps} frames a second on {target.board.name}: expected a "
+            f"network that fits, by FINN's rules of estimation got:{''.join(lines)}\nTake memory="
+            "'auto', a larger board, a lower target_fps or fewer bit-widths, or export all the "
+            "same with must_fit=False",
+            {setting: need for setting, need in needs.items() if need.exceeded(has)},
+        )
+
+
+def _rounded(count: int) -> str:
+    return f"{count / 1000:.0f} thousand" if count >= 10_000 else f"{count:,}"
+
+
+@dataclass(frozen=True)
+class FitTable:
+    """What each bit-width needs on each board; ``print`` it.
+
+    Args:
+        targets: a board each.
+        needs: bit-width or assignment -> what it needs, a board each.
+    """
+
+    targets: tuple[Target, ...]
+    needs: dict[Setting, tuple[Resources, ...]]
+
+    def fits(self, setting: Setting, board: str) -> bool:
+        """Whether a bit-width or an assignment fits on a board.
+
+        Args:
+            setting: of the rows.
+            board: name or part number, of the columns.
+        """
+        names = [target.board.name for target in self.targets]
+        index = names.index(board)
+        return not self.needs[setting][index].exceeded(self.targets[index].board.has)
+
+    def __str__(self) -> str:
+        head = ["bits", *(target.board.name for target in self.targets)]
+        rows = [[str(bits), *map(_cell, needs, self.targets)] for bits, needs in self.needs.items()]
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        lines = [
+            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+            for row in (head, *rows)
+        ]
+        return "\n".join(lines)
+
+
+def _cell(need: Resources, target: Target) -> str:
+    """The scarcest resource, and whether there is enough of it."""
+    has = target.board.has
+    shares = {
+        name: getattr(need, name) / getattr(has, name) if getattr(has, name) else float("inf")
+        for name in UNITS
+        if getattr(need, name)
+    }
+    name = max(shares, key=lambda one: shares[one])
+    short = {"luts": "LUT", "bram18": "BRAM", "dsp": "DSP", "uram": "URAM"}[name]
+    if shares[name] > 1:
+        return f"no: {shares[name]:.1f} x {short}"
+    return f"{need.luts / 1000:.1f}k LUT, {shares[name]:.0%} of {short}"
+
+
+def fit_table(
+    net: MultiQuantNet,
+    boards: Sequence[str] = (DEFAULT_BOARD,),
+    parts: Sequence[str] = (),
+    bits: Sequence[int] | None = None,
+    *,
+    target_fps: int = 1000,
+    clock_ns: float = 5.0,
+    memory: str = "finn",
+    assignments: Sequence[Assignment] = (),
+) -> FitTable:
+    """Which bit-widths of a network fit on which boards, without FINN and before any export.
+
+    The estimates are those of FINN, layer by layer, for the weights and tables that the network
+    has; a network that has seen no data is given noise first by whoever asks.
+
+    Args:
+        net: of the profile ``"finn"``, calibrated; not changed.
+        boards: names that FINN knows.
+        parts: part numbers of chips, for boards that FINN does not know.
+        bits: which bit-widths; default: all of ``net.bits``.
+        target_fps: frames a second that the layers are folded for.
+        clock_ns: clock period, in nanoseconds.
+        memory: ``"finn"`` or ``"auto"``, as in `export_finn`.
+        assignments: bits for each site, beside the bit-widths.
+
+    Raises:
+        NetworkError, PrecisionError: not a `MultiQuantNet`, or one that is not in fp32.
+        BitWidthError: not candidates of the network, or an assignment that does not fit it.
+        CalibrationError: ranges that have seen no data.
+        FinnMappingError: the network does not map; lists every reason.
+        ExportError: an unknown board or part, none at all, or frames a second that cannot be.
+
+    Example:
+        >>> import timm, torch
+        >>> import brevitas_multiquant.core.cifar_networks
+        >>> from brevitas_multiquant import calibrate, multiquantize
+        >>> model = timm.create_model("cifar_resnet8", num_classes=10)
+        >>> net = multiquantize(model, [2, 4], profile="finn", input_shape=(1, 3, 16, 16))
+        >>> calibrate(net, [torch.rand(4, 3, 16, 16)])
+        >>> table = fit_table(net, ["ZCU104", "Pynq-Z1"], ["xc7z007sclg225-1"])
+        >>> table.fits(2, "Pynq-Z1"), table.fits(4, "xc7z007sclg225-1")
+        (True, False)
+    """
+    net = float32_network(net, "fit_table")
+    targets = [
+        *(make_target(board, None, target_fps, clock_ns, memory) for board in boards),
+        *(make_target(None, part, target_fps, clock_ns, memory) for part in parts),
+    ]
+    if not targets:
+        raise ExportError("boards and parts: expected at least one, got none")
+    shape = requested_shape(net, None)
+    needs: dict[Setting, tuple[Resources, ...]] = {}
+    for given, setting in requested_settings(net, bits, assignments).items():
+        subnet = extract_subnet(net, setting).cpu()
+        graph = lower(subnet, branch_names(net, subnet.bits), shape)
+        needs[given] = tuple(target.resources(graph) for target in targets)
+    return FitTable(tuple(targets), needs)

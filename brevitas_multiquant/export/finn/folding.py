@@ -1,0 +1,58 @@
+"""Folding files: parallelism that somebody edited in a project, to write the project with again."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from brevitas_multiquant.core.precision import Setting, name_of
+from brevitas_multiquant.errors import ExportError
+
+Folding = str | os.PathLike[str] | Mapping[Setting, str | os.PathLike[str]]
+"""A file, or one for each bit-width and assignment."""
+NONE: dict[str, Any] = {"Defaults": {}}
+"""The file of a project whose folding FINN decides."""
+
+
+def read_foldings(
+    folding: Folding | None, settings: Sequence[Setting]
+) -> dict[Setting, dict[str, Any]]:
+    """Contents of folding files, by bit-width or assignment.
+
+    Args:
+        folding: a file for the one bit-width, or a file for some of them.
+        settings: what projects are written for.
+
+    Raises:
+        ExportError: one file for several projects, a bit-width without a project, or a file that
+            is missing or holds something else than attributes of layers.
+    """
+    if folding is None:
+        return {}
+    names = [name_of(setting) for setting in settings]
+    if not isinstance(folding, Mapping):
+        if len(settings) > 1:
+            raise ExportError(
+                f"folding: expected a file for each of {names} as {{bits: file}}, since layers "
+                f"differ, got one: {folding}"
+            )
+        folding = {settings[0]: folding}
+    if unknown := [name_of(one) for one in folding if one not in settings]:
+        raise ExportError(f"folding: expected files for {names}, got {unknown}")
+    return {setting: _read(Path(path)) for setting, path in folding.items()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExportError(
+            f"folding: expected a folding_config.json of a project, got {path}: {error}"
+        ) from error
+    if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
+        raise ExportError(
+            f"folding: expected layers with their attributes, as in a project's "
+            f"folding_config.json, got something else in {path}"
+        )
+    return {"Defaults": {}, **found}
