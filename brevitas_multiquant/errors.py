@@ -134,3 +134,7 @@ class HardwareError(MultiQuantError):
 
 class BudgetError(MultiQuantError):
     """A budget that no bit-widths keep to, or that cannot be computed."""
+
+
+class UniformBitsWarning(UserWarning):
+    """A search for mixed bit-widths ended at the same everywhere."""

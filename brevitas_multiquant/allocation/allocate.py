@@ -5,13 +5,13 @@ from typing import Any
 
 from torch import nn
 
-from brevitas_multiquant.allocation.allocation import Allocation, CurvePoint, LayerShare, Uniform
+from brevitas_multiquant.allocation.allocation import Allocation
 from brevitas_multiquant.allocation.budget import Budget
-from brevitas_multiquant.allocation.problem import Bits, Candidates, Pin, Problem, problem_of
+from brevitas_multiquant.allocation.problem import Candidates, Pin, problem_of
+from brevitas_multiquant.allocation.report import allocation_of
 from brevitas_multiquant.allocation.sites import Sites, sites_of
 from brevitas_multiquant.allocation.strategies import Request, Strategy, strategy_named
 from brevitas_multiquant.core.panel import Panel
-from brevitas_multiquant.cost.terms import as_resources
 from brevitas_multiquant.errors import BudgetError, ConfigError
 from brevitas_multiquant.methods.convert import multiquantize
 from brevitas_multiquant.nn.given import given_network
@@ -98,31 +98,13 @@ def allocate(
     found = row.choose(problem, Request(data, samples, exact))
     assert problem.fits(found.bits), "a strategy went above the budget"
 
-    best = problem.best_uniform()
     network_bits = sites.bits
     if sites.is_float:
+        best = problem.best_uniform()
         network_bits = bits or (
             best[0] if best else min(min(of) for of in problem.candidates.values())
         )
-    uniform = None
-    if best is not None:
-        of_uniform = problem.assignment(best[1], network_bits)
-        uniform = Uniform(best[0], problem.cost(best[1])[0], of_uniform)
-    total = problem.cost(found.bits)
-    return Allocation(
-        problem.assignment(found.bits, network_bits),
-        total[0],
-        problem.limits[0],
-        problem.unit,
-        row.name,
-        uniform,
-        tuple(_shares(problem, found.bits)),
-        tuple(
-            CurvePoint(point.cost, point.loss, problem.assignment(point.bits, network_bits))
-            for point in found.curve
-        ),
-        total[1] if len(total) > 1 else 0,
-    )
+    return allocation_of(problem, found.bits, network_bits, row.name, found.curve)
 
 
 def _given(model: nn.Module, row: Strategy, bits: int | None, conversion: dict[str, Any]) -> Sites:
@@ -154,19 +136,3 @@ def _of_network(
         )
     shape = net.input_shape or (1, 3, 224, 224)
     return sites_of(net, shape, bits or max(net.bits), weight_bits)
-
-
-def _shares(problem: Problem, chosen: Bits) -> list[LayerShare]:
-    costs: dict[str, float] = {}
-    for term in problem.terms:
-        costs[term.layer] = costs.get(term.layer, 0.0) + as_resources(term(chosen))[0]
-    total = sum(costs.values()) or 1.0
-    sites, rows = problem.sites, []
-    full = {width: chosen[first] for width, first in problem.same.items()}
-    for layer in sites.layers:
-        if layer.name in costs:
-            cost = costs.pop(layer.name)
-            weight, read = (None, None) if layer.is_float else sites.bits_of(layer, full)
-            rows.append(LayerShare(layer.name, weight, read, cost, cost / total))
-    rows += [LayerShare(name, None, None, cost, cost / total) for name, cost in costs.items()]
-    return rows

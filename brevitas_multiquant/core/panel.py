@@ -175,6 +175,16 @@ class Panel:
         dials = {id(dial): other.dial(site) for site, dial in self.dials.items()}
         return {id(self): other, **dials}
 
+    def fix(self, assignment: Assignment) -> None:
+        """Let sites run at these bits always.
+
+        Raises:
+            ConcurrentUseError: another thread or task has a block open.
+        """
+        self._refuse_others()
+        self.fixed = assignment
+        self._set(self._split(assignment.bits), self.quantized)
+
     def switch(self, setting: Setting) -> None:
         """Choose the bit-widths from here on.
 

@@ -18,6 +18,7 @@ from brevitas_multiquant.nn.multi_branch import MultiBranch
 from brevitas_multiquant.nn.switchable import ScaleShiftNorm, exact_norm, is_scale_and_shift
 from brevitas_multiquant.nn.twin import twin_of
 from brevitas_multiquant.quant.exact import exact_arithmetic
+from brevitas_multiquant.quant.learned_bits import LearnedBits
 from brevitas_multiquant.quant.pickling import reconnect
 from brevitas_multiquant.quant.ranges import LearnedRange
 
@@ -314,9 +315,11 @@ class MultiQuantNet(MultiBranch):
                 yield module.upper
 
     def model_parameters(self) -> Iterator[nn.Parameter]:
-        """Every parameter that is not a range."""
-        ranges = {id(parameter) for parameter in self.range_parameters()}
-        return (parameter for parameter in self.parameters() if id(parameter) not in ranges)
+        """Every parameter that is neither a range nor a learned bit-width."""
+        learned = (module for module in self.modules() if isinstance(module, LearnedBits))
+        others = [*self.range_parameters(), *(bits.value for bits in learned)]
+        apart = {id(parameter) for parameter in others}
+        return (parameter for parameter in self.parameters() if id(parameter) not in apart)
 
     def extra_repr(self) -> str:
         """Bit-widths, branches, how they are merged, and the format of their weights."""

@@ -11,15 +11,16 @@ from torch.autograd.graph import saved_tensors_hooks
 
 
 def codes_kept(
-    x: Tensor, weight: Tensor, codes: Tensor, scale: float, magnitude: int = 127
+    x: Tensor, weight: Tensor, codes: Tensor, scale: float | Tensor, magnitude: int = 127
 ) -> AbstractContextManager[None]:
     """Inside the block, what keeps ``weight`` for its backward keeps the codes as bytes instead.
 
     As two bytes each, where one is too small for them.
 
     Gradients are the same bits. Done where it pays, and where nobody would notice: weights that
-    outweigh the input, a backward to come, no compiler that decides itself what is kept, and
-    nobody else (a checkpoint, an offload to the host) who has a say in what is kept.
+    outweigh the input, one scale for all of them, a backward to come, no compiler that decides
+    itself what is kept, and nobody else who has a say in that (a checkpoint, an offload to the
+    host).
 
     Args:
         x: input of the layer.
@@ -29,7 +30,13 @@ def codes_kept(
         magnitude: the largest one of theirs; 128 stands for -128.
     """
     pays = weight.numel() > x.numel() and weight.requires_grad and torch.is_grad_enabled()
-    if not pays or torch.compiler.is_compiling() or _others_decide() or type(weight) is not Tensor:
+    if (
+        not pays
+        or isinstance(scale, Tensor)
+        or torch.compiler.is_compiling()
+        or _others_decide()
+        or type(weight) is not Tensor
+    ):
         return nullcontext()
     return _codes_kept(weight, codes, scale, torch.int8 if magnitude <= 128 else torch.int16)
 

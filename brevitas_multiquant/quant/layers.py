@@ -73,9 +73,19 @@ class CodeLayer(Member):
         return self.weight_quant.tensor_quant.grid_impl.all_grids  # type: ignore[no-any-return]
 
     @property
-    def output_scale(self) -> float:
-        """1 / (divisor (2**b - 1)): turns a product of codes into the paper's product of values."""
-        return 1.0 / (self.weight_format.divisor * activation_levels(self.input_dial.bits))
+    def output_scale(self) -> float | Tensor:
+        """1 / (divisor (2**b - 1)): turns a product of codes into the paper's product of values.
+
+        Where output channels have bits of their own, one for each: (C, 1, ...) as in the weights.
+        """
+        divisor: float | Tensor = self.weight_quant.tensor_quant.divisor
+        return 1.0 / (divisor * activation_levels(self.input_dial.bits))
+
+    @property
+    def scale_of_outputs(self) -> float | Tensor:
+        """`output_scale`, in a shape that broadcasts to that of the output."""
+        scale = self.output_scale
+        return as_output_channels(self, scale.flatten()) if isinstance(scale, Tensor) else scale
 
     @property
     def is_exact(self) -> bool:
@@ -88,13 +98,15 @@ class CodeLayer(Member):
         contract = super().inner_forward_impl  # type: ignore[misc]
         if not self.active.quantized:
             return contract(x, self.effective_weight(), bias)
+        if self.weight_quant.tensor_quant.are_values:  # while bits are learned
+            return contract(x, weight_codes, bias)
         if self.training:
             refuse_mixed_types(x, weight_codes)
             scale = self.output_scale
             weight = weight_codes * scale
             with codes_kept(x, weight, weight_codes, scale, self.weight_format.magnitude):
                 return contract(x, weight, bias)
-        y = contract_exactly(contract, x, weight_codes).mul_(self.output_scale)
+        y = contract_exactly(contract, x, weight_codes).mul_(self.scale_of_outputs)
         y = y if bias is None else y.add_(as_output_channels(self, bias))
         return y.to(weight_codes.dtype)
 
@@ -109,7 +121,7 @@ class CodeLayer(Member):
         return plain_layer(
             self,
             codes,
-            self.output_scale,
+            self.scale_of_outputs,
             form.integer_bits,
             form.magnitude,
             narrow_range=form.is_narrow,
@@ -117,8 +129,10 @@ class CodeLayer(Member):
 
     def sites(self) -> Mapping[str, Site]:
         """Its codes, and those that it reads."""
-        dial = self.input_dial
+        dial, own = self.input_dial, self.weight_quant.tensor_quant.mean_bits
         weights = Site(dial.weight_bits, self.weight.numel(), assigned=dial.assigned_weights)
+        if own is not None:  # of channels with bits of their own
+            weights = Site(own, self.weight.numel())
         return {WEIGHT: weights, INPUT: Site(dial.activation_bits, assigned=dial.assigned)}
 
     def look_at(self, dial: Dial | Panel) -> None:

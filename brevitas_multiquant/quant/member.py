@@ -9,7 +9,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from brevitas.core.utils import StatelessBuffer
 from torch import nn
@@ -25,7 +25,7 @@ class Site:
 
     Args:
         bits: of the integers: the same always, or by the network's bit-width; None: they have
-            the network's.
+            the network's. A mean, where channels have bits of their own.
         numbers: of the tensor, for weights; how many activations there are depends on the image.
         assigned: what of an assignment says their bits instead, where it does: a site's name, and
             a field of `Precision`. None: no assignment changes them.
@@ -37,11 +37,11 @@ class Site:
         3
     """
 
-    bits: int | Mapping[int, int] | None = None
+    bits: float | Mapping[int, int] | None = None
     numbers: int = 0
     assigned: tuple[str, str] | None = None
 
-    def at(self, setting: Setting) -> int:
+    def at(self, setting: Setting) -> Any:
         """Bits of the integers while the network runs at a setting."""
         if isinstance(setting, Assignment) and self.assigned is not None:
             site, field = self.assigned
@@ -50,7 +50,7 @@ class Site:
         bits = network_bits(setting)
         if self.bits is None:
             return bits
-        return self.bits if isinstance(self.bits, int) else self.bits[bits]
+        return self.bits[bits] if isinstance(self.bits, Mapping) else self.bits
 
 
 WEIGHT, INPUT, ACTIVATION = "weight", "input", "activation"

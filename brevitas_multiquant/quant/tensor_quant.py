@@ -11,7 +11,11 @@ import torch
 from brevitas.core.utils import StatelessBuffer
 from torch import Tensor, nn
 
-from brevitas_multiquant.core.clip_quantize import quantize_activation, quantize_weight
+from brevitas_multiquant.core.clip_quantize import (
+    activation_levels,
+    quantize_activation,
+    quantize_weight,
+)
 from brevitas_multiquant.core.config import check_choice
 from brevitas_multiquant.core.grids import FAMILIES, ODD, Grid, Numbers, grids_of
 from brevitas_multiquant.core.panel import Dial, Panel
@@ -60,11 +64,20 @@ class ActivationCodes(_Codes):
         self.bits = bit_width
         self.overwrites = False
 
+    @property
+    def active_bits(self) -> int:
+        """Bits of the codes now."""
+        return self.bits if self.dial is None else self.dial.bits
+
+    @property
+    def levels(self) -> int:
+        """The largest code now: what it stands for is u."""
+        return activation_levels(self.active_bits)
+
     def forward(self, x: Tensor) -> QuantArgs:
         """Codes of ``x`` (any shape) in [0, 2**bits - 1]."""
         lower, upper = self.range_impl(x)
-        bits = self.bits if self.dial is None else self.dial.bits
-        codes = quantize_activation(x, lower, upper, bits, overwrite=self.overwrites)
+        codes = quantize_activation(x, lower, upper, self.active_bits, overwrite=self.overwrites)
         return self._with_metadata(codes)
 
 
@@ -75,6 +88,8 @@ class Fixed:
         weight_format: the grid.
     """
 
+    mean_bits = None
+
     def __init__(self, weight_format: Grid = ODD) -> None:
         self.grid = self.finest = weight_format
 
@@ -82,6 +97,11 @@ class Fixed:
     def all_grids(self) -> tuple[Grid, ...]:
         """The one."""
         return (self.grid,)
+
+    @property
+    def divisor(self) -> float:
+        """Of the grid."""
+        return self.grid.divisor
 
     def numbers(self) -> Numbers | None:
         """None: those of the grid."""
@@ -117,6 +137,7 @@ class AtRunTime(Member):
 
     row: Tensor
     dial: Dial | Panel | None = None
+    mean_bits = None
 
     def __init__(self, family: str, candidate_bits: Sequence[int]) -> None:
         super().__init__()
@@ -135,6 +156,11 @@ class AtRunTime(Member):
     def grid(self) -> Grid:
         """The one that runs."""
         return self.grids[self.switched if self.dial is None else self.dial.weight]
+
+    @property
+    def divisor(self) -> float:
+        """Of the grid that runs."""
+        return self.grid.divisor
 
     def switch(self, bits: int) -> None:
         """Choose the grid from here on.
@@ -166,7 +192,13 @@ class AtRunTime(Member):
 
 
 class WeightCodes(_Codes):
-    """Signed codes of weights: the integers of a grid."""
+    """Signed codes of weights: the integers of a grid.
+
+    Attributes:
+        are_values: it gives real weights instead, for a layer that reads values.
+    """
+
+    are_values = False
 
     def __init__(
         self,
@@ -179,8 +211,18 @@ class WeightCodes(_Codes):
 
     @property
     def weight_format(self) -> Grid:
-        """The grid that runs."""
+        """The grid that runs; of several, the finest."""
         return self.grid_impl.grid
+
+    @property
+    def mean_bits(self) -> float | None:
+        """Bits of a weight on average, where channels have their own; else None."""
+        return self.grid_impl.mean_bits
+
+    @property
+    def divisor(self) -> float | Tensor:
+        """Codes divided by it are real weights; a tensor where channels have their own grids."""
+        return self.grid_impl.divisor
 
     def forward(self, weight: Tensor) -> QuantArgs:
         """Codes of ``weight`` (any shape)."""

@@ -11,7 +11,6 @@ from brevitas.nn import QuantIdentity
 from torch import Tensor, nn
 
 from brevitas_multiquant.core.clip_gradient import guarded_upper
-from brevitas_multiquant.core.clip_quantize import activation_levels
 from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.core.power_of_two import EDGE_BITS, integer_range
 from brevitas_multiquant.nn.merge import merge_outputs
@@ -234,9 +233,10 @@ class CodesToValues(Member):
 
     def _step_and_lower(self, bits: int) -> tuple[Tensor, Tensor]:
         (quantizer,) = self._quantizer
-        learned = activation_tensor_quant(quantizer[quantizer.name_at(bits)]).range_impl
+        codes = activation_tensor_quant(quantizer[quantizer.name_at(bits)])
+        learned = codes.range_impl
         width = guarded_upper(learned.lower, learned.upper) - learned.lower
-        return width / activation_levels(quantizer.dial.bits), learned.lower
+        return width / codes.levels, learned.lower
 
     def frozen(self, bits: int, name: str) -> nn.Module:
         """Factor and summand of one bit-width."""

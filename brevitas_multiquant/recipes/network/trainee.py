@@ -97,6 +97,14 @@ class Trainee:
         """Bit-width -> cost for square images, where there is a bit-width to choose."""
         return None
 
+    def values_of_epoch(self) -> dict[str, float]:
+        """What else a row of results has; with a ``/`` in its name it is not in summary.csv."""
+        return {}
+
+    def saved_values(self) -> dict[str, Any]:
+        """What a checkpoint has beside tensors, to make the same network again; for JSON."""
+        return {}
+
     def save(self, path: Path) -> None:
         """Write the network for use: a float one as ``--initial-checkpoint`` reads it."""
         write_tensors(path, self.module.state_dict())

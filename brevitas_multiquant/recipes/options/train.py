@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 from brevitas_multiquant.recipes.errors import OptionError
 from brevitas_multiquant.recipes.options.data import DataOptions, choose_source
@@ -12,6 +12,7 @@ from brevitas_multiquant.recipes.options.execution import DeviceOptions, Executi
 from brevitas_multiquant.recipes.options.model import ModelOptions
 from brevitas_multiquant.recipes.options.option import add_options, taken
 from brevitas_multiquant.recipes.options.output import OutputOptions
+from brevitas_multiquant.recipes.options.searching import SearchOptions
 from brevitas_multiquant.recipes.options.training import (
     AverageOptions,
     ObjectiveOptions,
@@ -55,7 +56,7 @@ class TrainOptions:
     output: OutputOptions
 
     @classmethod
-    def from_parsed(cls, parsed: argparse.Namespace) -> "TrainOptions":
+    def from_parsed(cls, parsed: argparse.Namespace) -> Self:
         """Each concern's options out of all of them."""
         concerns: Any = {one.name: one.type for one in fields(cls) if one.name != "config"}
         return cls(parsed.config, **{name: taken(kind, parsed) for name, kind in concerns.items()})
@@ -120,6 +121,9 @@ class TrainOptions:
                 raise OptionError(f"{name}: expected a multi-branch network, got --float")
 
 
+OptionsT = TypeVar("OptionsT", bound=TrainOptions)
+
+
 def train_parser() -> argparse.ArgumentParser:
     """All options of ``recipes/train.py``."""
     parser = argparse.ArgumentParser(
@@ -160,7 +164,8 @@ def parse(
     Raises:
         OptionError, MissingFileError: from the YAML file.
     """
-    parsed = parse_over_yaml(parser, argv, below, passed_over=options_of(train_parser()))
+    of_others = {*options_of(train_parser()), *(one.name for one in fields(SearchOptions))}
+    parsed = parse_over_yaml(parser, argv, below, passed_over=of_others)
     parsed.dataset, parsed.data_dir = choose_source(parser.parse_args(argv), parsed)
     return parsed
 
@@ -172,7 +177,19 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainOptions:
         OptionError: options that do not go together.
         OptionError, MissingFileError: from the YAML file, as `parse` does.
     """
-    parser = train_parser()
+    return parse_options(TrainOptions, train_parser(), argv)
+
+
+def parse_options(
+    kind: type[OptionsT], parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> OptionsT:
+    """Parse the options of a recipe that trains, as `parse_train` does.
+
+    Args:
+        kind: of the options.
+        parser: has all of them.
+        argv: the command line, ``sys.argv`` by default.
+    """
     own = parser.parse_args(argv)
     saved = taken(OutputOptions, own).saved_options(own.config)
     parsed = parse(parser, argv, below=saved)
@@ -181,6 +198,6 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainOptions:
         parsed.output, parsed.experiment = str(folder.parent), folder.name
     if parsed.dataset is None:
         parsed.dataset = DEFAULT_DATASET
-    options = TrainOptions.from_parsed(parsed)
+    options = kind.from_parsed(parsed)
     options.check()
     return options

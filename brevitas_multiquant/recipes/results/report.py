@@ -86,15 +86,20 @@ def accuracy_of(row: Mapping[str, float]) -> dict[int, float]:
 
 
 def write_summary(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Write ``summary.csv``, a row per epoch, at once."""
-    if not rows:
-        return
-    aside = folder / f"{SUMMARY_FILE}{PARTIAL}"
+    """Write ``summary.csv``, a row per epoch, at once; names with a ``/`` are of other files."""
+    if rows:
+        columns = [name for name in rows[0] if "/" not in name]
+        write_rows(folder / SUMMARY_FILE, columns, rows)
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write some columns of rows as a CSV file, at once; what a row lacks is left empty."""
+    aside = path.with_name(f"{path.name}{PARTIAL}")
     with open(aside, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(aside, folder / SUMMARY_FILE)
+    os.replace(aside, path)
 
 
 def read_summary(folder: Path) -> dict[str, list[float]]:

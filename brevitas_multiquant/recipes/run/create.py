@@ -1,5 +1,6 @@
 """A run made from the options, as new or as its newest checkpoint has it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from brevitas_multiquant.recipes.network.optimizers import (
     create_scheduler,
     go_on,
 )
+from brevitas_multiquant.recipes.network.trainee import Trainee
 from brevitas_multiquant.recipes.options.data import DataOptions
 from brevitas_multiquant.recipes.options.resuming import check_same_network, options_saved_in
 from brevitas_multiquant.recipes.options.train import TrainOptions
@@ -29,9 +31,22 @@ from brevitas_multiquant.recipes.run.run import Progress, Run
 from brevitas_multiquant.recipes.run.step import Step
 from brevitas_multiquant.recipes.run.tracking import require_tracker
 
+Make = Callable[[TrainOptions, int, Checkpoint | None], Trainee]
+"""Options, number of classes, the checkpoint to go on from -> what is trained, uncalibrated."""
 
-def create_run(options: TrainOptions) -> Run:
+
+def trainee_of(options: TrainOptions, num_classes: int, saved: Checkpoint | None) -> Trainee:
+    """What ``recipes/train.py`` trains."""
+    return create_network(options.model, num_classes, options.data.img_size, options.data.seed)
+
+
+def create_run(options: TrainOptions, make: Make = trainee_of, make_step: type[Step] = Step) -> Run:
     """Data, network, optimizers and schedules, as new or as the newest checkpoint has them.
+
+    Args:
+        options: of the run.
+        make: makes what is trained.
+        make_step: makes what updates it.
 
     Raises:
         ExperimentExistsError: a new run into a folder that holds something already.
@@ -47,7 +62,7 @@ def create_run(options: TrainOptions) -> Run:
     train, val = create_batches(data, execution.grad_accum_steps, accelerator)
     random_seed(data.seed)
     num_classes = choose_num_classes(data.num_classes, train.num_classes)
-    trainee = create_network(options.model, num_classes, data.img_size, data.seed)
+    trainee = make(options, num_classes, saved)
     net = trainee.module.to(accelerator.device)
     if execution.channels_last:
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -68,7 +83,7 @@ def create_run(options: TrainOptions) -> Run:
     task = trainee.task(
         nn.CrossEntropyLoss(label_smoothing=options.targets.smoothing), options.objective
     )
-    step = Step(options, accelerator, trainee, task, optimizers, ema, num_classes)
+    step = make_step(options, accelerator, trainee, task, optimizers, ema, num_classes)
     progress = Progress() if saved is None else Progress(**saved.values["progress"])
     for scheduler in schedulers:  # by the options given now
         go_on(scheduler, progress.epoch, progress.epoch * steps + progress.step)

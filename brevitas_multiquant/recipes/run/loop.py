@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from itertools import islice
 
@@ -18,8 +18,12 @@ from brevitas_multiquant.recipes.run.run import Run, save_checkpoint
 from brevitas_multiquant.recipes.run.step import Batch
 
 
-def fit(run: Run) -> dict[int, float]:
+def fit(run: Run, before_epoch: Callable[[Run], None] | None = None) -> dict[int, float]:
     """Train from the run's progress to the last epoch; top-1 per bit-width at the end.
+
+    Args:
+        run: what is trained.
+        before_epoch: called at the start of each epoch, before its first update.
 
     Raises:
         NonFiniteError: the loss or a parameter is no longer finite.
@@ -36,6 +40,8 @@ def fit(run: Run) -> dict[int, float]:
     with bar, StopRequest() as stop:
         try:
             while progress.epoch < epochs:
+                if before_epoch is not None and not progress.step:
+                    before_epoch(run)
                 train_epoch(run, stop, bar)
                 finish_epoch(run, stop, bar)
         except Interrupted:
@@ -111,9 +117,8 @@ def finish_epoch(run: Run, stop: StopRequest, bar: tqdm) -> None:
     accuracy = top1(run.result, batches, run.bits, run.accelerator)
     warn_of_useless_parts(run)
     loss = progress.loss_sum / run.steps
-    progress.history.append(
-        report.summary_row(progress.epoch, loss, progress.seconds, accuracy, run.rate)
-    )
+    row = report.summary_row(progress.epoch, loss, progress.seconds, accuracy, run.rate)
+    progress.history.append(row | run.trainee.values_of_epoch())
     if run.accelerator.is_main_process:
         bar.write(epoch_line(run, loss, accuracy, time.perf_counter() - started))
     mean = sum(accuracy.values()) / len(accuracy)

@@ -99,7 +99,8 @@ def state_of(run: Run) -> Checkpoint:
         tensors |= network_tensors("ema.", run.ema.module)
     tensors |= optimizer_tensors(run.optimizers)
     groups = [optimizer.state_dict()["param_groups"] for optimizer in run.optimizers]
-    return Checkpoint(tensors, {"progress": asdict(run.progress), "param_groups": groups})
+    values = {"progress": asdict(run.progress), "param_groups": groups}
+    return Checkpoint(tensors, values | run.trainee.saved_values())
 
 
 def save_checkpoint(run: Run) -> None:

@@ -1,0 +1,223 @@
+"""The bit-widths of a problem as tensors that learn, in the quantizers of a network."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from brevitas_multiquant.allocation.problem import Problem
+from brevitas_multiquant.allocation.rounding import round_to_budget
+from brevitas_multiquant.allocation.sites import ACTIVATION, WEIGHT, Width
+from brevitas_multiquant.core.panel import Dial
+from brevitas_multiquant.cost.terms import Term, as_resources
+from brevitas_multiquant.errors import BudgetError
+from brevitas_multiquant.nn.network import MultiQuantNet, device_of
+from brevitas_multiquant.nn.switchable import SwitchableQuantizer
+from brevitas_multiquant.quant.layers import CodeLayer
+from brevitas_multiquant.quant.learned_bits import LearnedBits, learn, unlearn
+from brevitas_multiquant.quant.proxies import activation_tensor_quant
+
+Channels = Mapping[str, tuple[int, ...]]
+"""Layer -> bits of each of its output channels."""
+
+TINY = 1e-30
+"""What a bit is worth at least, so that it has a place in an order."""
+
+LINEAR = ("bitops", "bytes")
+"""Units in which a layer costs the mean of what its channels would, alone."""
+
+
+class LearnedWidths:
+    """Learned bits of every width of a problem, and of channels where those have their own.
+
+    What costs nothing, as activations in a budget of bytes, has the most bits and learns none.
+
+    Args:
+        problem: what can be chosen.
+        start: real-valued bits that all of them start with, within their candidates.
+        channels: candidates of each output channel, where those are learned kernel by kernel: all
+            weights that are not pinned.
+
+    Raises:
+        BudgetError: channels, and a unit in which they have no cost of their own.
+
+    Attributes:
+        shared: width -> its bits; of widths that share a choice, the first.
+        of_layer: layer -> bits of its output channels.
+    """
+
+    def __init__(
+        self, problem: Problem, start: float, channels: Sequence[int] | None = None
+    ) -> None:
+        if channels is not None and problem.unit not in LINEAR:
+            raise BudgetError(
+                f"budget: expected one of {list(LINEAR)} for bits of single channels, got "
+                f"{problem.unit}: there a layer has one type of weights, learn bits by layer"
+            )
+        self.problem = problem
+        self.channel_candidates = None if channels is None else tuple(sorted(channels))
+        self._start = start
+        device = device_of(problem.sites.net)
+        self.shared = {
+            width: self._bits(of if _is_counted(problem, width) else of[-1:]).to(device)
+            for width, of in problem.candidates.items()
+            if channels is None or width[1] == ACTIVATION or len(of) == 1
+        }
+        self.of_layer: dict[str, LearnedBits] = {}
+
+    def _bits(self, candidates: Sequence[int], shape: tuple[int, ...] = ()) -> LearnedBits:
+        start = min(max(self._start, candidates[0]), candidates[-1])
+        return LearnedBits(candidates, start, shape, is_learned=len(candidates) > 1)
+
+    def attach(self, net: MultiQuantNet) -> None:
+        """Let the quantizers of the network run at these bits."""
+        names = {module: name for b in net.branches for name, module in b.named_modules()}
+        for module in list(net.modules()):
+            if isinstance(module, SwitchableQuantizer) and isinstance(module.dial, Dial):
+                bits = self.shared[self.problem.same[module.dial.site, ACTIVATION]]
+                for member in module.values():
+                    learn(activation_tensor_quant(member), bits)
+            elif isinstance(module, CodeLayer) and isinstance(module.input_dial, Dial):
+                learn(module.weight_quant.tensor_quant, self._of_weights(names[module], module))
+
+    def _of_weights(self, name: str, layer: CodeLayer) -> LearnedBits:
+        assert isinstance(layer.input_dial, Dial)
+        first = self.problem.same[layer.input_dial.site, WEIGHT]
+        if first in self.shared:
+            return self.shared[first]
+        assert self.channel_candidates is not None
+        shape = (layer.weight.shape[0], *(1,) * (layer.weight.dim() - 1))
+        bits = self._bits(self.channel_candidates, shape).to(layer.weight.device)
+        self.of_layer[name] = bits
+        return bits
+
+    def each(self) -> Iterator[LearnedBits]:
+        """All of them, in a fixed order."""
+        yield from self.shared.values()
+        yield from self.of_layer.values()
+
+    def parameters(self) -> list[Tensor]:
+        """Those that are learned."""
+        return [bits.value for bits in self.each() if bits.value.requires_grad]
+
+    def cost(self) -> tuple[Tensor, ...]:
+        """What the network costs at its bits now, of each resource, differentiable."""
+        shared = {width: bits.value for width, bits in self.shared.items()}
+        parts = [as_resources(self._cost_of(term, shared)) for term in self.problem.terms]
+        return tuple(torch.as_tensor(sum(part)) for part in zip(*parts, strict=True))
+
+    def _cost_of(self, term: Term, shared: Mapping[Width, Tensor]) -> Any:
+        own = self.of_layer.get(term.layer)
+        if own is None or not term.widths:
+            return term(shared)
+        return term({**shared, term.widths[0]: own.value.mean()})
+
+    def numbers(self) -> dict[str, float]:
+        """``layer1.conv1 weight`` -> its bits now; of channels the mean."""
+        shared = {f"{site} {kind}": bits for (site, kind), bits in self.shared.items()}
+        own = {f"{layer} {WEIGHT}": bits for layer, bits in self.of_layer.items()}
+        both = {**shared, **own}
+        means = [bits.value.detach().mean() for bits in both.values()]
+        return dict(zip(both, torch.stack(means).tolist(), strict=True)) if means else {}
+
+    def rounded(self) -> tuple[dict[Width, int], Channels]:
+        """Whole bits of every width, and of channels, that keep to the limits.
+
+        A site's weights have the most bits of any channel. One channel of each layer keeps a bit.
+
+        Where the search has settled, a bit is worth what it costs, wherever it is: the gradients of
+        the loss and of the cost balance. So steps are taken in the order of the fractions that
+        were learned, and what is left of the budget goes to the nearest ones.
+        """
+        worth = self._worth()
+        bits: dict[Any, float] = {w: b.value.item() for w, b in self.shared.items()}
+        candidates: dict[Any, Sequence[int]] = dict(self.problem.candidates)
+        for layer, own in self.of_layer.items():
+            values = own.value.detach().flatten().tolist()
+            keep = values.index(max(values))
+            for index, value in enumerate(values):
+                bits[layer, index] = value
+                some = [one for one in own.candidates if one]
+                candidates[layer, index] = some if index == keep else own.candidates
+                bits[layer, index] = max(value, candidates[layer, index][0])
+        terms = [one for term in self.problem.terms for one in self._by_channel(term)]
+
+        def gain(width: Any, low: int, high: int) -> float:
+            share = (bits[width] - low) / (high - low)
+            return (share if share > 0 else 2.0 ** (share - 1)) * worth[width]
+
+        found = round_to_budget(bits, candidates, terms, self.problem.limits, gain)
+        channels = {
+            layer: tuple(found[layer, index] for index in range(own.value.numel()))
+            for layer, own in self.of_layer.items()
+        }
+        chosen = {width: found[width] for width in self.shared}
+        for layer, of in channels.items():
+            width = self.problem.same[self.problem.sites.of_layer[layer], WEIGHT]
+            chosen[width] = max(*of, chosen.get(width, 0))
+        return {width: chosen[width] for width in self.problem.candidates}, channels
+
+    @torch.no_grad()
+    def set(self, chosen: Mapping[Width, int], channels: Channels) -> None:
+        """Have whole bits."""
+        for width, bits in self.shared.items():
+            bits.value.fill_(chosen[width])
+        for layer, own in self.of_layer.items():
+            own.value.copy_(own.value.new_tensor(channels[layer]).view_as(own.value))
+
+    def counted(self, channels: Channels) -> tuple[Term, ...]:
+        """The terms of the cost, where layers with bits by channel have the mean of those."""
+        return tuple(
+            replace(term, widths=term.widths[1:], of=partial(term.of, _mean(channels[term.layer])))
+            if term.layer in channels and term.widths
+            else term
+            for term in self.problem.terms
+        )
+
+    def _worth(self) -> dict[Any, float]:
+        """Width or channel -> what a bit of it costs, at the bits as they are."""
+        learned = [bits.value for bits in self.each() if bits.value.requires_grad]
+        with torch.enable_grad():
+            gradients = torch.autograd.grad(self.cost()[0], learned) if learned else ()
+        of = {id(value): gradient for value, gradient in zip(learned, gradients, strict=True)}
+        worth: dict[Any, float] = {}
+        for width, bits in self.shared.items():
+            worth[width] = of[id(bits.value)].item() if id(bits.value) in of else 1.0
+        for layer, bits in self.of_layer.items():
+            for index, one in enumerate(of[id(bits.value)].flatten().tolist()):
+                worth[layer, index] = one
+        return {width: max(one, TINY) for width, one in worth.items()}
+
+    def _by_channel(self, term: Term) -> list[Term]:
+        own = self.of_layer.get(term.layer)
+        if own is None or not term.widths:
+            return [term]
+        count = own.value.numel()
+        of = partial(_share, term.of, count)
+        return [
+            Term(((term.layer, index), *term.widths[1:]), of, term.layer) for index in range(count)
+        ]
+
+    def detach(self, net: MultiQuantNet) -> None:
+        """Let the quantizers give codes again."""
+        for module in list(net.modules()):
+            if hasattr(module, "learned_bits"):
+                unlearn(module)
+
+
+def _mean(bits: Sequence[int]) -> float:
+    return sum(bits) / len(bits)
+
+
+def _is_counted(problem: Problem, width: Width) -> bool:
+    """Whether the cost depends on a bit-width."""
+    most, of = problem.uniform(), problem.candidates[width]
+    return problem.cost(most) != problem.cost({**most, width: of[0]})
+
+
+def _share(of: Any, count: int, weight: Any, *read: Any) -> Any:
+    """What a channel costs of its layer."""
+    return of(weight, *read) / count

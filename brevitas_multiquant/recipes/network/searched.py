@@ -1,0 +1,60 @@
+"""A network whose bit-widths are searched for, and then fixed, while it trains."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from brevitas_multiquant.allocation.bit_search import BitSearch
+from brevitas_multiquant.recipes.network.multi_branch import MultiBranch
+from brevitas_multiquant.recipes.options.training import ObjectiveOptions
+from brevitas_multiquant.recipes.results.checkpoints import write_tensors
+
+BITS = "bits/"
+"""What the names of bit-widths start with, in a row of results."""
+
+RATIO = "cost_over_budget"
+
+
+@dataclass(frozen=True)
+class Searched(MultiBranch):
+    """A `MultiBranch` of one body with its `BitSearch`.
+
+    Args:
+        search: of the network that is trained; a moving average has none of its own.
+        options: of the search, as a checkpoint has them.
+    """
+
+    search: BitSearch
+    options: Mapping[str, Any]
+
+    @property
+    def description(self) -> str:
+        """What is looked for."""
+        problem = self.search.problem
+        limit = f"{problem.limits[0]:.4g} {problem.unit}"
+        learned = sum(value.numel() for value in self.search.widths.parameters())
+        return f"{learned} bit-widths to learn within {limit}, profile {self.module.config.profile}"
+
+    def task(self, criterion: nn.Module, options: ObjectiveOptions) -> Any:
+        """The search, which is plain training afterwards."""
+        self.search.criterion = criterion
+        return self.search
+
+    def values_of_epoch(self) -> dict[str, float]:
+        """Cost over budget, and every bit-width."""
+        bits = {f"{BITS}{name}": value for name, value in self.search.bits().items()}
+        return {RATIO: self.search.ratio(), **bits}
+
+    def saved_values(self) -> dict[str, Any]:
+        """The options of the search, and what it found."""
+        settled = self.search.settled
+        found = None if settled is None else settled.to_dict()
+        return {"search": dict(self.options), "settled": found}
+
+    def save(self, path: Path) -> None:
+        """A state dict, once bits are whole; nothing before."""
+        if self.search.settled is not None:
+            write_tensors(path, self.module.state_dict())

@@ -1,0 +1,77 @@
+"""All options of a search for bit-widths: those of a training run, and what is looked for."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from brevitas_multiquant.methods.settle import INDIVIDUAL
+from brevitas_multiquant.recipes.errors import OptionError
+from brevitas_multiquant.recipes.options.searching import SearchOptions
+from brevitas_multiquant.recipes.options.train import (
+    TITLES,
+    TrainOptions,
+    add_config_option,
+    add_group,
+    parse_options,
+)
+
+CANDIDATES = [2, 3, 4, 5, 6, 7, 8]
+"""Of ``--bits``, where nothing else is given."""
+
+
+@dataclass(frozen=True)
+class SearchRunOptions(TrainOptions):
+    """The options of a search, by concern.
+
+    Example:
+        >>> options = parse_search(["--budget", "uniform=4"])
+        >>> options.search.budget, options.model.bits, options.model.method
+        ([('uniform', 4)], [2, 3, 4, 5, 6, 7, 8], 'individual')
+    """
+
+    search: SearchOptions
+
+    @property
+    def search_epochs(self) -> int:
+        """Epochs in which bits are learned; at least one."""
+        return max(1, round(self.search.search_share * self.optimisation.epochs))
+
+    def check(self) -> None:
+        """Check options against each other.
+
+        Raises:
+            OptionError: they do not go together.
+        """
+        super().check()
+        model = self.model
+        if model.float or model.method != INDIVIDUAL:
+            got = "--float" if model.float else f"--method {model.method}"
+            raise OptionError(f"expected a network of one body to search bits for, got {got}")
+        if self.search.channel_bits is not None and not self.search.kernel_wise:
+            raise OptionError("--channel-bits: expected it with --kernel-wise")
+        self.search.budgets()
+
+
+def search_parser() -> argparse.ArgumentParser:
+    """All options of ``recipes/search.py``."""
+    parser = argparse.ArgumentParser(
+        prog="search.py",
+        description="Learn the bits of every layer within a budget.",
+        allow_abbrev=False,
+    )
+    add_config_option(parser)
+    add_group(parser, "search", SearchOptions)
+    for title, concerns in TITLES.items():
+        add_group(parser, title, *concerns)
+    parser.set_defaults(bits=CANDIDATES, method=INDIVIDUAL)
+    return parser
+
+
+def parse_search(argv: Sequence[str] | None = None) -> SearchRunOptions:
+    """Parse the options of a search; ``--resume DIR`` continues with those saved in DIR.
+
+    Raises:
+        OptionError: options that do not go together.
+        OptionError, MissingFileError: from the YAML file.
+    """
+    return parse_options(SearchRunOptions, search_parser(), argv)

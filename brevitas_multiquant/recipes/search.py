@@ -1,0 +1,230 @@
+"""Learn the bits of every layer within a budget: ``accelerate launch recipes/search.py -c CONFIG``.
+
+FracBits (Yang and Jin, AAAI 2021): for most of the epochs bits are real numbers that learn beside
+the weights, then they are made whole within the budget and the rest is plain training of the
+network that they give, without a break. A run is a function of its options, as those of
+``recipes/train.py`` are, and goes on with ``--resume``.
+"""
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tqdm import tqdm
+
+from brevitas_multiquant.allocation.bit_search import BitSearch
+from brevitas_multiquant.allocation.budget import Budget
+from brevitas_multiquant.allocation.regularisers import L1, Controller, Regulariser
+from brevitas_multiquant.core.assignment_files import write_values
+from brevitas_multiquant.errors import UniformBitsWarning
+from brevitas_multiquant.nn.network import MultiQuantNet
+from brevitas_multiquant.recipes.errors import CheckpointError, OptionError, exit_code
+from brevitas_multiquant.recipes.network.build import create_network
+from brevitas_multiquant.recipes.network.multi_branch import IMAGE_CHANNELS, MultiBranch
+from brevitas_multiquant.recipes.network.searched import Searched
+from brevitas_multiquant.recipes.options.search import SearchRunOptions, parse_search
+from brevitas_multiquant.recipes.options.searching import SearchOptions
+from brevitas_multiquant.recipes.results import bits as results
+from brevitas_multiquant.recipes.results import plots
+from brevitas_multiquant.recipes.results.checkpoints import Checkpoint
+from brevitas_multiquant.recipes.run.create import create_run
+from brevitas_multiquant.recipes.run.dry_run import dry_run
+from brevitas_multiquant.recipes.run.header import train_header
+from brevitas_multiquant.recipes.run.loop import fit
+from brevitas_multiquant.recipes.run.memory import keep_freed_memory
+from brevitas_multiquant.recipes.run.run import Run, save_checkpoint
+from brevitas_multiquant.recipes.run.step import Batch, Step, StepResult
+from brevitas_multiquant.recipes.train import start
+
+REGULARISERS: dict[str, Callable[[SearchOptions], Regulariser]] = {
+    "controller": lambda options: Controller(options.bit_rate or 0.1, options.horizon),
+    "l1": lambda options: L1(options.kappa),
+}
+"""``--regulariser`` -> makes it from the options."""
+
+
+class SearchStep(Step):
+    """An update of the weights, then one of the bits.
+
+    Attributes:
+        total: updates of the whole search.
+    """
+
+    total = 1
+
+    def __call__(
+        self, batches: Sequence[Batch], epoch: int, step: int, updates: int, stop: bool = False
+    ) -> StepResult:
+        """As of `Step`."""
+        result = super().__call__(batches, epoch, step, updates, stop)
+        assert isinstance(self.trainee, Searched)
+        self.trainee.search.update_bits(min(updates / self.total, 1.0))
+        return result
+
+
+def make_searched(options: Any, num_classes: int, saved: Checkpoint | None) -> Searched:
+    """The network with its search: open, or settled where the checkpoint has settled bits.
+
+    Raises:
+        CheckpointError: the run that is to go on searches otherwise.
+    """
+    most = max(options.model.bits)
+    model = replace(options.model, bits=[most])
+    made = create_network(model, num_classes, options.data.img_size, options.data.seed)
+    assert isinstance(made, MultiBranch)
+    ((_, budget),) = options.search.budgets().items()
+    search = _search(made.module, budget, options)
+    asked = {**vars(options.search), "candidates": sorted(options.model.bits)}
+    asked = json.loads(json.dumps(asked))
+    if saved is not None:
+        _check_same_search(asked, saved.values.get("search"))
+        if saved.values["settled"] is not None:
+            search.restore(saved.values["settled"])
+    return Searched(made.module, search, asked)
+
+
+def _search(net: MultiQuantNet, budget: Budget, options: SearchRunOptions) -> BitSearch:
+    own, candidates = options.search, sorted(options.model.bits)
+    channels = None
+    if own.kernel_wise:
+        channels = own.channel_bits or [0, *candidates]
+    size = options.data.img_size
+    return BitSearch(
+        net,
+        budget,
+        candidates=candidates,
+        pins={name: tuple(pin) if isinstance(pin, list) else pin for name, pin in own.pins},
+        channels=channels,
+        start=own.start_bits,
+        regulariser=REGULARISERS[own.regulariser](own),
+        rate=own.bit_rate,
+        input_shape=(1, IMAGE_CHANNELS, size, size),
+    )
+
+
+def _check_same_search(asked: Mapping[str, Any], saved: Mapping[str, Any] | None) -> None:
+    differ = [
+        f"--{name.replace('_', '-')} {value} instead of {(saved or {}).get(name)}"
+        for name, value in asked.items()
+        if (saved or {}).get(name) != value
+    ]
+    if differ:
+        raise CheckpointError(
+            f"--resume: expected the search of that run, got another: {'; '.join(differ)}: leave "
+            "that out, or start a new run with --experiment NAME"
+        )
+
+
+def settle_when_due(run: Run) -> None:
+    """At the start of the first epoch after the search: whole bits from here on."""
+    trainee, options = run.trainee, run.options
+    assert isinstance(trainee, Searched) and isinstance(options, SearchRunOptions)
+    write_tables(run)
+    if not trainee.search.is_open or run.progress.epoch < options.search_epochs:
+        return
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UniformBitsWarning)
+        settled = trainee.search.settle()
+    if run.ema is not None:
+        trainee.search.settle_copy(run.ema.module)
+    run.progress.best = -1.0  # what was measured before is of another network
+    how = options.execution
+    run.step.forwards = trainee.training_forwards(how.compile, how.recompute)
+    if run.accelerator.is_main_process:
+        for warning in caught:
+            tqdm.write(f"warning: {warning.message}", file=sys.stderr)
+        tqdm.write(f"bits are whole from epoch {run.progress.epoch + 1} on")
+        tqdm.write(f"cost over budget {settled.ratio:.3f} before; {settled.allocation.headline()}")
+
+
+def write_tables(run: Run) -> None:
+    """``bits.csv``, and once bits are whole the assignment."""
+    assert isinstance(run.trainee, Searched)
+    if not run.accelerator.is_main_process:
+        return
+    results.write_bits(run.folder, run.progress.history)
+    settled = run.trainee.search.settled
+    if settled is not None:
+        assignment = settled.allocation.assignment
+        write_values(run.folder / results.ASSIGNMENT_FILE, assignment.to_dict())
+        write_values(run.folder / results.SEARCH_FILE, settled.to_dict())
+
+
+def finish(run: Run) -> None:
+    """Draw the plots and print the table."""
+    trainee, options = run.trainee, run.options
+    assert isinstance(trainee, Searched) and isinstance(options, SearchRunOptions)
+    write_tables(run)
+    settled, title = trainee.search.settled, options.model.model
+    plots.plot_learning_curves(run.folder, run.bits, title)
+    results.plot_bits_over_epochs(run.folder, run.progress.history, options.search_epochs)
+    if settled is not None:
+        results.plot_bits_of_layers(run.folder, settled, title)
+        print(settled.allocation)
+    print(f"results in {run.folder}")
+
+
+def search(options: SearchRunOptions) -> dict[str, Any] | None:
+    """One search, of one budget.
+
+    Returns:
+        A row of ``pareto.csv``; None for a dry run.
+    """
+    run = create_run(options, make_searched, SearchStep)
+    assert isinstance(run.step, SearchStep) and isinstance(run.trainee, Searched)
+    run.step.total = options.search_epochs * run.steps
+    if run.accelerator.device.type == "cpu":
+        keep_freed_memory()
+    if run.accelerator.is_main_process:
+        print(train_header(run), flush=True)
+    if options.output.dry_run:
+        dry_run(run)
+        return None
+    start(run)
+    accuracy = fit(run, settle_when_due)
+    if run.trainee.search.is_open:  # no epoch was left for fine-tuning
+        settle_when_due(run)
+        save_checkpoint(run)
+    if run.accelerator.is_main_process:
+        finish(run)
+    run.accelerator.end_training()
+    settled = run.trainee.search.settled
+    assert settled is not None
+    return results.pareto_row(options.folder.name, settled.allocation, *accuracy.values())
+
+
+def search_each(options: SearchRunOptions) -> list[dict[str, Any]]:
+    """A search for each budget; of several ones each in a folder of its own, and a plot of all."""
+    budgets = options.search.budget
+    if len(budgets) == 1:
+        row = search(options)
+        return [] if row is None else [row]
+    if options.output.resume is not None:
+        raise OptionError("--resume: expected the folder of one search, got one of several budgets")
+    rows = []
+    for (name, _), budget in zip(options.search.budgets().items(), budgets, strict=True):
+        output = replace(options.output, output=str(options.folder), experiment=name)
+        one = replace(options.search, budget=[budget])
+        row = search(replace(options, output=output, search=one))
+        rows += [] if row is None else [row]
+    if rows and os.environ.get("RANK", "0") == "0":
+        results.write_pareto(options.folder, rows)
+        results.plot_pareto(options.folder, rows, options.model.model)
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the recipe.
+
+    Returns:
+        As ``recipes/train.py``.
+    """
+    return exit_code(lambda: search_each(parse_search(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
