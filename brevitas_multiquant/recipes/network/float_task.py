@@ -1,15 +1,19 @@
 """The float baseline, trained by the same recipe: one "bit-width", 32, and plain cross-entropy."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+
+from brevitas_multiquant.training.task import BitWidthLoss
 
 FLOAT_BITS = 32
 
 
 class FloatTask(nn.Module):
-    """The float baseline behind the interface of `InPlaceDistillation`: plain cross-entropy."""
+    """The float baseline behind the interface of a `TrainingTask`: plain cross-entropy."""
+
+    updates_after_each = False
 
     def __init__(self, net: nn.Module, criterion: nn.Module) -> None:
         super().__init__()
@@ -33,3 +37,15 @@ class FloatTask(nn.Module):
         parts = self(images, target)
         backward(parts["loss"])
         return parts
+
+    def losses(
+        self, images: Tensor, target: Tensor, chosen: Sequence[int] | None = None
+    ) -> Iterator[BitWidthLoss]:
+        """Its only one."""
+        parts = self(images, target)
+        loss = parts["loss"]
+        yield BitWidthLoss(FLOAT_BITS, loss, parts["outputs"][FLOAT_BITS], loss, None)
+
+    def range_rate(self, bits: int) -> float:
+        """As scheduled: there are no ranges."""
+        return 1.0

@@ -1,4 +1,4 @@
-"""The multi-branch network, trained by in-place distillation and written packed."""
+"""The network of run-time bit-widths, trained as its method says and written packed."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 from brevitas_multiquant import (
-    InPlaceDistillation,
     MultiQuantNet,
     calibrate,
     cost,
+    objective_of,
     reestimate_norms,
     save_packed,
 )
@@ -21,6 +21,7 @@ from brevitas_multiquant.recipes.network.trainee import Batches, Trainee
 from brevitas_multiquant.recipes.network.training_forwards import Forwards, training_forwards
 from brevitas_multiquant.recipes.options.training import ObjectiveOptions
 from brevitas_multiquant.training.norm_statistics import norms_of
+from brevitas_multiquant.training.task import TrainingTask
 
 IMAGE_CHANNELS = 3
 
@@ -47,10 +48,11 @@ class MultiBranch(Trainee):
 
     @property
     def description(self) -> str:
-        """Bit-widths, profile and weights."""
+        """Method, bit-widths, profile and weights."""
         config = self.module.config
         bits = ", ".join(map(str, self.bits))
-        return f"{bits} bits, profile {config.profile}, weights {config.weights}"
+        weights = config.grid or config.weights
+        return f"{config.method}, {bits} bits, profile {config.profile}, weights {weights}"
 
     def model_parameters(self) -> Iterator[nn.Parameter]:
         """All but the ranges."""
@@ -64,14 +66,9 @@ class MultiBranch(Trainee):
         """Set the ranges from one batch."""
         calibrate(self.module, batches, batches=1)
 
-    def task(self, criterion: nn.Module, options: ObjectiveOptions) -> InPlaceDistillation:
-        """The largest bit-width teaches the others."""
-        return InPlaceDistillation(
-            self.module,
-            loss=options.distill_loss,
-            distill=not options.no_distill,
-            criterion=criterion,
-        )
+    def task(self, criterion: nn.Module, options: ObjectiveOptions) -> TrainingTask:
+        """That of its method."""
+        return objective_of(self.module, criterion=criterion, **options.of_task)
 
     def training_forwards(self, compiled: bool, recompute: bool) -> Forwards:
         """The network compiled, or its branches recomputed in the backward, or both."""

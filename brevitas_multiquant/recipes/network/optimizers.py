@@ -1,8 +1,11 @@
 """Optimizers and learning rate schedules: one for the model, one for the quantizer ranges."""
 
+from typing import Any
+
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
+from torch import nn
 from torch.optim import Optimizer
 
 from brevitas_multiquant.recipes.network.trainee import Trainee
@@ -10,20 +13,28 @@ from brevitas_multiquant.recipes.options.training import OptimisationOptions
 
 
 def create_optimizers(options: OptimisationOptions, net: Trainee) -> list[Optimizer]:
-    """SGD with decay for every model parameter, Adam without for the ranges (section 4.1)."""
-    optimizers = [
-        create_optimizer_v2(
-            list(net.model_parameters()),
-            opt="sgd",
-            lr=options.lr,
-            momentum=options.momentum,
-            weight_decay=options.weight_decay,
-            nesterov=False,
-        )
-    ]
+    """SGD or Adam with decay for model parameters, Adam without for the ranges (section 4.1)."""
+    optimizers = [_model_optimizer(options, list(net.model_parameters()))]
     if ranges := list(net.range_parameters()):
         optimizers.append(create_optimizer_v2(ranges, opt="adam", lr=options.range_lr))
     return optimizers
+
+
+def _model_optimizer(options: OptimisationOptions, parameters: list[nn.Parameter]) -> Optimizer:
+    groups: list[Any] = parameters
+    if not options.decay_vectors:
+        groups = [
+            {"params": [p for p in parameters if p.dim() > 1]},
+            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+    sgd: dict[str, Any] = {"momentum": options.momentum, "nesterov": options.nesterov}
+    return create_optimizer_v2(
+        groups,
+        opt=options.opt,
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        **(sgd if options.opt == "sgd" else {}),
+    )
 
 
 def create_scheduler(options: OptimisationOptions, optimizer: Optimizer, steps: int) -> Scheduler:

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from brevitas_multiquant.training.task import BitWidthLoss
+
 
 class RunsAtBits(Protocol):
     """A network that runs at one of its bit-widths; `brevitas_multiquant.MultiQuantNet` is one."""
@@ -32,7 +34,11 @@ class RunsAtBits(Protocol):
 
 
 class Task(Protocol):
-    """Images and labels to a loss; `brevitas_multiquant.InPlaceDistillation` is one."""
+    """Images and labels to a loss; what `brevitas_multiquant.objective_of` gives is one."""
+
+    @property
+    def updates_after_each(self) -> bool:
+        """Whether the optimizers step after each bit-width, and not after all of a batch."""
 
     def train(self, mode: bool = True, /) -> Any:
         """As `torch.nn.Module` has it."""
@@ -45,3 +51,11 @@ class Task(Protocol):
         bits: Sequence[int] | None = None,
     ) -> dict[str, Any]:
         """A batch's ``loss`` and its parts, each after its backward; ``bits``: those that run."""
+
+    def losses(
+        self, images: Tensor, target: Tensor, chosen: Sequence[int] | None = None
+    ) -> Iterator[BitWidthLoss]:
+        """The loss of each bit-width that runs, before the next one runs."""
+
+    def range_rate(self, bits: int) -> float:
+        """The factor of the ranges' learning rate in the update after a bit-width."""

@@ -10,7 +10,7 @@ from brevitas_multiquant.recipes.options.types import key_value, selection
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which float network to start from, and the multi-branch network to make of it."""
+    """Which float network to start from, and the network of run-time bit-widths to make of it."""
 
     model: str = option("cifar_resnet8", help="a timm name, or tv:NAME of torchvision")
     model_kwargs: list[tuple[str, Any]] = option([], key_value, nargs="*", metavar="NAME=VALUE")
@@ -25,6 +25,7 @@ class ModelOptions:
     merge: str = option(**argument_of("merge"))
     half_width: str = option(**argument_of("half_width"))
     method: str = option(**argument_of("method"))
+    grid: str | None = option(**argument_of("grid"))
     head: str | None = option(
         metavar="NAME", help="module from which on all is float (default: the last)"
     )

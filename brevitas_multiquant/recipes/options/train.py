@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from brevitas_multiquant.core.method import METHODS
+from brevitas_multiquant.methods.objectives import options_of_objective
 from brevitas_multiquant.recipes.errors import OptionError
 from brevitas_multiquant.recipes.options.data import DataOptions, choose_source
 from brevitas_multiquant.recipes.options.execution import DeviceOptions, ExecutionOptions
@@ -32,6 +34,9 @@ TITLES = {
     "output": (OutputOptions,),
 }
 """What ``--help`` puts together, and under which title."""
+
+OPTION_OF_TASK = {"distill": "--no-distill", "loss": "--distill-loss", "teacher": "--teacher"}
+"""What `objective_of` takes -> the option that asks for it."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ class TrainOptions:
                 f"--initial-checkpoint {model.initial_checkpoint}: expected to start from one set "
                 "of weights, got --pretrained too: add --no-pretrained, or leave the file out"
             )
+        self._check_objective()
         only_branches = {
             "--bits-per-step": sampled,
             "--recompute": self.execution.recompute,
@@ -119,6 +125,16 @@ class TrainOptions:
         for name, given in only_branches.items():
             if model.float and given:
                 raise OptionError(f"{name}: expected a multi-branch network, got --float")
+
+    def _check_objective(self) -> None:
+        known = options_of_objective(self.model.method)
+        for name in self.objective.of_task:
+            if name not in known:
+                having = [other for other in METHODS if name in options_of_objective(other)]
+                raise OptionError(
+                    f"{OPTION_OF_TASK[name]}: expected one of the methods {having}, got --method "
+                    f"{self.model.method}"
+                )
 
 
 OptionsT = TypeVar("OptionsT", bound=TrainOptions)

@@ -1,8 +1,9 @@
 """How to train: optimizers and their schedules, targets, a moving average, the objective."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from brevitas_multiquant.recipes.options.option import option
+from brevitas_multiquant.recipes.options.option import SWITCH, option
 from brevitas_multiquant.recipes.options.types import (
     fraction,
     not_negative,
@@ -10,6 +11,7 @@ from brevitas_multiquant.recipes.options.types import (
     positive,
     positive_number,
 )
+from brevitas_multiquant.training.objective import TAUGHT_BY
 
 
 @dataclass(frozen=True)
@@ -17,9 +19,12 @@ class OptimisationOptions:
     """Optimizers, and their learning rates over the epochs."""
 
     epochs: int = option(200, positive)
-    lr: float = option(0.1, positive_number, "SGD, all parameters but the ranges")
+    opt: str = option("sgd", choices=["sgd", "adam"], help="all parameters but the ranges")
+    lr: float = option(0.1, positive_number, "of that optimizer")
     momentum: float = option(0.9, fraction)
+    nesterov: bool = option(False, help="momentum of SGD that looks ahead")
     weight_decay: float = option(1e-4, number_from_zero)
+    decay_vectors: bool = option(True, action=SWITCH, help="decay norms and biases too")
     range_lr: float = option(1e-4, positive_number, "Adam without decay, the ranges")
     sched: str = option("cosine", choices=["cosine", "step"])
     sched_on_updates: bool = option(False, help="change the rate at every step")
@@ -53,10 +58,22 @@ class ObjectiveOptions:
     """What bit-widths learn, and when."""
 
     no_distill: bool = option(False, help="cross-entropy only, at every bit-width")
-    distill_loss: str = option("sum", choices=["sum", "halved"], help="CE + KD or its half")
+    distill_loss: str | None = option(
+        choices=["sum", "halved"], help="CE + KD (default) or its half, of multiquant"
+    )
+    teacher: str | None = option(
+        choices=list(TAUGHT_BY), help="of any_precision (default recursive)"
+    )
     bits_per_step: float | None = option(
         type=positive_number, metavar="N", help="that run, on average"
     )
     norm_batches: int | None = option(
         type=not_negative, metavar="N", help="renew norms before evaluation"
     )
+
+    @property
+    def of_task(self) -> dict[str, Any]:
+        """What was asked of the training task, under the names that `objective_of` has."""
+        asked = {"distill": False if self.no_distill else None, "loss": self.distill_loss}
+        asked["teacher"] = self.teacher
+        return {name: value for name, value in asked.items() if value is not None}

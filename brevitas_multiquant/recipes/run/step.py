@@ -1,8 +1,10 @@
-"""One update of all optimizers: the batches it takes, what processes exchange, what is checked."""
+"""One step of all optimizers: the batches it takes, what processes exchange, what is checked."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -22,6 +24,8 @@ from brevitas_multiquant.recipes.options.train import TrainOptions
 from brevitas_multiquant.recipes.options.training import TargetOptions
 from brevitas_multiquant.recipes.run import processes
 from brevitas_multiquant.recipes.run.sampling import sampled_bits
+from brevitas_multiquant.training.range_rates import scaled_rate
+from brevitas_multiquant.training.task import BitWidthLoss
 
 Batch = tuple[Tensor, Tensor]
 
@@ -32,6 +36,21 @@ class StepResult:
 
     loss: float
     stop: bool
+
+
+class Turn(NamedTuple):
+    """Gradients that one update of the optimizers takes.
+
+    Args:
+        loss: their loss, of this process.
+        images: of the last batch.
+        range_rate: the factor of the ranges' learning rate, once all processes have agreed on the
+            gradients.
+    """
+
+    loss: float
+    images: Tensor
+    range_rate: Callable[[], float]
 
 
 class Step:
@@ -58,7 +77,7 @@ class Step:
     def __call__(
         self, batches: Sequence[Batch], epoch: int, step: int, updates: int, stop: bool = False
     ) -> StepResult:
-        """One update.
+        """One update; one for each bit-width where the method asks for that.
 
         Args:
             batches: images (B, 3, H, W) and labels (B,); their gradients are averaged.
@@ -68,26 +87,58 @@ class Step:
             stop: whether this process was asked to stop; all of them learn of it.
 
         Raises:
-            NonFiniteError: the loss is not finite; no parameter was changed.
+            NonFiniteError: the loss is not finite; no parameter was changed by it.
         """
         random_seed(self._seed(epoch, step, self.accelerator.process_index))
         bits = self._choose_bits(epoch, step)
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
+        turns = self._after_each if self.task.updates_after_each else self._together
+        total, stops = 0.0, 0.0
+        for turn in turns(batches, epoch, bits):
+            tensors = processes.exchanged(self.trainee.module)
+            loss, stops = processes.average(tensors, [turn.loss, float(stop)])
+            if not math.isfinite(loss):
+                self._refuse(loss, turn.images, epoch, step)
+            self._update(turn.range_rate)
+            total += loss
+        if self.ema is not None:
+            self.ema.update(self.trainee.module, step=updates + 1)
+        return StepResult(total, stops > 0)
+
+    def _together(
+        self, batches: Sequence[Batch], epoch: int, bits: Sequence[int] | None
+    ) -> Iterator[Turn]:
+        """All bit-widths of every batch, then one update."""
+        self._clear()
         losses = []
         for images, labels in batches:
             images, target = self._augment(images, labels, epoch)
             losses.append(self._backward(images, target, bits, share=1 / len(batches)))
-        own_loss = torch.stack(losses).sum().item()
-        tensors = processes.exchanged(self.trainee.module)
-        loss, stops = processes.average(tensors, [own_loss, float(stop)])
-        if not math.isfinite(loss):
-            self._refuse(loss, images, epoch, step)
+        yield Turn(torch.stack(losses).sum().item(), images, lambda: 1.0)
+
+    def _after_each(
+        self, batches: Sequence[Batch], epoch: int, bits: Sequence[int] | None
+    ) -> Iterator[Turn]:
+        """One bit-width of every batch, then an update, then the next one."""
+        augmented = [self._augment(images, labels, epoch) for images, labels in batches]
+        running = [self.task.losses(images, target, bits) for images, target in augmented]
+        for bit in sorted(bits or self.trainee.bits, reverse=True):
+            self._clear()
+            losses = [self._backward_next(parts, share=1 / len(batches)) for parts in running]
+            rate = partial(self.task.range_rate, bit)
+            yield Turn(torch.stack(losses).sum().item(), augmented[-1][0], rate)
+
+    def _clear(self) -> None:
         for optimizer in self.optimizers:
-            optimizer.step()
-        if self.ema is not None:
-            self.ema.update(self.trainee.module, step=updates + 1)
-        return StepResult(loss, stops > 0)
+            optimizer.zero_grad()
+
+    def _update(self, range_rate: Callable[[], float]) -> None:
+        """Step the optimizer of the model, and that of the ranges at a part of its rate."""
+        model, *of_ranges = self.optimizers
+        factor = range_rate()
+        model.step()
+        for ranges in of_ranges:
+            with scaled_rate(ranges, factor):
+                ranges.step()
 
     def _choose_bits(self, epoch: int, step: int) -> tuple[int, ...] | None:
         count = self.options.objective.bits_per_step
@@ -113,6 +164,13 @@ class Step:
         with running_by(self.forwards), self.accelerator.autocast():
             result = self.task.step(images, target, scaled_backward(share), bits)
         return result["loss"].detach() * share
+
+    def _backward_next(self, parts: Iterator[BitWidthLoss], share: float) -> Tensor:
+        """Gradients of ``share`` times the next bit-width's loss; that loss."""
+        with running_by(self.forwards), self.accelerator.autocast():
+            loss = next(parts).loss
+            scaled_backward(share)(loss)
+        return loss.detach() * share
 
     def _refuse(self, loss: float, images: Tensor, epoch: int, step: int) -> None:
         with self.accelerator.autocast():
