@@ -5,7 +5,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from brevitas_multiquant.core.grids import WEIGHT_FORMATS, WeightFormat
-from brevitas_multiquant.core.method import METHODS, Method, method_named
+from brevitas_multiquant.core.method import METHODS, NORMS, Method, method_named
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.core.selection import MAX_BITS, Selection
 from brevitas_multiquant.errors import BitWidthError, ConfigError
@@ -74,6 +74,8 @@ class MultiQuantConfig:
         assignment: bits of every site for good, of ``"individual"``; given as ``bits`` it is both.
         grid: which integers weights are at a bit-width, of ``"adabits"``: ``"centered"``,
             ``"modified"`` or ``"original"``.
+        norms: what chooses a norm, of ``"bit_mixer"``: ``"transitional"``, the bits of the layers
+            in front of it and behind; ``"own"``, of the one in front; ``"bits"``, the network's.
 
     The last ones, and ``merge``, ``half_width`` and ``weights``, are options of some methods; in
     others they have to be left alone.
@@ -117,6 +119,10 @@ class MultiQuantConfig:
             later=True,
             unwritten=True,
         ),
+    )
+    norms: str | None = field(
+        default=None,
+        metadata=option("what chooses norms", tuple(NORMS), later=True, unwritten=True),
     )
 
     def __post_init__(self) -> None:

@@ -19,6 +19,15 @@ Key = tuple[str, ...]
 """What of a setting chooses one of several modules: ``("bits",)``; ``()`` if there is but one."""
 
 
+NORMS: dict[str, Key] = {
+    "transitional": ("own", "next"),
+    "own": ("own",),
+    "bits": ("bits",),
+}
+"""What chooses a norm where layers have bits of their own: those of the layer in front of it and of
+the one behind, of the layer in front alone, or the network's bit-width."""
+
+
 class Topology(Protocol):
     """How many bodies a network has, and which of them run at a bit-width.
 
@@ -91,6 +100,7 @@ class Method:
             each with what it may be, the default first; none: what the field says itself.
         least_bits: the smallest bit-width that it has.
         most_candidates: how many bit-widths one network may have; None: any number.
+        tied: whether the weights that read a site always have as many bits as its activations.
     """
 
     name: str
@@ -104,6 +114,7 @@ class Method:
     options: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     least_bits: int = MIN_BITS
     most_candidates: int | None = None
+    tied: bool = False
 
     def check_bits(self, bits: Sequence[int]) -> tuple[int, ...]:
         """Candidate bit-widths, checked for this method and in ascending order.
@@ -158,6 +169,18 @@ _ROWS = (
         paper="AdaBits: neural network quantization with adaptive bit-widths (1912.09666)",
         weight_bits=None,
         options={"grid": ("centered", "modified", "original")},
+    ),
+    Method(
+        "bit_mixer",
+        Single(),
+        weights="run-time",
+        activations=("own",),
+        norms=NORMS["transitional"],
+        objective="random assignments",
+        paper="Bit-Mixer: mixed-precision networks with runtime bit-width selection (2103.17267)",
+        weight_bits=None,
+        options={"grid": ("centered",), "norms": tuple(NORMS)},
+        tied=True,
     ),
 )
 METHODS = {row.name: row for row in _ROWS}

@@ -85,6 +85,7 @@ class Panel:
         weight_bits: bits of all weights whatever runs: a branch has two; None: they have the
             network's bit-width, or what an assignment says.
         fixed: the assignment at which sites run always, for a network of a single bit-width.
+        tied: whether the weights that read a site have as many bits as its activations.
     """
 
     bits: int
@@ -94,6 +95,7 @@ class Panel:
     own_weights: dict[str, int] = field(default_factory=dict)
     weight_bits: int | None = BRANCH_BITS
     fixed: Assignment | None = None
+    tied: bool = False
 
     activation_bits: ClassVar[None] = None
     assigned: ClassVar[None] = None
@@ -154,7 +156,8 @@ class Panel:
             BitWidthError: not a candidate, or an assignment that does not fit.
         """
         if isinstance(given, Assignment):
-            given.require_fits(caller, candidates, tuple(self.dials), self.weight_bits, self.fixed)
+            sites, fixed = tuple(self.dials), self.fixed
+            given.require_fits(caller, candidates, sites, self.weight_bits, fixed, self.tied)
             return given
         if not is_whole(given) or given not in candidates:
             raise BitWidthError(
@@ -170,7 +173,7 @@ class Panel:
             Identity of this panel, and of each dial -> what takes its place.
         """
         other = Panel(self.bits, self.quantized)
-        other.weight_bits, other.fixed = self.weight_bits, self.fixed
+        other.weight_bits, other.fixed, other.tied = self.weight_bits, self.fixed, self.tied
         other.bits, other.own, other.own_weights = self._split(setting)
         dials = {id(dial): other.dial(site) for site, dial in self.dials.items()}
         return {id(self): other, **dials}

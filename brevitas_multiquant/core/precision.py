@@ -230,6 +230,7 @@ class Assignment(Mapping[str, Precision]):
         sites: Sequence[str],
         weight_bits: int | None = BRANCH_BITS,
         fixed: "Assignment | None" = None,
+        tied: bool = False,
     ) -> None:
         """Check that a network can run it.
 
@@ -239,6 +240,7 @@ class Assignment(Mapping[str, Precision]):
             sites: names of its sites.
             weight_bits: those of all of its weights; None: each of the candidates is possible.
             fixed: the bits that its sites have always, of those that have.
+            tied: whether a site's weights have as many bits as its activations.
 
         Raises:
             BitWidthError: with every reason found.
@@ -268,6 +270,11 @@ class Assignment(Mapping[str, Precision]):
                 )
             if weight_bits is None and weight not in candidates:
                 reasons.append(f"{site}: expected weight bits of {expected}, got {weight}")
+            if tied and weight != activation:
+                reasons.append(
+                    f"{site}: expected weights and activations of the same bits, as this network "
+                    f"was built to train them, got {(weight, activation)}"
+                )
         if reasons:
             raise BitWidthError(f"{caller}: {'; '.join(reasons)}")
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from brevitas_multiquant.core.config import MultiQuantConfig
 from brevitas_multiquant.core.grids import odd
-from brevitas_multiquant.core.method import METHODS, Method, method_named
+from brevitas_multiquant.core.method import METHODS, NORMS, Method, method_named
 from brevitas_multiquant.core.panel import Dial, Panel
 from brevitas_multiquant.nn.switchable import SwitchableNorm, SwitchableQuantizer
 from brevitas_multiquant.quant.injectors import WeightAtRunTimeLearnedRange
@@ -19,6 +19,7 @@ from brevitas_multiquant.training.objective import (
     RecursiveDistillation,
     StepwiseDistillation,
 )
+from brevitas_multiquant.training.random_assignments import RandomAssignments
 from brevitas_multiquant.training.task import TrainingTask
 
 __all__ = ["METHODS", "OBJECTIVES", "WEIGHTS", "Method", "fittings", "method_named", "panel_of"]
@@ -44,6 +45,7 @@ OBJECTIVES: dict[str, Callable[..., TrainingTask]] = {
     "labels": LabelsAlone,
     "recursive distillation": RecursiveDistillation,
     "stepwise distillation": StepwiseDistillation,
+    "random assignments": RandomAssignments,
 }
 """What a training step minimises -> makes the training task of a network."""
 
@@ -51,7 +53,7 @@ OBJECTIVES: dict[str, Callable[..., TrainingTask]] = {
 def panel_of(config: MultiQuantConfig) -> Panel:
     """The state that all modules of a network look at, at its largest bit-width."""
     bits, row = max(config.bits), method_named(config.method)
-    panel = Panel(bits, weight_bits=row.weight_bits, fixed=config.assignment)
+    panel = Panel(bits, weight_bits=row.weight_bits, fixed=config.assignment, tied=row.tied)
     panel.switch(bits)
     return panel
 
@@ -73,10 +75,10 @@ def fittings(config: MultiQuantConfig, bits: Sequence[int], active: Panel) -> Fi
         return made
 
     def norm(module: nn.Module, between: Between = NOWHERE) -> nn.Module:
-        around = between._asdict()
-        sites = {part: around[part] for part in row.norms if part in around}
+        key, around = NORMS[config.norms] if config.norms else row.norms, between._asdict()
+        sites = {part: around[part] for part in key if part in around}
         dials = {p: active if site is None else active.dial(site) for p, site in sites.items()}
-        return SwitchableNorm.create(module, bits, active, key=row.norms, dials=dials)
+        return SwitchableNorm.create(module, bits, active, key=key, dials=dials)
 
     return Fittings(
         layer=layer,

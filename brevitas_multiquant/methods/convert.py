@@ -56,6 +56,7 @@ def multiquantize(
     half_width: str = NOT_GIVEN,
     weights: str = NOT_GIVEN,
     grid: str = NOT_GIVEN,
+    norms: str = NOT_GIVEN,
     branch_init: str = "copy",
     stem: str | None = None,
     head: str | None = None,
@@ -139,6 +140,7 @@ def multiquantize(
         half_width=half_width,
         weights=weights,
         grid=grid,
+        norms=norms,
     )
     options = BuildOptions(branch_init, stem, head, seed)
     checked_shape = _checked_shape(input_shape)

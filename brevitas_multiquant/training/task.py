@@ -242,6 +242,18 @@ class TrainingTask(nn.Module):
             larger.append(output.detach())
             yield BitWidthLoss(bits, loss, output, ce, kd)
 
+    def at(self, epoch: int, epochs: int, step: int) -> None:
+        """Be told where in its training the network is, before every step.
+
+        What an objective may change with that is a function of these numbers, so that a resumed
+        run goes on as it would have.
+
+        Args:
+            epoch: from 0.
+            epochs: of the whole training.
+            step: of the epoch, from 0.
+        """
+
     def setting_of(self, bits: int) -> Setting:
         """What the network runs at when it is a bit-width's turn."""
         return bits
