@@ -19,13 +19,15 @@ ROWS: dict[str, dict[str, Any]] = {
     "adabits centered": {"bits": [2, 3, 5, 8], "method": "adabits", "grid": "centered"},
     "adabits modified": {"bits": [2, 4, 7], "method": "adabits", "grid": "modified"},
     "adabits original": {"bits": [2, 4, 8], "method": "adabits", "grid": "original"},
+    "bit mixer": {"bits": [2, 3, 4], "method": "bit_mixer"},
+    "bit mixer, own norms": {"bits": [2, 5], "method": "bit_mixer", "norms": "own"},
 }
 """Name -> options of `multiquantize`."""
 
 FLOATS = ("adabits original",)
 """Rows whose bit-widths are rounded anew from float weights."""
 
-NESTED = ("adabits centered", "adabits modified")
+NESTED = ("adabits centered", "adabits modified", "bit mixer", "bit mixer, own norms")
 """Rows that keep the integers of the largest bit-width alone."""
 
 

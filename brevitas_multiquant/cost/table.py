@@ -1,6 +1,6 @@
 """What each bit-width costs: MACs, BitOPs, bytes, branches. Counted, not estimated."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -146,31 +146,30 @@ def cost(
         )
 
     costs, mixed = {bits: at(bits) for bits in net.bits}, {one: at(one) for one in assignments}
-    total = sum(entry.deployed_bytes for entry in _entries(net, net.bits))
-    return Cost(costs, total, _float_bytes(net), _file_bytes(net), mixed)
+    entries = [entry for part in parts_of(net) for entry in entries_of(*part)]
+    total, in_file = (sum(one) for one in zip(*map(_sizes, entries), strict=True))
+    return Cost(costs, total, _float_bytes(net), in_file, mixed)
+
+
+def _sizes(entry: Entry) -> tuple[int, int]:
+    """In hardware, and in a file, whose header comes on top."""
+    return entry.deployed_bytes, entry.bytes
 
 
 def _bytes_alone(net: MultiQuantNet, bits: int) -> int:
-    """Storage of the bit-width at which a network runs, if it never leaves it."""
-    return sum(entry.bytes_alone for entry in _entries(net, (bits,)))
+    """Storage of the bit-width at which a network runs, if it never leaves it.
 
-
-def _entries(net: MultiQuantNet, bits: Iterable[int]) -> Iterator[Entry]:
-    """What the given bit-widths store; what a half branch borrows counts where it is alone."""
-    running = {id(module): module for bit in bits for module in _running(net, bit)}
+    What a half branch borrows counts where the whole one does not run.
+    """
+    running = {id(module): module for module in _running(net, bits)}
     entries = (entry for module in running.values() for entry in answers_of(module).stored(""))
-    return (entry for entry in entries if id(entry.owner) not in running)
+    return sum(entry.bytes_alone for entry in entries if id(entry.owner) not in running)
 
 
 def _running(net: MultiQuantNet, bits: int) -> Iterator[nn.Module]:
     """Every module that runs at a bit-width."""
     for part in (net.stem, *net.branches_at(bits), net.merge, net.head):
         yield from running_modules(part, bits)
-
-
-def _file_bytes(net: MultiQuantNet) -> int:
-    """The numbers in a packed file of the network; its header comes on top."""
-    return sum(entry.bytes for part in parts_of(net) for entry in entries_of(*part))
 
 
 def _float_bytes(net: MultiQuantNet) -> int:

@@ -96,6 +96,9 @@ def multiquantize(
         grid: which integers the weights of ``"adabits"`` are: ``"centered"`` (default) and
             ``"modified"`` nest, so that those of the largest bit-width are all there is to store;
             ``"original"``, to the nearest.
+        norms: what chooses a norm of ``"bit_mixer"``: ``"transitional"`` (default), the bits of the
+            layer in front of it and of the first one behind; ``"own"``, of the layer in front;
+            ``"bits"``, the network's bit-width.
         branch_init: ``"copy"``: each branch starts from the model's weights, with weight ranges
             2% apart, since branches equal in both would stay equal forever. ``"shuffle"``, for
             training from scratch: each but the first from a seeded permutation of the weights.

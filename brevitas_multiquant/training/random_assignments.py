@@ -50,8 +50,8 @@ class RandomAssignments(TrainingTask):
         >>> task.setting_of(2)
         2
         >>> task.at(epoch=3, epochs=4, step=0)  # the last epoch of the third
-        >>> task.setting_of(2)["layer1.0.conv1"], task.setting_of(4)
-        (Precision(weight=4, activation=4), 4)
+        >>> task.setting_of(2).is_uniform, task.setting_of(4)
+        (False, 4)
     """
 
     def __init__(
