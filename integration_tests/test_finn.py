@@ -20,6 +20,7 @@ from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export import check_finn, export_finn
 from brevitas_multiquant.export.finn.check import branch_names
 from brevitas_multiquant.export.finn.hardware import hardware_layers
+from brevitas_multiquant.export.finn.integer_graph import Thresholds
 from brevitas_multiquant.export.finn.lower import lower
 from brevitas_multiquant.export.finn.project.estimate import _words
 from brevitas_multiquant.export.finn.target import make_target
@@ -85,6 +86,17 @@ def narrow_cnn() -> nn.Module:
     return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
 
 
+def wide_cnn() -> nn.Module:
+    """4,608 products a sum: of 8-bit weights and activations they can pass 2**24."""
+    norm = nn.BatchNorm2d(4)
+    norm.running_mean[0] = 290.0  # times 255 * 255, the units of a sum, that is where codes start
+    return nn.Sequential(
+        *(nn.Conv2d(3, 512, 1), nn.BatchNorm2d(512), nn.ReLU()),
+        *(nn.Conv2d(512, 4, 3, 2, bias=False), norm, nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)),
+    )
+
+
 def digits(count: int) -> torch.Tensor:
     """Handwritten digits of all ten classes, 3x8x8."""
     data, labels = load_digits(return_X_y=True)
@@ -93,15 +105,15 @@ def digits(count: int) -> torch.Tensor:
     return (images / 8 - 1).repeat(1, 3, 1, 1)
 
 
-def network(model: nn.Module, bits: list[int], negative: bool, weights: str = "odd"):
+def network(model: nn.Module, bits: list[int] | Assignment, negative: bool, **options: str):
     """Calibrated, with norms of random scales."""
     net = multiquantize(
         model,
         bits,
         profile="finn",
-        weights=weights,
         branch_init="shuffle",
         input_shape=(1, 3, 8, 8),
+        **options,
     )
     with torch.no_grad():
         for norm in net.modules():
@@ -245,6 +257,55 @@ def test_one_accelerator_becomes_every_bit_width_and_any_assignment(tmp_path):
     }
     thresholds = result["steps"][-1]["nodes"]["Thresholding_rtl"]
     assert len(names) == 1 and len(*names) == thresholds
+
+
+ONE_BODY = {  # network, bits, options, weight types at each bit-width
+    "individual W8A8": (narrow_resnet, [8], {}, {8: {"INT8": 2, "INT9": 5}}),
+    "assignment": (
+        narrow_cnn,
+        Assignment(4, {"3": (8, 4), "6": (3, 5)}),
+        {},
+        {4: {"INT3": 1, "INT8": 2, "INT9": 1}},  # narrowed to the weights that occur
+    ),
+    "centered": (
+        narrow_mobilenet,
+        [2, 8],
+        {"method": "adabits", "grid": "centered"},
+        {2: {"INT3": 3, "INT8": 2}, 8: {"INT8": 2, "INT9": 3}},
+    ),
+    "modified": (
+        narrow_cnn,
+        [2, 8],
+        {"method": "adabits", "grid": "modified"},
+        {2: {"INT2": 2, "INT8": 2}, 8: {"INT8": 4}},
+    ),
+    "sums past 2**24": (wide_cnn, [8], {}, {8: {"INT8": 2, "INT9": 1}}),
+}
+
+
+@pytest.mark.parametrize("row", ONE_BODY)
+def test_networks_of_one_body(row, tmp_path):
+    """Weights of 2 to 9 bits: exact after every step, one partition, and the rules' resources."""
+    torch.manual_seed(0)
+    make, bits, options, types = ONE_BODY[row]
+    net = network(make(), bits, negative=False, **{"method": "individual", **options})
+    dsp = luts.board_named("ZCU104").dsp
+    for bit, project in export_finn(net, tmp_path, images=digits(3), estimate=True).items():
+        result = json.loads((project / "estimate.json").read_text())
+        assert [step["difference"] for step in result["steps"]] == [0] * len(result["steps"])
+        assert (result["partitions"], result["outside_the_partition"]) == (1, {})
+        assert result["float_layers"] == result["not_hardware"] == []
+        assert result["weight_types"] == types[bit]
+        graph = lower(extract_subnet(net, bit), branch_names(net, bit), (1, 3, 8, 8))
+        found = luts.total(luts.fold(hardware_layers(graph), luts.target_cycles(1000), dsp), dsp)
+        assert (found.luts, found.dsp) == (result["resources"]["LUT"], result["resources"]["DSP"])
+    largest = max(float(table.table.abs().max()) for table in tables_of(graph))
+    assert (largest > 2**24) == (row == "sums past 2**24")
+
+
+def tables_of(graph):
+    """The layers of thresholds of an integer network."""
+    return [layer for layer in graph.layers if isinstance(layer, Thresholds)]
 
 
 @pytest.mark.parametrize(("board", "fps"), [("ZCU104", 1000), ("Pynq-Z1", 20000)])

@@ -4,8 +4,9 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from torch import nn
 
-from brevitas_multiquant import Assignment, extract_subnet
+from brevitas_multiquant import Assignment, calibrate, extract_subnet, multiquantize
 from brevitas_multiquant.core.grids import FAMILIES
 from brevitas_multiquant.core.power_of_two import integer_range
 from brevitas_multiquant.export import check_finn, export_finn, export_onnx, export_qonnx
@@ -142,3 +143,26 @@ def test_an_assignment_reaches_hardware():
         assert found[f"branches.0.{site}"] == odd(bits.weight).integer_bits
     codes = {layer.where: layer.bits for layer in graph.layers if isinstance(layer, Thresholds)}
     assert codes["stem.first_quant"] == 4 and codes["branches.0.input_quants.conv2"] == 5
+
+
+def test_sums_that_pass_what_fp32_holds(tmp_path):
+    """4,608 products of 8 bits on either side; a norm puts the thresholds of one channel there."""
+    norm = nn.BatchNorm2d(4)
+    norm.running_mean[0] = 290.0
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 512, 1), nn.ReLU(), nn.Conv2d(512, 4, 3, bias=False), norm, nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(4, 5)),
+    )
+    images = torch.rand(4, 3, 3, 3)
+    net = multiquantize(
+        model, [8], method="individual", profile="finn", input_shape=(1, 3, 3, 3), check=False
+    )
+    calibrate(net, [images])
+    subnet = extract_subnet(net.eval(), 8)
+    assert subnet.inexact == ("2",)
+    graph = lower(subnet, ["branches.0"], images.shape)
+    (table,) = [t.table for t in graph.layers if isinstance(t, Thresholds) and len(t.table) == 4]
+    assert table[0, -1] > 2**24 and table.dtype == torch.float32
+    project = export_finn(net, tmp_path, images=images, estimate=False)[8]
+    assert torch.equal(graph.logits(images), subnet(images))
+    assert "`branches.0.2`: sums of up to 4" in (project / "README.md").read_text()

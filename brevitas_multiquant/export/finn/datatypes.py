@@ -2,8 +2,9 @@
 
 from collections import Counter
 
+from brevitas_multiquant.core.exact_sums import FP32_INTEGERS
 from brevitas_multiquant.core.grids import weight_datatype
-from brevitas_multiquant.export.finn.integer_graph import Convolution, IntegerGraph
+from brevitas_multiquant.export.finn.integer_graph import Convolution, IntegerGraph, Stream
 
 
 def weight_section(graph: IntegerGraph) -> str:
@@ -28,4 +29,16 @@ def weight_section(graph: IntegerGraph) -> str:
         for layer in layers
         if layer.grouped > 1
     ]
+    lines += [
+        f"- `{layer.where}`: sums of up to {_largest(layer.output)}; above {FP32_INTEGERS} fp32, "
+        "and so torch, rounds, in an order of its own; hardware adds exactly. Codes of images "
+        "whose sums get there can differ; those of the sample images do not"
+        for layer in layers
+        if _largest(layer.output) > FP32_INTEGERS
+    ]
     return "\n## Weights\n\n" + "\n".join(lines) + "\n"
+
+
+def _largest(stream: Stream) -> int:
+    """The largest magnitude that can occur."""
+    return max(-stream.lowest, stream.highest)
