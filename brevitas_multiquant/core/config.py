@@ -5,7 +5,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from brevitas_multiquant.core.grids import WEIGHT_FORMATS, WeightFormat
-from brevitas_multiquant.core.method import METHODS, NORMS, Method, method_named
+from brevitas_multiquant.core.method import METHODS, Method, method_named
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.core.selection import MAX_BITS, Selection
 from brevitas_multiquant.errors import BitWidthError, ConfigError
@@ -57,6 +57,14 @@ def option(
     return {"help": help, "choices": choices, **facts}
 
 
+def option_of_methods(help: str) -> Any:
+    """A field that some methods have: their rows say what it may be, the default first.
+
+    Files have it where it is another than that.
+    """
+    return field(default=None, metadata=option(help, later=True, unwritten=True))
+
+
 @dataclass(frozen=True)
 class MultiQuantConfig:
     """What a network of run-time bit-widths is, apart from its weights.
@@ -72,13 +80,18 @@ class MultiQuantConfig:
         weights: name of the branches' `WeightFormat`: ``"odd"``, ``"int2"`` or ``"ternary"``.
         method: name of a row of `METHODS`.
         assignment: bits of every site for good, of ``"individual"``; given as ``bits`` it is both.
-        grid: which integers weights are at a bit-width, of ``"adabits"``: ``"centered"``,
-            ``"modified"`` or ``"original"``.
+        grid: which integers weights are at a bit-width: ``"centered"``, ``"modified"`` and
+            ``"double"`` nest, ``"original"`` is to the nearest.
+        weight_range: what places weights between -1 and 1, of `quant.range_kinds.WEIGHT_RANGES`.
+        activation_range: what places activations between 0 and 1, of
+            `quant.range_kinds.ACTIVATION_RANGES`.
+        shortcuts: ``"float"``: the 1x1 convolutions of shortcuts stay as they are;
+            ``"quantized"``.
         norms: what chooses a norm, of ``"bit_mixer"``: ``"transitional"``, the bits of the layers
             in front of it and behind; ``"own"``, of the one in front; ``"bits"``, the network's.
 
-    The last ones, and ``merge``, ``half_width`` and ``weights``, are options of some methods; in
-    others they have to be left alone.
+    Those from ``assignment`` on, and ``merge``, ``half_width`` and ``weights``, are options of some
+    methods (`core.method.Method.options`); in others they have to be left alone.
 
     Raises:
         BitWidthError, SelectionError, ConfigError: a value outside its range.
@@ -111,30 +124,26 @@ class MultiQuantConfig:
         default=None,
         metadata=option("bits of every site", later=True, unwritten=True, asked=False),
     )
-    grid: str | None = field(
-        default=None,
-        metadata=option(
-            "integers that weights are at a bit-width",
-            ("centered", "modified", "original"),
-            later=True,
-            unwritten=True,
-        ),
-    )
-    norms: str | None = field(
-        default=None,
-        metadata=option("what chooses norms", tuple(NORMS), later=True, unwritten=True),
-    )
+    grid: str | None = option_of_methods("integers that weights are at a bit-width")
+    weight_range: str | None = option_of_methods("what places weights between -1 and 1")
+    activation_range: str | None = option_of_methods("what places activations between 0 and 1")
+    shortcuts: str | None = option_of_methods("1x1 convolutions of shortcuts: as they are, or not")
+    norms: str | None = option_of_methods("what chooses norms")
 
     def __post_init__(self) -> None:
         row = method_named(self.method)
         self._set(bits=row.check_bits(self.bits))
         self._set(selection=row.topology.resolve(self.selection, self.bits))
         for one in FIELDS:
+            if one.metadata["choices"]:
+                check_choice(one.name, getattr(self, one.name), tuple(one.metadata["choices"]))
             self._check_option_of(row, one)
-            value = getattr(self, one.name)
-            if one.metadata["choices"] and (value is not None or one.default is not None):
-                check_choice(one.name, value, tuple(one.metadata["choices"]))
         self._check_assignment()
+        if self.shortcuts == "float" and self.profile == "finn":
+            raise ConfigError(
+                "shortcuts: expected 'quantized' with the profile 'finn', whose hardware has no "
+                "float layers in branches, got 'float', which is how the method was published"
+            )
 
     def _check_option_of(self, row: Method, one: Field[Any]) -> None:
         """Of the options that not every method has: the method's default, or its choice."""
@@ -297,6 +306,18 @@ FIELDS: tuple[Field[Any], ...] = fields(MultiQuantConfig)
 
 OPTIONS = tuple(one for one in FIELDS if one.metadata["asked"])
 """Those that users give by name."""
+
+
+def choices_of(name: str) -> tuple[str, ...]:
+    """What an option may be, in any method; none: what the class checks itself.
+
+    Example:
+        >>> choices_of("merge"), choices_of("shortcuts")
+        (('mean', 'sum'), ('float', 'quantized'))
+    """
+    (one,) = (one for one in FIELDS if one.name == name)
+    of_methods = (row.options.get(name, ()) for row in METHODS.values())
+    return tuple(one.metadata["choices"]) or tuple(dict.fromkeys(sum(of_methods, ())))
 
 
 @dataclass(frozen=True)

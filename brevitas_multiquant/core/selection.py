@@ -207,7 +207,7 @@ def _check_branches(bit: int, listed: Iterable[int], count: int) -> tuple[int, .
 
 
 def _uses(bits: int, branches: Sequence[int]) -> tuple[BranchUse, ...]:
-    carried = Fraction(bits, BRANCH_BITS)
+    carried = Fraction(max(bits, BRANCH_BITS), BRANCH_BITS)  # a body of 1 bit is no half branch
     return tuple(
         BranchUse(index, min(Fraction(1), carried - place)) for place, index in enumerate(branches)
     )

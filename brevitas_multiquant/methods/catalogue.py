@@ -11,6 +11,7 @@ from brevitas_multiquant.core.panel import Dial, Panel
 from brevitas_multiquant.nn.switchable import SwitchableNorm, SwitchableQuantizer
 from brevitas_multiquant.quant.injectors import WeightAtRunTimeLearnedRange
 from brevitas_multiquant.quant.layers import Weights, code_layer
+from brevitas_multiquant.quant.range_kinds import ACTIVATION_RANGES, WEIGHT_RANGES
 from brevitas_multiquant.rewrite.build import Fittings
 from brevitas_multiquant.rewrite.neighbours import NOWHERE, Between
 from brevitas_multiquant.training.objective import (
@@ -24,13 +25,16 @@ from brevitas_multiquant.training.task import TrainingTask
 
 __all__ = ["METHODS", "OBJECTIVES", "WEIGHTS", "Method", "fittings", "method_named", "panel_of"]
 
-GRIDS = {"centered": "centered", "modified": "modified", "original": "odd"}
-"""What AdaBits calls a grid -> its family in `core.grids.FAMILIES`."""
+GRIDS = {"centered": "centered", "modified": "modified", "original": "odd", "double": "double"}
+"""What papers call a grid -> its family in `core.grids.FAMILIES`."""
 
 
 def _at_run_time(config: MultiQuantConfig, dial: Dial) -> Weights:
-    family = GRIDS[str(config.grid)]
-    return WeightAtRunTimeLearnedRange.let(family=family, candidate_bits=config.bits)
+    return WeightAtRunTimeLearnedRange.let(
+        family=GRIDS[str(config.grid)],
+        candidate_bits=config.bits,
+        range_impl=WEIGHT_RANGES[config.weight_range or "learned"],
+    )
 
 
 WEIGHTS: dict[str, Callable[[MultiQuantConfig, Dial], Weights]] = {
@@ -67,6 +71,7 @@ def fittings(config: MultiQuantConfig, bits: Sequence[int], active: Panel) -> Fi
         active: the network's state.
     """
     row = method_named(config.method)
+    ranges = ACTIVATION_RANGES[config.activation_range or "learned"]
 
     def layer(module: nn.Module, site: str) -> nn.Module:
         dial = active.dial(site)
@@ -83,7 +88,7 @@ def fittings(config: MultiQuantConfig, bits: Sequence[int], active: Panel) -> Fi
     return Fittings(
         layer=layer,
         quantizer=lambda site: SwitchableQuantizer.create(
-            bits, active, active.dial(site), key=row.activations
+            bits, active, active.dial(site), key=row.activations, ranges=ranges
         ),
         norm=norm,
     )

@@ -12,7 +12,7 @@ from brevitas_multiquant.core.config import NOT_GIVEN, BuildOptions, MultiQuantC
 from brevitas_multiquant.core.float_model import ModelSource, infer_input_shape, infer_source
 from brevitas_multiquant.core.paused_collector import collector_paused
 from brevitas_multiquant.core.precision import Assignment
-from brevitas_multiquant.core.selection import bits_of_uses
+from brevitas_multiquant.core.selection import BRANCH_BITS, bits_of_uses
 from brevitas_multiquant.errors import (
     ConfigError,
     SelfCheckError,
@@ -25,6 +25,7 @@ from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.nn.stored import layout_of
 from brevitas_multiquant.profiles.catalogue import PROFILES
 from brevitas_multiquant.profiles.profile import Parts
+from brevitas_multiquant.quant.layers import CodeLayer
 from brevitas_multiquant.quant.zero_weights import move_zeros_apart, warn_of_zeros
 from brevitas_multiquant.rewrite.build import (
     build_branch,
@@ -57,6 +58,9 @@ def multiquantize(
     weights: str = NOT_GIVEN,
     grid: str = NOT_GIVEN,
     norms: str = NOT_GIVEN,
+    weight_range: str = NOT_GIVEN,
+    activation_range: str = NOT_GIVEN,
+    shortcuts: str = NOT_GIVEN,
     branch_init: str = "copy",
     stem: str | None = None,
     head: str | None = None,
@@ -81,7 +85,10 @@ def multiquantize(
         config: bits and the options up to ``weights`` as one object, instead of one by one.
         method: how bit-widths are trained and run: ``"multiquant"`` (default), branches of 2-bit
             weights; or one body, of which ``"adabits"`` runs the weights at the bit-width chosen
-            at run time, and ``"individual"`` knows one bit-width, or an assignment, alone.
+            at run time, ``"any_precision"`` and ``"double_rounding"`` too, and ``"individual"``
+            knows one bit-width, or an assignment, alone. Stem and classifier stay float in all.
+            The options from ``merge`` on are of some methods each; the first one named here is the
+            default of the method that has it.
         profile: ``"paper"`` (default): stem, residual path and classifier stay float. ``"finn"``:
             they are quantized too, as FPGAs need it (docs/finn.md).
         selection: ``"amortized"`` (section 3.4, default), ``"serial"``, or bit-width -> branch
@@ -99,6 +106,13 @@ def multiquantize(
         norms: what chooses a norm of ``"bit_mixer"``: ``"transitional"`` (default), the bits of the
             layer in front of it and of the first one behind; ``"own"``, of the layer in front;
             ``"bits"``, the network's bit-width.
+        weight_range: what places weights between -1 and 1: ``"learned"``, a trainable range;
+            ``"tanh"`` and ``"tanh_times_mean"``, the layer's largest weight (as AdaBits and
+            Any-Precision were published); ``"step"``, a trainable step (Double Rounding).
+        activation_range: ``"learned"``; ``"unit"``, 0 to 1 as they are (Any-Precision);
+            ``"step"``, a trainable step for each bit-width (Double Rounding).
+        shortcuts: ``"float"``: 1x1 convolutions of shortcuts keep their weights, as Any-Precision
+            was published; ``"quantized"``.
         branch_init: ``"copy"``: each branch starts from the model's weights, with weight ranges
             2% apart, since branches equal in both would stay equal forever. ``"shuffle"``, for
             training from scratch: each but the first from a seeded permutation of the weights.
@@ -144,6 +158,9 @@ def multiquantize(
         weights=weights,
         grid=grid,
         norms=norms,
+        weight_range=weight_range,
+        activation_range=activation_range,
+        shortcuts=shortcuts,
     )
     options = BuildOptions(branch_init, stem, head, seed)
     checked_shape = _checked_shape(input_shape)
@@ -161,7 +178,7 @@ def multiquantize(
             net.source = replace(found, stem=stem, head=head, keep=tuple(kept))
         net.layout = layout_of(net)
         moved = [f"branches.{name}" for name in move_zeros_apart(net.branches)]
-    warn_of_zeros(moved, config.weight_format, stacklevel=2)
+    warn_of_zeros(net, moved, stacklevel=2)
     for untraced in net.plan.untraced:
         warnings.warn(f"{type(model).__name__}: {untraced}", UntracedWarning, stacklevel=2)
     return net
@@ -209,7 +226,13 @@ def _build(
     """Trace, plan, build and swap; the traced copy is gone when this returns."""
     modes = modes_of(model)
     traced = trace(model, shape, kept)
-    plan = make_plan(traced, type(model).__name__, options.stem, options.head)
+    plan = make_plan(
+        traced,
+        type(model).__name__,
+        options.stem,
+        options.head,
+        float_shortcuts=config.shortcuts == "float",
+    )
     _describe_kept(plan, kept)
     active = panel_of(config)
     float_stem, body, float_head = cut(traced, plan)
@@ -233,6 +256,7 @@ def _build(
     stem, head = (build_shared(part, active) for part in (float_stem, float_head))
     parts = Parts(config, active, plan, stem, head, branches, halves, Merge(config.merge))
     PROFILES[config.profile].apply(parts)
+    _describe_weights(plan, branches[0], config.bits)
     net = _put_together(parts, shape)
     for branch in (*net.branches, *net.halves.values()):
         let_overwrite(branch)
@@ -263,6 +287,15 @@ def _body(
     if width == 1:
         return body
     return narrow(body, plan_half(body, plan.model, config.half_width), plan.model)
+
+
+def _describe_weights(plan: Plan, branch: nn.Module, bits: Sequence[int]) -> None:
+    """Say which bits the weights of layers have, where those are not the two of a branch."""
+    several = f"weights of {', '.join(map(str, bits))} bits"
+    for name, layer in branch.named_modules():
+        if isinstance(layer, CodeLayer) and layer.input_dial.weight_bits != BRANCH_BITS:
+            own = layer.input_dial.weight_bits
+            plan.set_treatment([name], several if own is None else f"{own}-bit weights")
 
 
 def _describe_kept(plan: Plan, kept: Mapping[str, str]) -> None:

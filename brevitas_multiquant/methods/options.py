@@ -3,7 +3,7 @@
 from collections.abc import Container
 from typing import Any
 
-from brevitas_multiquant.core.config import OPTIONS, MultiQuantConfig
+from brevitas_multiquant.core.config import OPTIONS, MultiQuantConfig, choices_of
 from brevitas_multiquant.core.selection import STRATEGIES
 
 _SHAPES: dict[str, dict[str, Any]] = {
@@ -21,7 +21,7 @@ def argument_of(name: str) -> dict[str, Any]:
         (['mean', 'sum'], [2, 4, 6, 8])
     """
     (one,) = (one for one in OPTIONS if one.name == name)
-    choices = list(one.metadata["choices"])
+    choices = list(choices_of(name))
     default = list(one.default) if isinstance(one.default, tuple) else one.default
     shape = {"choices": choices} if choices else _SHAPES[name]
     return {"default": default, "help": one.metadata["help"], **shape}

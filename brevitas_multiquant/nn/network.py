@@ -308,11 +308,13 @@ class MultiQuantNet(MultiBranch):
             return logits
 
     def range_parameters(self) -> Iterator[nn.Parameter]:
-        """The trainable l and u of every quantizer, for an optimizer of their own."""
+        """The trainable ranges of all quantizers, for an optimizer of their own.
+
+        The l and u of each; or its step, where a method trains that.
+        """
         for module in self.modules():
             if isinstance(module, LearnedRange):
-                yield module.lower
-                yield module.upper
+                yield from module.parameters(recurse=False)
 
     def model_parameters(self) -> Iterator[nn.Parameter]:
         """Every parameter that is neither a range nor a learned bit-width."""

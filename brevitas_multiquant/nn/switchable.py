@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -31,6 +32,7 @@ from brevitas_multiquant.quant.member import (
 )
 from brevitas_multiquant.quant.plain import RangeToCodes, ScaleShift, UintActConst
 from brevitas_multiquant.quant.proxies import activation_tensor_quant
+from brevitas_multiquant.quant.ranges import ActivationRange
 
 WITHOUT_FP64 = ("mps",)
 """Types of devices that refuse fp64 tensors."""
@@ -113,6 +115,7 @@ class SwitchableQuantizer(Switchable):
     """
 
     dial: Dial | Panel
+    ranges: type[Member] = ActivationRange
 
     @classmethod
     def create(
@@ -122,19 +125,22 @@ class SwitchableQuantizer(Switchable):
         dial: Dial | None = None,
         *,
         key: Key = ("bits",),
+        ranges: type[Member] = ActivationRange,
     ) -> "SwitchableQuantizer":
-        """Quantizers with a trainable range for each of ``bits``, or for each value of ``key``.
+        """Quantizers with a range for each of ``bits``, or for each value of ``key``.
 
         Args:
             bits: of the network.
             active: the network state.
             dial: the site dial; without one its codes have the bits of the network.
             key: what chooses the range: ``"bits"``, the network's, or ``"own"``, the site's.
+            ranges: of `quant.range_kinds.ACTIVATION_RANGES`.
         """
         own = None if dial is None else dial.activation_bits
-        make = lambda bits: _activation_quantizer(own or bits)  # noqa: E731
+        make = lambda bits: _activation_quantizer(own or bits, ranges)  # noqa: E731
         dials = {} if dial is None else {"own": dial}
         quantizer = cls(_members(make, bits, key), active, key, dials)
+        quantizer.ranges = ranges
         quantizer.dial = active if dial is None else dial
         for member in quantizer.values():
             activation_tensor_quant(member).dial = quantizer.dial
@@ -166,8 +172,15 @@ class SwitchableQuantizer(Switchable):
         return {ACTIVATION: Site(own, assigned=self.dial.assigned)}
 
 
-def _activation_quantizer(bits: int) -> QuantIdentity:
-    quantizer = QuantIdentity(act_quant=UintActPerTensorLearnedRange, bit_width=bits)
+@cache
+def _activation_injector(ranges: type[Member]) -> Any:
+    if ranges is ActivationRange:
+        return UintActPerTensorLearnedRange
+    return UintActPerTensorLearnedRange.let(range_impl=ranges)
+
+
+def _activation_quantizer(bits: int, ranges: type[Member]) -> QuantIdentity:
+    quantizer = QuantIdentity(act_quant=_activation_injector(ranges), bit_width=bits)
     quantizer.act_quant.skip_create_quant_tensor = True
     return quantizer
 

@@ -67,7 +67,9 @@ def _zero(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 @contextmanager
-def _codes_kept(weight: Tensor, codes: Tensor, scale: float, narrow: torch.dtype) -> Iterator[None]:
+def _codes_kept(
+    weight: Tensor, codes: Tensor, scale: float | Tensor, narrow: torch.dtype
+) -> Iterator[None]:
     assert weight.stride() == codes.stride()
     address, count, dtype = weight.data_ptr(), weight.numel(), weight.dtype
     shape, strides = weight.shape, weight.stride()

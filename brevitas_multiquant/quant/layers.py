@@ -6,12 +6,11 @@ with a forward of its own needs a rule of its own, and is refused without one, n
 
 import copy
 import sys
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from brevitas.nn import QuantConv1d, QuantConv2d, QuantLinear
 from torch import Tensor, nn
 
@@ -24,7 +23,7 @@ from brevitas_multiquant.quant.exact import contract_exactly, refuse_mixed_types
 from brevitas_multiquant.quant.geometry import as_output_channels, geometry
 from brevitas_multiquant.quant.injectors import WeightPerTensorLearnedRange
 from brevitas_multiquant.quant.kept_weights import codes_kept
-from brevitas_multiquant.quant.member import INPUT, WEIGHT, Member, Site, Stock, answers_for
+from brevitas_multiquant.quant.member import INPUT, WEIGHT, Member, Site
 from brevitas_multiquant.quant.plain import plain_layer
 from brevitas_multiquant.quant.stored_codes import weight_entry
 
@@ -74,12 +73,15 @@ class CodeLayer(Member):
 
     @property
     def output_scale(self) -> float | Tensor:
-        """1 / (divisor (2**b - 1)): turns a product of codes into the paper's product of values.
+        """Turns a product of codes into the product of values.
 
-        Where output channels have bits of their own, one for each: (C, 1, ...) as in the weights.
+        1 / (divisor (2**b - 1)) for the paper's values; times the factor that the weights' range
+        gives theirs. Where output channels have bits of their own, one for each: (C, 1, ...) as in
+        the weights.
         """
         divisor: float | Tensor = self.weight_quant.tensor_quant.divisor
-        return 1.0 / (divisor * activation_levels(self.input_dial.bits))
+        factor: float | Tensor = weight_range(self).factor(self.effective_weight())
+        return factor / (divisor * activation_levels(self.input_dial.bits))
 
     @property
     def scale_of_outputs(self) -> float | Tensor:
@@ -200,7 +202,7 @@ def register_layer(kind: type | str) -> Callable[[Rule], Rule]:
 
 def can_quantize(layer: nn.Module) -> bool:
     """Whether a rule knows how the layer computes."""
-    return _rule_of(layer) is not None
+    return rule_of(layer) is not None
 
 
 def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
@@ -210,10 +212,10 @@ def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
         >>> is_plain(nn.Conv2d(3, 4, 1), nn.Conv2d), is_plain(nn.Linear(3, 4), nn.Conv2d)
         (True, False)
     """
-    return _rule_of(layer) is _RULES[kind]
+    return rule_of(layer) is _RULES[kind]
 
 
-def _rule_of(layer: nn.Module) -> Rule | None:
+def rule_of(layer: nn.Module) -> Rule | None:
     """The rule of the layer's type, or of the base that it computes as."""
     if not _COMPUTES.isdisjoint(vars(layer)):  # this one layer hides what its type says
         return None
@@ -237,17 +239,25 @@ def _is_kind(layer_type: type, kind: type | str) -> bool:
 
 def code_layer(layer: nn.Module, active: Panel, weight_format: Weights = ODD) -> CodeLayer:
     """The float layer as a `CodeLayer` that holds the same parameters; the layer is not changed."""
-    rule = _rule_of(layer)
+    rule = rule_of(layer)
     assert rule is not None, "asked for after can_quantize"
     return rule(layer, active, weight_format)
 
 
-def _finish(
+def finished(
     quantized: Any,
     layer: nn.Module,
     active: Panel,
     weight_function: Callable[[nn.Module], Tensor] | None = None,
 ) -> CodeLayer:
+    """An `empty_layer` with the parameters of the float layer.
+
+    Args:
+        quantized: the empty layer; changed in place.
+        layer: the float layer.
+        active: the network's state.
+        weight_function: layer -> the weight that it uses, where that is not its parameter.
+    """
     for name, parameter in layer.named_parameters(recurse=False):
         quantized.register_parameter(name, copy.deepcopy(parameter))
     quantized.active = active
@@ -257,12 +267,17 @@ def _finish(
     quantized.train(layer.training)
     weight_range(quantized).set_from(quantized.effective_weight())
     device = quantized.weight.device
-    made_there = weight_range(quantized).lower.device == device
+    made_there = all(tensor.device == device for tensor in _tensors(quantized))
     return quantized if made_there else quantized.to(device)
 
 
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
 def weight_range(layer: CodeLayer) -> Any:
-    """The trainable range of a layer's weights."""
+    """What places a layer's weights between -1 and 1: a trainable range, in most methods."""
     return layer.weight_quant.tensor_quant.range_impl
 
 
@@ -272,7 +287,7 @@ def _weight_quantizer(weights: Hashable) -> Any:
     return WeightPerTensorLearnedRange.let(weight_format=weights) if is_grid else weights
 
 
-def _new(code_type: Callable[..., Any], layer: nn.Module, weight_format: Weights) -> Any:
+def empty_layer(code_type: Callable[..., Any], layer: nn.Module, weight_format: Weights) -> Any:
     """A `CodeLayer` of the float layer's shape; its weights are still to come."""
     with torch.random.fork_rng(devices=[]):
         return code_type(
@@ -284,64 +299,22 @@ def _new(code_type: Callable[..., Any], layer: nn.Module, weight_format: Weights
 
 @register_layer(nn.Conv2d)
 def _conv2d(conv: nn.Conv2d, active: Panel, weight_format: Weights) -> CodeLayer:
-    return _finish(_new(CodeConv2d, conv, weight_format), conv, active)
+    return finished(empty_layer(CodeConv2d, conv, weight_format), conv, active)
 
 
 @register_layer(nn.Conv1d)
 def _conv1d(conv: nn.Conv1d, active: Panel, weight_format: Weights) -> CodeLayer:
-    return _finish(_new(CodeConv1d, conv, weight_format), conv, active)
+    return finished(empty_layer(CodeConv1d, conv, weight_format), conv, active)
 
 
 @register_layer(nn.Linear)
 @register_layer("timm.layers.Linear")
 def _linear(linear: nn.Linear, active: Panel, weight_format: Weights) -> CodeLayer:
-    return _finish(_new(CodeLinear, linear, weight_format), linear, active)
+    return finished(empty_layer(CodeLinear, linear, weight_format), linear, active)
 
 
 @register_layer("timm.layers.Conv2dSame")
 def _conv2d_same(conv: Any, active: Panel, weight_format: Weights) -> CodeLayer:
-    quantized = _new(CodeConv2d, conv, weight_format)
+    quantized = empty_layer(CodeConv2d, conv, weight_format)
     quantized.is_same_padded_strided = True
-    return _finish(quantized, conv, active)
-
-
-def _standardised_weight(layer: Any, eps: float, scale: float | None) -> Tensor:
-    """Weight standardisation as timm computes it, with the layer's gain where it has one."""
-    gain = None if scale is None else (layer.gain * scale).view(-1)
-    flat = layer.weight.reshape(1, layer.out_channels, -1)
-    standardised = F.batch_norm(flat, None, None, weight=gain, training=True, momentum=0.0, eps=eps)
-    return standardised.reshape_as(layer.weight)
-
-
-@register_layer("timm.layers.StdConv2d")
-@register_layer("timm.layers.StdConv2dSame")
-@register_layer("timm.layers.ScaledStdConv2d")
-@register_layer("timm.layers.ScaledStdConv2dSame")
-def _standardised_conv2d(conv: Any, active: Panel, weight_format: Weights) -> CodeLayer:
-    quantized = _new(CodeConv2d, conv, weight_format)
-    quantized.is_same_padded_strided = getattr(conv, "same_pad", False)
-    return _finish(quantized, conv, active, _weight_function(conv))
-
-
-def _weight_function(conv: Any) -> Callable[[nn.Module], Tensor]:
-    return partial(_standardised_weight, eps=conv.eps, scale=getattr(conv, "scale", None))
-
-
-@answers_for(lambda layer: _rule_of(layer) is _standardised_conv2d)
-class _StandardisedConv2d(Stock):
-    """A float convolution that standardises its weight."""
-
-    def frozen(self, bits: int, name: str) -> nn.Module:
-        """One that holds the result."""
-        layer: Any = self.module
-        weight = _weight_function(layer)(layer).detach()
-        plain: Any = copy.deepcopy(layer, {id(layer.weight): nn.Parameter(weight)})
-        plain.__class__ = _same_padded_conv2d() if getattr(layer, "same_pad", False) else nn.Conv2d
-        return plain  # type: ignore[no-any-return]
-
-
-def _same_padded_conv2d() -> type[nn.Conv2d]:
-    """Only asked where a layer of timm is at hand: timm is optional."""
-    from timm.layers import Conv2dSame
-
-    return Conv2dSame
+    return finished(quantized, conv, active)

@@ -111,17 +111,28 @@ class LearnedRange(Member):
     """
 
     observed: Tensor
+    lower: Tensor
+    upper: Tensor
 
     frozen = stays_as_it_is  # a plain quantizer or layer has none
     sites = has_no_sites
 
     def __init__(self, shape: tuple[int, ...] = ()) -> None:
         super().__init__()
-        self.lower = nn.Parameter(torch.zeros(shape))
-        self.upper = nn.Parameter(torch.ones(shape))
+        self._make(shape)
         self.register_buffer("observed", torch.tensor(0))
         self.observer: Observer | None = None
         self._ready = False
+
+    def _make(self, shape: tuple[int, ...]) -> None:
+        """Register what is trained."""
+        self.lower = nn.Parameter(torch.zeros(shape))
+        self.upper = nn.Parameter(torch.ones(shape))
+
+    def put(self, lower: Tensor, upper: Tensor) -> None:
+        """Take the ends of a range; no gradient is recorded."""
+        self.lower.copy_(lower)
+        self.upper.copy_(upper)
 
     @property
     def ready(self) -> bool:
@@ -157,19 +168,23 @@ class LearnedRange(Member):
             )
 
     def stored(self, name: str) -> Iterable[Entry]:
-        """Both ends, of all channels that have one. What is stored of it has seen data."""
+        """Both ends, of all channels that have one."""
+        return self._stored_numbers(name, ("lower", "upper"))
+
+    def _stored_numbers(self, name: str, numbers: tuple[str, ...]) -> Iterable[Entry]:
+        """Some of its tensors. What is stored of it has seen data."""
 
         def read() -> Array:
             self.require_ready(name)
-            return fp32_numbers(name, torch.stack([self.lower, self.upper]))
+            return fp32_numbers(name, torch.stack([getattr(self, one) for one in numbers]))
 
         def write(values: Array, trainable: bool) -> None:
-            ends = torch.from_numpy(values.copy()).view(2, *self.lower.shape)
-            self.lower.copy_(ends[0])
-            self.upper.copy_(ends[1])
+            kept = torch.from_numpy(values.copy()).view(len(numbers), *self.lower.shape)
+            for one, value in zip(numbers, kept, strict=True):
+                getattr(self, one).copy_(value)
             self.observed.fill_(1)
 
-        yield Entry("ranges", name, 2 * self.lower.numel(), read, write)
+        yield Entry("ranges", name, len(numbers) * self.lower.numel(), read, write)
 
     def set_from(self, x: Tensor) -> None:
         """Initialise from one tensor by the rule."""
@@ -184,9 +199,7 @@ class LearnedRange(Member):
         if not x.numel() or x.is_meta:
             return
         observer.observe(x.detach().float())
-        lower, upper = observer.bounds()
-        self.lower.copy_(lower)
-        self.upper.copy_(upper)
+        self.put(*observer.bounds())
         self.observed += 1
         self._ready = True
 
@@ -227,6 +240,17 @@ class WeightRange(LearnedRange):
         super().__init__(scaling_shape)
         self.weight_format = weight_format
         self.spread = 1.0
+
+    def placed(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The weights as they are, l and u."""
+        return weight, *self(weight)
+
+    def take_values(self) -> None:
+        """Told where the weights of a file are put within its range: so they are always."""
+
+    def factor(self, weight: Tensor) -> float | Tensor:
+        """By what the values, between -1 and 1, are multiplied: nothing."""
+        return 1.0
 
     def rule(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(l, u) for the weights ``x``."""

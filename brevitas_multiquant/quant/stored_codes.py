@@ -18,10 +18,9 @@ from brevitas_multiquant.core.nesting import integers_of, kept_grid
 from brevitas_multiquant.core.packing import Array, pack, packed_size, unpack
 from brevitas_multiquant.errors import PackedFileError
 from brevitas_multiquant.quant.entries import FLOAT_BITS, Coding, Entry, fp32_numbers
-from brevitas_multiquant.quant.ranges import LearnedRange
 
 
-def weight_entry(layer: Any, name: str, learned: LearnedRange) -> Entry:
+def weight_entry(layer: Any, name: str, learned: Any) -> Entry:
     """The weights of a layer, as few bits as serve every bit-width at which it runs.
 
     Args:
@@ -33,12 +32,13 @@ def weight_entry(layer: Any, name: str, learned: LearnedRange) -> Entry:
     return _floats(layer, name) if kept is None else _codes(layer, name, learned, kept)
 
 
-def _codes(layer: Any, name: str, learned: LearnedRange, kept: Grid) -> Entry:
+def _codes(layer: Any, name: str, learned: Any, kept: Grid) -> Entry:
     """The places of the integers in the grid that is kept."""
     count, bits = layer.weight.numel(), kept.place_bits
 
     def read() -> Array:
-        integers = quantize_weight(layer.effective_weight(), learned.lower, learned.upper, kept)
+        weights, lower, upper = learned.placed(layer.effective_weight())
+        integers = quantize_weight(weights, lower, upper, kept)
         places = (integers.reshape(-1).cpu() - kept.offset) / kept.step
         return pack(places.int().numpy(), bits)
 
@@ -56,6 +56,7 @@ def _codes(layer: Any, name: str, learned: LearnedRange, kept: Grid) -> Entry:
         rows = zip(values.numpy(), places.reshape(len(values), -1), strict=True)
         found = np.concatenate([np.take(row, own, mode="clip") for row, own in rows])
         _become_plain(layer, torch.from_numpy(found))
+        learned.take_values()
 
     coding = Coding(kept, count, bits, layer.weight_format)
     return Entry("codes", name, packed_size(count, bits), read, write, coding=coding)

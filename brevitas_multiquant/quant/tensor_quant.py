@@ -6,6 +6,7 @@ after the multiply-accumulate.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from brevitas.core.utils import StatelessBuffer
@@ -26,7 +27,6 @@ from brevitas_multiquant.quant.member import (
     stays_as_it_is,
     stores_nothing,
 )
-from brevitas_multiquant.quant.ranges import LearnedRange
 
 QuantArgs = tuple[Tensor, Tensor, Tensor, Tensor]
 """Value, scale, zero-point, bit-width: what a Brevitas proxy expects."""
@@ -39,7 +39,7 @@ class _Codes(Member):
     frozen = stays_as_it_is
     sites = has_no_sites
 
-    def __init__(self, range_impl: LearnedRange, bit_width_impl: nn.Module) -> None:
+    def __init__(self, range_impl: Any, bit_width_impl: nn.Module) -> None:
         super().__init__()
         self.range_impl = range_impl
         self.bit_width_impl = bit_width_impl
@@ -59,7 +59,7 @@ class ActivationCodes(_Codes):
 
     dial: Dial | Panel | None = None
 
-    def __init__(self, range_impl: LearnedRange, bit_width_impl: nn.Module, bit_width: int) -> None:
+    def __init__(self, range_impl: Any, bit_width_impl: nn.Module, bit_width: int) -> None:
         super().__init__(range_impl, bit_width_impl)
         self.bits = bit_width
         self.overwrites = False
@@ -202,7 +202,7 @@ class WeightCodes(_Codes):
 
     def __init__(
         self,
-        range_impl: LearnedRange,
+        range_impl: Any,
         bit_width_impl: nn.Module,
         grid_impl: Fixed | AtRunTime,
     ) -> None:
@@ -226,6 +226,7 @@ class WeightCodes(_Codes):
 
     def forward(self, weight: Tensor) -> QuantArgs:
         """Codes of ``weight`` (any shape)."""
-        lower, upper = self.range_impl(weight)
+        values, lower, upper = self.range_impl.placed(weight)
         grid, numbers = self.grid_impl.finest, self.grid_impl.numbers()
-        return self._with_metadata(quantize_weight(weight, lower, upper, grid, numbers))
+        codes = quantize_weight(values, lower, upper, grid, numbers)
+        return self._with_metadata(codes.to(weight.dtype) if grid.levels <= 255 else codes)

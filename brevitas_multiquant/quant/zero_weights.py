@@ -9,11 +9,12 @@ weight crosses 0 as soon as its gradient says so.
 
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
-from brevitas_multiquant.core.grids import WeightFormat
+from brevitas_multiquant.core.grids import Grid
 from brevitas_multiquant.quant.layers import CodeLayer, weight_range
 from brevitas_multiquant.quant.slices import LayerSlice
 
@@ -66,20 +67,24 @@ def _move_apart(layer: CodeLayer) -> bool:
     return not all(map(torch.equal, before, tensors))
 
 
-def warn_of_zeros(names: Iterable[str], weight_format: WeightFormat, stacklevel: int) -> None:
+def warn_of_zeros(net: nn.Module, names: Iterable[str], stacklevel: int) -> None:
     """Say which layers could not start at 0; nothing where there are none.
 
     Args:
-        names: layers of a network, with the names of their branches in front.
-        weight_format: their format.
+        net: a network.
+        names: of layers in it, each in a branch.
         stacklevel: as of ``warnings.warn``, for the caller.
     """
-    layers = list(dict.fromkeys(name.split(".", 2)[2] for name in names))
-    if layers:
-        low, high = (f"{end}/{weight_format.divisor}" for end in (-1, 1))
+    layers: dict[Grid, list[str]] = {}
+    for name in names:
+        layer: Any = net.get_submodule(name)
+        layers.setdefault(layer.weight_grids[-1], []).append(name.split(".", 2)[2])
+    for grid, found in layers.items():
+        low, high = (f"{end}/{grid.divisor}" for end in (-1, 1))
         warnings.warn(
-            f"{', '.join(layers)}: the weights are all 0, which the format {weight_format} cannot "
-            f"hold; they start at {high} and {low} in turn, so that sums stay near 0. "
-            "weights='int2' or 'ternary' has a 0 to start at",
+            f"{', '.join(dict.fromkeys(found))}: the weights are all 0, which the format {grid} "
+            f"cannot hold; they start at {high} and {low} in turn, so that sums stay near 0. "
+            "weights='int2' or 'ternary' of branches, and grid='modified' of AdaBits, have a 0 to "
+            "start at",
             stacklevel=stacklevel + 1,
         )

@@ -85,7 +85,7 @@ def build_branch(body: fx.GraphModule, plan: Plan, fittings: Fittings) -> fx.Gra
         plan: the rewrite's decisions.
         fittings: of the method, for the bit-widths at which this branch runs.
     """
-    branch = copy.deepcopy(body, _weights_of_layers(body))
+    branch = copy.deepcopy(body, _weights_of_layers(body, plan))
     nodes = {node.name: node for node in branch.graph.nodes}
     readers = [[nodes[name] for name in names] for names in plan.sites.values()]
     sites = _input_sites(readers)
@@ -94,7 +94,7 @@ def build_branch(body: fx.GraphModule, plan: Plan, fittings: Fittings) -> fx.Gra
     between = sites_around(branch.graph, sites)
     modules = dict(branch.named_modules())
     for name in {str(n.target) for n in branch.graph.nodes if n.op == "call_module"}:
-        if isinstance(modules.get(name), WEIGHTED):
+        if name in sites:
             _swap(branch, name, fittings.layer(modules[name], sites[name]))
         elif is_norm(modules.get(name)):
             _swap(branch, name, fittings.norm(modules[name], between[name]))
@@ -103,9 +103,14 @@ def build_branch(body: fx.GraphModule, plan: Plan, fittings: Fittings) -> fx.Gra
     return branch
 
 
-def _weights_of_layers(body: nn.Module) -> dict[int, nn.Parameter]:
-    """Not worth a copy: layers make their own."""
-    layers = (module for module in body.modules() if isinstance(module, WEIGHTED))
+def _weights_of_layers(body: nn.Module, plan: Plan) -> dict[int, nn.Parameter]:
+    """Not worth a copy: layers make their own, but for those that stay float."""
+    stays = {layer.name for layer in plan.layers if layer.treatment == "float"}
+    layers = (
+        module
+        for name, module in body.named_modules()
+        if isinstance(module, WEIGHTED) and name not in stays
+    )
     return {id(parameter): parameter for layer in layers for parameter in layer.parameters()}
 
 

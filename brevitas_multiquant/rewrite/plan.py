@@ -30,6 +30,7 @@ from brevitas_multiquant.rewrite.refusals import (
     not_convolutional,
     unknown_layers,
 )
+from brevitas_multiquant.rewrite.shortcuts import shortcuts
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,12 @@ class Plan:
     untraced: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def set_treatment(self, names: Container[str], treatment: str) -> None:
+    def set_treatment(self, names: Container[str], treatment: str, why: str = "") -> None:
         """Say of some layers that they become something else than was decided at first."""
         self.layers = [
-            replace(layer, treatment=treatment) if layer.name in names else layer
+            replace(layer, treatment=treatment, why=why or layer.why)
+            if layer.name in names
+            else layer
             for layer in self.layers
         ]
 
@@ -110,7 +113,14 @@ def _table(rows: list[tuple[str, ...]]) -> str:
     )
 
 
-def make_plan(traced: Trace, name: str, stem: str | None = None, head: str | None = None) -> Plan:
+def make_plan(
+    traced: Trace,
+    name: str,
+    stem: str | None = None,
+    head: str | None = None,
+    *,
+    float_shortcuts: bool = False,
+) -> Plan:
     """Decide the cut and every layer's treatment.
 
     Args:
@@ -118,6 +128,7 @@ def make_plan(traced: Trace, name: str, stem: str | None = None, head: str | Non
         name: what to call the model in messages.
         stem: name of the module that ends the stem, instead of the first convolution.
         head: name of the module that starts the head, instead of the classifier.
+        float_shortcuts: the 1x1 convolutions of shortcuts stay as they are.
 
     Raises:
         UnsupportedModelError: with every reason found.
@@ -142,7 +153,10 @@ def make_plan(traced: Trace, name: str, stem: str | None = None, head: str | Non
     if reasons:
         raise UnsupportedModelError(name, reasons)
     plan = Plan(name, stem_end.name, head_start.name, notes=notes)
-    return _describe(traced, plan, body, stem_end)
+    stays = shortcuts(traced, body) if float_shortcuts else []
+    plan = _describe(traced, plan, body, stem_end, stays)
+    plan.set_treatment(stays, "float", "a shortcut")
+    return plan
 
 
 def _settle_sizes(
@@ -203,10 +217,12 @@ def _parts(traced: Trace, body: list[fx.Node], stem_end: fx.Node) -> dict[str, l
     return parts
 
 
-def _describe(traced: Trace, plan: Plan, body: list[fx.Node], stem_end: fx.Node) -> Plan:
+def _describe(
+    traced: Trace, plan: Plan, body: list[fx.Node], stem_end: fx.Node, stays: Container[str]
+) -> Plan:
     parts = _parts(traced, body, stem_end)
     for node in body:
-        if isinstance(traced.module(node), WEIGHTED):
+        if isinstance(traced.module(node), WEIGHTED) and str(node.target) not in stays:
             plan.sites.setdefault(node.all_input_nodes[0].name, []).append(node.name)
     for part, nodes in parts.items():
         plan.layers += _rows(traced, nodes, part)

@@ -124,7 +124,7 @@ def calibrate(
                     for batch in images:
                         run_images(net, batch.to(device), "calibrate")
         _check_finite(net)
-    warn_of_zeros(moved, net.config.weight_format, stacklevel=2)
+    warn_of_zeros(net, moved, stacklevel=2)
 
 
 def activation_ranges(net: nn.Module, bits: int) -> Iterator[ActivationRange]:

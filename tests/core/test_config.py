@@ -72,7 +72,7 @@ def test_every_option_is_told_once():
     """Names, defaults and choices for files, keywords and command lines come from the fields."""
     assert [one.name for one in OPTIONS] == [
         *("bits", "selection", "profile", "merge", "half_width", "weights", "method"),
-        *("grid", "norms"),
+        *("grid", "weight_range", "activation_range", "shortcuts", "norms"),
     ]
     for one in OPTIONS[2:7]:
         assert one.default in one.metadata["choices"], one.name

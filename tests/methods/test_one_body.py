@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from brevitas_multiquant import (
     Assignment,
@@ -17,13 +17,12 @@ from brevitas_multiquant import (
     extract_subnet,
     multiquantize,
 )
-from brevitas_multiquant.core.clip_quantize import guarded_upper
-from brevitas_multiquant.core.grids import Grid, grids_of, odd
+from brevitas_multiquant.core.grids import odd
 from brevitas_multiquant.errors import BitWidthError, ConfigError
 from brevitas_multiquant.nn import SwitchableNorm, SwitchableQuantizer
 from brevitas_multiquant.quant.layers import CodeLayer, weight_range
 from brevitas_multiquant.quant.proxies import activation_tensor_quant
-from tests.reference import activation_values
+from tests.formulas import activation_values_of, weight_values
 from tests.tiny import IMAGE, TinyNet
 
 MIXED = Assignment(4, {"conv1": (3, 8), "conv2": (5, 2)})
@@ -33,6 +32,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "centered": {"bits": [2, 3, 4, 8], "method": "adabits"},
     "modified": {"bits": [2, 4, 8], "method": "adabits", "grid": "modified"},
     "original": {"bits": [2, 4, 8], "method": "adabits", "grid": "original"},
+    "tanh": {"bits": [2, 4, 8], "method": "adabits", "weight_range": "tanh"},
+    "any_precision": {"bits": [1, 2, 4, 8], "method": "any_precision"},
+    "any_precision, as others": {
+        **{"bits": [2, 4], "method": "any_precision", "shortcuts": "quantized"},
+        **{"weight_range": "learned", "activation_range": "learned"},
+    },
+    "double_rounding": {"bits": [2, 3, 6], "method": "double_rounding"},
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -43,20 +49,9 @@ def made(kind: str, images: Tensor) -> MultiQuantNet:
     return net.eval()
 
 
-def grid_of(net: MultiQuantNet, bits: int) -> Grid:
-    families = {"centered": "centered", "modified": "modified", "original": "odd", None: "odd"}
-    known = net.bits if net.config.grid else [bits]
-    return grids_of(families[net.config.grid], known)[bits]
-
-
-def values_of(weight: Tensor, lower: Tensor, upper: Tensor, grid: Grid) -> Tensor:
-    """Weights as the tables of the methods define them, without the product's functions."""
-    place = ((weight - lower) / (guarded_upper(lower, upper) - lower)).clamp(0, 1)
-    if grid.rounding == "floor":
-        place = ((grid.levels + 1) * place).floor().clamp(max=grid.levels)
-    else:
-        place = (grid.levels * place).round()
-    return (grid.step * place + grid.offset) / grid.divisor
+def conv2d(layer: nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
+    bias = None if layer.bias is None else layer.bias.double()
+    return F.conv2d(x, weight, bias, layer.stride, layer.padding)
 
 
 class Formulas(fx.Interpreter):
@@ -71,15 +66,26 @@ class Formulas(fx.Interpreter):
         (x,), bits = args, str(self.assignment.bits)
         if isinstance(module, SwitchableQuantizer):
             learned = activation_tensor_quant(module[bits]).range_impl
-            own = self.assignment[module.dial.site].activation
-            return activation_values(x, learned.lower.double(), learned.upper.double(), own)
+            kind, own = self.net.config.activation_range or "learned", module.dial.site
+            numbers = (
+                [learned.lower, *learned.parameters()] if kind == "step" else learned.parameters()
+            )
+            return activation_values_of(
+                x, kind, [n.double() for n in numbers], int(bits), self.assignment[own].activation
+            )
         if isinstance(module, CodeLayer):
-            learned = weight_range(module)
-            grid = grid_of(self.net, self.assignment[module.input_dial.site].weight)
-            ends = learned.lower.double(), learned.upper.double()
-            weight = values_of(module.weight.double(), *ends, grid)
-            bias = None if module.bias is None else module.bias.double()
-            return F.conv2d(x, weight, bias, module.stride, module.padding)
+            config, numbers = self.net.config, weight_range(module).parameters()
+            weight = weight_values(
+                module.weight.double(),
+                config.weight_range or "learned",
+                [number.double() for number in numbers],
+                config.grid or "original",
+                self.assignment[module.input_dial.site].weight,
+                max(config.bits),
+            )
+            return conv2d(module, x, weight)
+        if isinstance(module, nn.Conv2d):
+            return conv2d(module, x, module.weight.double())
         if isinstance(module, SwitchableNorm):
             norm: Any = module[bits]
             numbers = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
@@ -113,8 +119,26 @@ def test_a_step_reaches_every_parameter(kind: str, images: Tensor) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
     optimizer.step()
     moved = [n for n, p in net.named_parameters() if not torch.equal(p, before[n])]
-    assert any("range_impl" in name for name in moved) and "branches.0.conv1.weight" in moved
+    assert "branches.0.conv1.weight" in moved
+    ranges = {id(parameter) for parameter in net.range_parameters()}
+    named = {name for name, p in net.named_parameters() if id(p) in ranges}
+    assert named == {name for name, _ in net.named_parameters() if "range_impl" in name}
+    assert bool(named & set(moved)) == bool(named)
     assert sorted(out["outputs"]) == list(net.bits)
+
+
+def test_what_any_precision_leaves_float(images: Tensor) -> None:
+    """Stem, classifier and shortcuts as published; in the plan, and in what a layer is."""
+    net = made("any_precision", images)
+    assert type(net.branches[0].shortcut) is nn.Conv2d
+    treatments = {layer.name: layer.treatment for layer in net.plan.layers}
+    quantized = "weights of 1, 2, 4, 8 bits"
+    assert treatments == {
+        **{"stem": "float, shared", "fc": "float, shared", "shortcut": "float"},
+        **{"conv1": quantized, "conv2": quantized},
+    }
+    assert net.branches[0].shortcut.weight.data_ptr() != TinyNet().shortcut.weight.data_ptr()
+    assert net.sites == ("conv1", "conv2")
 
 
 class TestAssignments:
@@ -165,6 +189,28 @@ class TestAssignments:
             r"grid: expected none for the method 'multiquant', .* an option of \['adabits', ",
         ),
         ({"bits": [2], "method": "adabits", "grid": "even"}, ConfigError, "grid: expected one of"),
+        (
+            {"bits": [2], "method": "any_precision", "grid": "centered"},
+            ConfigError,
+            r"grid: expected one of \['original'\]",
+        ),
+        (
+            {"bits": [2], "method": "adabits", "weight_range": "step"},
+            ConfigError,
+            r"weight_range: expected one of \['learned', 'tanh'\], got 'step'",
+        ),
+        (
+            {"bits": [2], "method": "double_rounding", "shortcuts": "float"},
+            ConfigError,
+            r"shortcuts: expected none .* of \['any_precision'\]",
+        ),
+        (
+            {"bits": [2], "method": "any_precision", "profile": "finn"},
+            ConfigError,
+            "shortcuts: expected 'quantized' with the profile 'finn'",
+        ),
+        ({"bits": [1, 8], "method": "double_rounding"}, BitWidthError, "expected 2 to 16, got 1"),
+        ({"bits": [0, 8], "method": "any_precision"}, BitWidthError, "expected 1 to 16, got 0"),
         (
             {"bits": [2], "method": "adabits", "weights": "int2"},
             ConfigError,

@@ -32,14 +32,16 @@ def quantize_stem(parts: Parts) -> None:
 def quantize_first_codes(parts: Parts) -> None:
     """The stem gives codes: one quantizer for each bit-width, before the branches part."""
     stem = parts.stem
-    first = SwitchableQuantizer.create(parts.config.bits, parts.active, _first_dial(parts))
+    own = _first_of_branch(parts)
+    dial = own.dial if own and isinstance(own.dial, Dial) else parts.active.dial(FIRST)
+    ranges = own.ranges if own else SwitchableQuantizer.ranges
+    first = SwitchableQuantizer.create(parts.config.bits, parts.active, dial, ranges=ranges)
     insert_after(stem, result_of(stem), FIRST, first)
     stem.recompile()
 
 
-def _first_dial(parts: Parts) -> Dial:
-    """Of the quantizer that the one in the stem takes the place of, if there is one."""
+def _first_of_branch(parts: Parts) -> SwitchableQuantizer | None:
+    """The quantizer that the one in the stem takes the place of, if there is one."""
     branch = parts.branches[0]
     readers = [module_of(branch, node) for node in first_channels(source_of(branch)).users]
-    own = [module.dial for module in readers if isinstance(module, SwitchableQuantizer)]
-    return own[0] if own and isinstance(own[0], Dial) else parts.active.dial(FIRST)
+    return next((one for one in readers if isinstance(one, SwitchableQuantizer)), None)
