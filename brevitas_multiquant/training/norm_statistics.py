@@ -135,20 +135,25 @@ def _require_statistics(net: MultiQuantNet, caller: str) -> None:
 def _estimate(net: MultiQuantNet, images: Sequence[Tensor], caller: str) -> None:
     """Statistics anew of the norms that run now."""
     device = device_of(net)
-    norms = [norm for norm in norms_of(net, net.active_bits) if not is_frozen(net, norm)]
+    norms = [norm for norm in _running_norms(net) if not is_frozen(net, norm)]
     with only_training(net, norms), _accumulating(norms):
         for batch in images:
             run_images(net, batch.to(device), caller)
 
 
 def norms_of(net: MultiQuantNet, bits: int) -> Iterator[nn.Module]:
-    """Norms with running statistics that a bit-width has for itself, of a network that runs at it.
+    """Norms with running statistics that a bit-width has for itself."""
+    with net.at_bits(bits):
+        found = _running_norms(net)
+    yield from found
 
-    Where the bits of sites choose them, those of the assignment at which the network runs.
-    """
-    for module in net.modules():
-        if isinstance(module, Switchable) and module.name_at(bits) in module:
-            yield from filter(_keeps_statistics, module[module.name_at(bits)].modules())
+
+def _running_norms(net: MultiQuantNet) -> list[nn.Module]:
+    """Norms with running statistics that the network has for what it runs at now."""
+    bits = net.active_bits
+    switched = [module for module in net.modules() if isinstance(module, Switchable)]
+    members = [one[one.name_at(bits)] for one in switched if one.name_at(bits) in one]
+    return [norm for one in members for norm in one.modules() if _keeps_statistics(norm)]
 
 
 def _keeps_statistics(module: nn.Module) -> bool:

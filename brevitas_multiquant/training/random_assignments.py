@@ -24,13 +24,14 @@ class RandomAssignments(TrainingTask):
     Established from descriptions by others, as the paper publishes no code: what tells the first
     two stages apart is not known, they are one here, nor how long each is.
 
+    What is drawn is a function of the run's seed, the epoch, the step and the bit-width: a resumed
+    run draws the same, and all processes draw alike.
+
     A network of branches learns so too: then activations alone have random bits.
 
     Args:
         net: the network to train.
         uniform: the share of the epochs that the first two stages take.
-        seed: of what is drawn, which is a function of it, of the epoch, the step and the bit-width:
-            a resumed run draws the same, and all processes draw alike.
         distill: False trains by CE alone.
         criterion: (output, target) -> scalar; default cross entropy.
         distill_criterion: (student's output, teacher's output) -> scalar.
@@ -59,7 +60,6 @@ class RandomAssignments(TrainingTask):
         net: MultiQuantNet,
         *,
         uniform: float = 0.5,
-        seed: int = 0,
         distill: bool = True,
         criterion: Criterion | None = None,
         distill_criterion: Criterion | None = None,
@@ -73,12 +73,11 @@ class RandomAssignments(TrainingTask):
         if not 0 <= uniform <= 1:
             raise ConfigError(f"uniform: expected a share of the epochs, 0 to 1, got {uniform!r}")
         self.uniform = uniform
-        self.seed = seed
-        self._place: tuple[int, int, int] | None = None
+        self._place: tuple[int, int, int, int] | None = None
 
-    def at(self, epoch: int, epochs: int, step: int) -> None:
+    def at(self, epoch: int, epochs: int, step: int, seed: int = 0) -> None:
         """Be told where in its training the network is, before every step."""
-        self._place = epoch, epochs, step
+        self._place = seed, epoch, epochs, step
 
     @property
     def probability(self) -> float:
@@ -93,7 +92,7 @@ class RandomAssignments(TrainingTask):
                 "take random bits, got a step before any at(epoch, epochs, step): call it before "
                 "every step"
             )
-        epoch, epochs, _ = self._place
+        _, epoch, epochs, _ = self._place
         first = round(self.uniform * epochs)
         return 0.0 if epoch < first else min(1.0, (epoch - first + 1) / (epochs - first))
 
@@ -104,7 +103,7 @@ class RandomAssignments(TrainingTask):
         probability = self.probability
         if not probability:
             return bits
-        draw = random.Random(f"{self.seed} {self._place} {bits}")
+        draw = random.Random(f"{self._place} {bits}")
         sites = {}
         for site in self.net.sites:
             own = draw.choice(self.net.bits) if draw.random() < probability else bits

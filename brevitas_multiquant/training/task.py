@@ -242,7 +242,7 @@ class TrainingTask(nn.Module):
             larger.append(output.detach())
             yield BitWidthLoss(bits, loss, output, ce, kd)
 
-    def at(self, epoch: int, epochs: int, step: int) -> None:
+    def at(self, epoch: int, epochs: int, step: int, seed: int = 0) -> None:
         """Be told where in its training the network is, before every step.
 
         What an objective may change with that is a function of these numbers, so that a resumed
@@ -252,6 +252,7 @@ class TrainingTask(nn.Module):
             epoch: from 0.
             epochs: of the whole training.
             step: of the epoch, from 0.
+            seed: of the run, the same in all processes.
         """
 
     def setting_of(self, bits: int) -> Setting:

@@ -1,6 +1,7 @@
 """Each method in the recipe: its training task, some of the bit-widths, resuming, two processes."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -92,7 +93,23 @@ def test_a_run_trains_by_its_methods_task(method, tmp_path):
     result = run.step([next(run.train.epoch(0))], 0, 0, 0)
     assert 0 < result.loss < 100
     still = [name for name, p in run.net.named_parameters() if torch.equal(p, before[name])]
-    assert still == []
+    assert [name for name in still if not of_a_mixed_pair(name)] == []
+
+
+def of_a_mixed_pair(name):
+    """Whether a norm runs where two layers have different bits, as in Bit-Mixer's last stage."""
+    pair = re.search(r"\.(\d+)_(\d+)\.", name)
+    return pair is not None and pair[1] != pair[2]
+
+
+def test_in_bit_mixers_last_stage_layers_have_bits_of_their_own(tmp_path):
+    run = create_run(parse_train(arguments("bit_mixer", tmp_path, "--uniform-share", "0")))
+    before = {name: value.clone() for name, value in run.net.named_parameters()}
+    run.step.task.train()
+    for number in range(3):
+        run.step([next(run.train.epoch(0))], 199, number, number)
+    moved = [name for name, p in run.net.named_parameters() if not torch.equal(p, before[name])]
+    assert any(of_a_mixed_pair(name) for name in moved)
 
 
 @pytest.mark.parametrize("method", ONE_BODY)
@@ -108,6 +125,8 @@ def test_of_one_body_the_chosen_bit_widths_run_and_no_other(method, step, tmp_pa
 
 
 def test_options_of_another_methods_task_are_refused():
+    with pytest.raises(OptionError, match=r"--uniform-share: .*\['bit_mixer'\], got --method mul"):
+        parse_train(["--uniform-share", "0.5"])
     with pytest.raises(OptionError, match=r"--teacher: .* got --method multiquant"):
         parse_train(["--teacher", "top"])
     with pytest.raises(OptionError, match=r"--distill-loss: .*\['multiquant'\], got --method adab"):

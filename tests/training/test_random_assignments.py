@@ -50,9 +50,9 @@ def test_every_candidate_is_drawn_alike_and_the_largest_runs_whole(mixer):
 
 def test_what_is_drawn_depends_on_the_place_alone(mixer):
     def settings(seed):
-        task, found = RandomAssignments(mixer, uniform=0, seed=seed), []
+        task, found = RandomAssignments(mixer, uniform=0), []
         for epoch, step in [(0, 0), (0, 1), (1, 0), (1, 1)] * 2:
-            task.at(epoch, 2, step)
+            task.at(epoch, 2, step, seed)
             found += [task.setting_of(bits) for bits in (2, 3)]
         return found
 

@@ -46,6 +46,9 @@ class FloatTask(nn.Module):
         loss = parts["loss"]
         yield BitWidthLoss(FLOAT_BITS, loss, parts["outputs"][FLOAT_BITS], loss, None)
 
+    def at(self, epoch: int, epochs: int, step: int, seed: int = 0) -> None:
+        """Nothing depends on it."""
+
     def range_rate(self, bits: int) -> float:
         """As scheduled: there are no ranges."""
         return 1.0

@@ -57,5 +57,8 @@ class Task(Protocol):
     ) -> Iterator[BitWidthLoss]:
         """The loss of each bit-width that runs, before the next one runs."""
 
+    def at(self, epoch: int, epochs: int, step: int, seed: int = 0) -> None:
+        """Be told where in its training the network is, before every step."""
+
     def range_rate(self, bits: int) -> float:
         """The factor of the ranges' learning rate in the update after a bit-width."""

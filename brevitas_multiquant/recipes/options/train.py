@@ -35,7 +35,12 @@ TITLES = {
 }
 """What ``--help`` puts together, and under which title."""
 
-OPTION_OF_TASK = {"distill": "--no-distill", "loss": "--distill-loss", "teacher": "--teacher"}
+OPTION_OF_TASK = {
+    "distill": "--no-distill",
+    "loss": "--distill-loss",
+    "teacher": "--teacher",
+    "uniform": "--uniform-share",
+}
 """What `objective_of` takes -> the option that asks for it."""
 
 

@@ -64,6 +64,9 @@ class ObjectiveOptions:
     teacher: str | None = option(
         choices=list(TAUGHT_BY), help="of any_precision (default recursive)"
     )
+    uniform_share: float | None = option(
+        type=fraction, help="of the epochs, that bit_mixer trains whole bit-widths (default 0.5)"
+    )
     bits_per_step: float | None = option(
         type=positive_number, metavar="N", help="that run, on average"
     )
@@ -74,6 +77,9 @@ class ObjectiveOptions:
     @property
     def of_task(self) -> dict[str, Any]:
         """What was asked of the training task, under the names that `objective_of` has."""
-        asked = {"distill": False if self.no_distill else None, "loss": self.distill_loss}
-        asked["teacher"] = self.teacher
+        asked: dict[str, Any] = {
+            "distill": False if self.no_distill else None,
+            "loss": self.distill_loss,
+        }
+        asked |= {"teacher": self.teacher, "uniform": self.uniform_share}
         return {name: value for name, value in asked.items() if value is not None}

@@ -90,6 +90,7 @@ class Step:
             NonFiniteError: the loss is not finite; no parameter was changed by it.
         """
         random_seed(self._seed(epoch, step, self.accelerator.process_index))
+        self.task.at(epoch, self.options.optimisation.epochs, step, self.options.data.seed)
         bits = self._choose_bits(epoch, step)
         turns = self._after_each if self.task.updates_after_each else self._together
         total, stops = 0.0, 0.0
