@@ -24,9 +24,9 @@ FLOORS = [
     ["profiles"],
     ["training"],
     ["methods"],
-    ["allocation"],
     ["storage"],
     ["export"],
+    ["allocation"],
     ["recipes"],
     ["cli", "__main__"],
 ]

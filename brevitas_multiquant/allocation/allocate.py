@@ -11,11 +11,13 @@ from brevitas_multiquant.allocation.problem import Candidates, Pin, problem_of
 from brevitas_multiquant.allocation.report import allocation_of
 from brevitas_multiquant.allocation.sites import Sites, sites_of
 from brevitas_multiquant.allocation.strategies import Request, Strategy, strategy_named
-from brevitas_multiquant.core.panel import Panel
+from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.errors import BudgetError, ConfigError
+from brevitas_multiquant.export.sample import smooth_images
 from brevitas_multiquant.methods.convert import multiquantize
 from brevitas_multiquant.nn.given import given_network
-from brevitas_multiquant.nn.network import MultiQuantNet
+from brevitas_multiquant.nn.network import MultiQuantNet, device_of
+from brevitas_multiquant.training.calibrate import calibrate
 
 EVERY_BIT = tuple(range(2, 9))
 """Candidates for a float model."""
@@ -33,7 +35,7 @@ def allocate(
     samples: int = 256,
     exact: bool = False,
     bits: int | None = None,
-    profile: str = "paper",
+    profile: str | None = None,
     input_shape: tuple[int, ...] | None = None,
     **conversion: Any,
 ) -> Allocation:
@@ -63,7 +65,8 @@ def allocate(
         bits: of the network that is made: where norms and sums of the profile ``finn`` look;
             default: the uniform bits within the budget. Of a network: which branches run; default:
             its most.
-        profile: of the network that a float model becomes.
+        profile: of the network that a float model becomes; default: ``"finn"`` for a budget of
+            LUTs, else ``"paper"``.
         input_shape: (1, C, H, W) of images; default: what the model declares.
         **conversion: further options of ``multiquantize`` for a float model: ``stem``, ``head``,
             ``keep``.
@@ -90,43 +93,54 @@ def allocate(
         raise BudgetError(f"budget: expected a Budget, such as Budget(uniform=4), got {budget!r}")
     if samples < 1:
         raise ConfigError(f"samples: expected at least 1, got {samples}")
-    made = {"profile": profile, "input_shape": input_shape, **conversion}
-    sites = _given(model, row, bits, made)
+    given = {"profile": profile, "input_shape": input_shape, **conversion}
+    made = {name: value for name, value in given.items() if value is not None}
+    sites = _given(model, row, bits, budget.unit, made, data)
     every = EVERY_BIT if sites.is_float else sites.net.bits
     chosen_from = every if candidates is None else candidates
     problem = problem_of(sites, budget, chosen_from, pins or {}, groups)
     found = row.choose(problem, Request(data, samples, exact))
     assert problem.fits(found.bits), "a strategy went above the budget"
 
-    network_bits = sites.bits
-    if sites.is_float:
-        best = problem.best_uniform()
-        network_bits = bits or (
-            best[0] if best else min(min(of) for of in problem.candidates.values())
-        )
-    return allocation_of(problem, found.bits, network_bits, row.name, found.curve)
+    return allocation_of(problem, found.bits, problem.network_bits(bits), row.name, found.curve)
 
 
-def _given(model: nn.Module, row: Strategy, bits: int | None, conversion: dict[str, Any]) -> Sites:
+def _given(
+    model: nn.Module,
+    row: Strategy,
+    bits: int | None,
+    unit: str,
+    conversion: dict[str, Any],
+    data: Any,
+) -> Sites:
     """The sites of a network, or of what a float model becomes."""
     if not isinstance(model, nn.Module):
         raise ConfigError(f"allocate: expected a model or network, got {type(model).__name__}")
-    if any(isinstance(module, Panel | MultiQuantNet) for module in model.modules()):
+    if any(isinstance(module, MultiQuantNet) for module in model.modules()):
         net = given_network(model, "allocate")
         return _of_network(net, row, bits, conversion)
+    if unit == "luts":
+        conversion = {"profile": "finn", **conversion}
     net = multiquantize(model, [2], check=False, **conversion)
     assert net.input_shape is not None
-    return sites_of(net, net.input_shape, 2, weight_bits=None, is_float=True)
+    _, channels, height, width = net.input_shape
+    images = smooth_images((8, channels, height, width))
+
+    def at(assignment: Assignment) -> MultiQuantNet:
+        made = multiquantize(model, assignment, check=False, **conversion)  # type: ignore[arg-type]
+        calibrate(made, [images.to(device_of(made))] if data is None else data)
+        return made.eval()
+
+    return sites_of(net, net.input_shape, 2, None, is_float=True, at=at, asked=bits)
 
 
 def _of_network(
     net: MultiQuantNet, row: Strategy, bits: int | None, conversion: dict[str, Any]
 ) -> Sites:
-    asked = {"profile": "paper", "input_shape": None}
-    others = [name for name, value in conversion.items() if value != asked.get(name)]
-    if others:
+    if conversion:
         raise ConfigError(
-            f"allocate: expected {others} for a float model, got a network, which is converted"
+            f"allocate: expected {list(conversion)} for a float model, got a network, which is "
+            "converted"
         )
     weight_bits = next(iter(net.assignment.values())).weight if net.sites else None
     if row.weights:

@@ -5,6 +5,8 @@ from functools import partial
 from typing import Any
 
 from brevitas_multiquant.allocation.budget import Budget, CostOf
+from brevitas_multiquant.allocation.counted import Choices, Counted
+from brevitas_multiquant.allocation.hardware import lut_terms
 from brevitas_multiquant.allocation.sites import ACTIVATION, WEIGHT, Sites, Width
 from brevitas_multiquant.cost.inventory import Layer
 from brevitas_multiquant.cost.models import bitops, counted_layers, weight_bytes
@@ -33,20 +35,22 @@ def layer_term(sites: Sites, layer: Layer, of: OfLayer) -> Term:
     return Term(widths[1:], partial(of, sites.weight_bits), layer.name)
 
 
-def bitops_terms(sites: Sites, budget: Budget) -> list[Term]:
+def bitops_terms(sites: Sites, budget: Budget, choices: Choices) -> Counted:
     """MACs x weight bits x activation bits of each layer that counts."""
 
     def pinned(layer: Layer, fixed: tuple[int | None, int | None], weight: Any, read: Any) -> Any:
         both = zip(fixed, (weight, read), strict=True)
         return bitops(layer.macs, *(own if pin is None else pin for pin, own in both))
 
-    return [
-        layer_term(sites, layer, partial(pinned, layer, fixed))
-        for layer, fixed in counted_layers(sites.layers, budget.convention)
-    ]
+    return Counted(
+        [
+            layer_term(sites, layer, partial(pinned, layer, fixed))
+            for layer, fixed in counted_layers(sites.layers, budget.convention)
+        ]
+    )
 
 
-def bytes_terms(sites: Sites, budget: Budget) -> list[Term]:
+def bytes_terms(sites: Sites, budget: Budget, choices: Choices) -> Counted:
     """Weights in their bits, and what else a network of one bit-width stores."""
     chosen = [layer for layer in sites.layers if sites.site_of(layer) is not None]
     here = sum(weight_bytes(layer.weights, layer.bits_at(sites.bits)[0]) for layer in chosen)
@@ -54,14 +58,14 @@ def bytes_terms(sites: Sites, budget: Budget) -> list[Term]:
     terms = [Term((), lambda: rest, "what is no weight of a branch")]
     for layer in chosen:
         terms.append(layer_term(sites, layer, partial(_stored, layer.weights)))
-    return terms
+    return Counted(terms)
 
 
 def _stored(weights: int, weight: Any, read: Any) -> Any:
     return weight_bytes(weights, weight)
 
 
-def custom_terms(sites: Sites, budget: Budget) -> list[Term]:
+def custom_terms(sites: Sites, budget: Budget, choices: Choices) -> Counted:
     """What somebody measured, of every layer of the branches.
 
     Raises:
@@ -69,7 +73,9 @@ def custom_terms(sites: Sites, budget: Budget) -> list[Term]:
     """
     assert budget.cost is not None
     chosen = [layer for layer in sites.layers if sites.site_of(layer) is not None]
-    return [layer_term(sites, one, partial(_measured, budget.cost, one.name)) for one in chosen]
+    return Counted(
+        [layer_term(sites, one, partial(_measured, budget.cost, one.name)) for one in chosen]
+    )
 
 
 def _measured(cost_of: CostOf, layer: str, weight: int, read: int) -> float:
@@ -84,9 +90,10 @@ def _measured(cost_of: CostOf, layer: str, weight: int, read: int) -> float:
     return float(cost_of[layer, weight, read])
 
 
-COSTS: dict[str, Callable[[Sites, Budget], list[Term]]] = {
+COSTS: dict[str, Callable[[Sites, Budget, Choices], Counted]] = {
     "bitops": bitops_terms,
     "bytes": bytes_terms,
+    "luts": lut_terms,
     "custom": custom_terms,
 }
 """Unit of a budget -> its terms."""

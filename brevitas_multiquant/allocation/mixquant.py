@@ -14,7 +14,6 @@ from brevitas_multiquant.allocation.rounding import round_to_budget
 from brevitas_multiquant.allocation.simulate import Simulation, weights
 from brevitas_multiquant.allocation.sites import WEIGHT, Width
 from brevitas_multiquant.allocation.solve import Found, Point, pareto
-from brevitas_multiquant.errors import BudgetError
 
 Errors = dict[Width, dict[int, float]]
 """Width of weights -> bits -> squared error."""
@@ -45,18 +44,13 @@ def mixquant(problem: Problem) -> Found:
         BudgetError: nothing that is uniform keeps to the budget, so that there are no bits for
             the activations.
     """
-    best = problem.best_uniform()
-    if best is None:
-        raise BudgetError(
-            "strategy 'mixquant': expected a budget that some uniform bits keep to, as the "
-            "activations have these, got a lower one: pin the activations, or take 'sqnr'"
-        )
+    _, uniform = problem.require_uniform("mixquant")
     errors = round_trip_errors(problem)
     multiples = sorted({one / _least(of) for of in errors.values() for one in of.values()})
-    choices = [{**best[1], **_fewest(errors, multiple)} for multiple in multiples]
+    choices = [{**uniform, **_fewest(errors, multiple)} for multiple in multiples]
     # the largest multiple costs least: the first one that fits is the best one that does
     index = bisect_left(range(len(choices)), True, key=lambda one: problem.fits(choices[one]))
-    start = choices[index] if index < len(choices) else best[1]
+    start = choices[index] if index < len(choices) else uniform
 
     def gain(width: Width, low: int, high: int) -> float:
         return max(errors[width][low] - errors[width][high], 1e-30)

@@ -1,7 +1,7 @@
 """What is to be chosen, what each choice costs, and the limits: the same for every strategy."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
@@ -34,6 +34,7 @@ class Problem:
         same: width -> the first of those that it shares its choice with.
         terms: the cost, of the first ones.
         limits: most of each resource.
+        bits: the network's, where the cost depends on them.
     """
 
     sites: Sites
@@ -41,7 +42,8 @@ class Problem:
     candidates: Mapping[Width, tuple[int, ...]]
     same: Mapping[Width, Width]
     terms: tuple[Term, ...]
-    limits: tuple[float, ...] = field(default=())
+    limits: tuple[float, ...] = ()
+    bits: int | None = None
 
     def members(self, first: Width) -> tuple[Width, ...]:
         """The widths that share a choice."""
@@ -70,12 +72,45 @@ class Problem:
 
     def best_uniform(self) -> tuple[int, dict[Width, int]] | None:
         """The most bits that all can have within the limits; None if there are none."""
+        fitting = ((bits, one) for bits, one in self.uniforms().items() if self.fits(one))
+        return max(fitting, key=lambda pair: pair[0], default=None)
+
+    def uniforms(self) -> dict[int, dict[Width, int]]:
+        """Bits -> the choice of these everywhere."""
         free = [of for of in self.candidates.values() if len(of) > 1]
         every = sorted({bits for of in free or self.candidates.values() for bits in of})
-        for bits in reversed(every):
-            if self.fits(chosen := self.uniform(bits)):
-                return bits, chosen
-        return None
+        return {bits: self.uniform(bits) for bits in every}
+
+    def require_uniform(self, strategy: str) -> tuple[int, dict[Width, int]]:
+        """`best_uniform`, for a strategy that cannot do without.
+
+        Raises:
+            BudgetError: there is none; says what the cheapest costs.
+        """
+        best = self.best_uniform()
+        if best is None:
+            costs = {bits: self.cost(one) for bits, one in self.uniforms().items()}
+            bits, least = min(costs.items(), key=lambda pair: pair[1])
+            raise BudgetError(
+                f"strategy {strategy!r}: expected a budget that some uniform bits keep to, at "
+                f"least {', '.join(f'{one:g}' for one in least)} for {bits} bits, got "
+                f"{', '.join(f'{one:g}' for one in self.limits)}: raise it, allow fewer bits as "
+                "candidates, or take 'sqnr', which mixes"
+            )
+        return best
+
+    def network_bits(self, asked: int | None = None) -> int:
+        """The bit-width of the network that an assignment is for.
+
+        Args:
+            asked: by a user; default: of a network its own, of a float model the uniform bits
+                within the limits, or the fewest.
+        """
+        if not self.sites.is_float:
+            return self.sites.bits
+        best = self.best_uniform()
+        fewest = min(min(of) for of in self.candidates.values())
+        return asked or self.bits or (best[0] if best else fewest)
 
     def assignment(self, chosen: Bits, bits: int) -> Assignment:
         """A choice as an assignment.
@@ -127,15 +162,22 @@ def problem_of(
     free |= _pinned(sites, free, pins)
     same = _leaders(sites, free, groups)
     shared = {first: of for first, of in free.items() if same[first] == first}
+    counted = COSTS[budget.unit](sites, budget, per_kind)
     terms = tuple(
         replace(
             term,
             widths=tuple(same[width] for width in term.widths),  # type: ignore[index]
         )
-        for term in COSTS[budget.unit](sites, budget)
+        for term in counted.terms
     )
-    problem = Problem(sites, budget.unit, shared, same, terms)
-    limit = budget.limit(lambda bits: problem.cost(_everywhere(problem, bits))[0])
+    problem = Problem(sites, budget.unit, shared, same, terms, bits=counted.bits)
+
+    def of_uniform(bits: int | None) -> float:
+        if bits is not None and bits in counted.uniform:
+            return counted.uniform[bits]
+        return float(problem.cost(_everywhere(problem, bits))[0])
+
+    limit = budget.limit(of_uniform)
     resources = len(problem.cost(problem.uniform()))
     problem = replace(problem, limits=(limit, budget.most_dsps)[:resources])
     problem.require_possible()

@@ -3,7 +3,7 @@
 import heapq
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from itertools import count, pairwise
+from itertools import combinations, count, pairwise, product
 from math import inf
 from typing import Any
 
@@ -198,7 +198,7 @@ class _Walk:
             return inf if gain >= 0 else saved / -gain
 
         while self._over(self.cost):
-            if not self._best_first(worth):
+            if not self._best_first(worth) and not self._jump():
                 got, least = (
                     ", ".join(f"{one:g}" for one in all) for all in (self.budget, self.cost)
                 )
@@ -206,6 +206,32 @@ class _Walk:
                     f"budget: expected at least {least}, the least that was found, got {got}: "
                     "raise it, or allow fewer bits as candidates"
                 )
+
+    def _jump(self) -> bool:
+        """Two widths of one term at once, to any candidates, where no single step saves anything.
+
+        FINN multiplies in DSPs from 4 bits of weights and of activations on: either alone saves no
+        LUTs.
+        """
+        best, moves = self._over(self.cost), None
+        pairs = {
+            pair for of in self.terms.values() for t in of for pair in combinations(t.widths, 2)
+        }
+        for one, other in sorted(pairs, key=str):
+            terms = list({id(t): t for t in (*self.terms[one], *self.terms[other])}.values())
+            here = total_of(terms, self.chosen)
+            for to in product(self.candidates[one], self.candidates[other]):
+                moved = {**_local(terms, self.chosen), one: to[0], other: to[1]}
+                after = total_of(terms, moved)
+                change = tuple(b - a for a, b in zip(here, after, strict=True))
+                if self._over(self._after(change)) < best:
+                    best, moves = self._over(self._after(change)), (one, other, to, change)
+        if moves is None:
+            return False
+        one, other, to, change = moves
+        self.chosen |= {one: to[0], other: to[1]}
+        self.cost = self._after(change)
+        return True
 
     def _best_first(
         self, worth: Callable[[Any, int, float, Sequence[float]], float | None]

@@ -1,9 +1,11 @@
 """The sites of a network, the layers that read each, and which bits of them can be chosen."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from brevitas_multiquant.core.panel import Dial
+from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.cost.inventory import BRANCH, Layer, inventory_of
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.quant.layers import CodeLayer
@@ -28,6 +30,8 @@ class Sites:
         of_layer: name of a layer of the branches -> the site that it reads.
         weight_bits: bits that weights have whatever is chosen; None: they are chosen.
         is_float: whether ``net`` stands for a float model, and has no quantizers to run.
+        at: an assignment -> the network at it, with ranges, for what has to look into one.
+        asked: the bit-width of the network that a float model is to become; None: it follows.
     """
 
     net: MultiQuantNet
@@ -37,6 +41,8 @@ class Sites:
     of_layer: Mapping[str, str]
     weight_bits: int | None
     is_float: bool = False
+    at: Callable[[Assignment], MultiQuantNet] | None = None
+    asked: int | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,11 +68,7 @@ class Sites:
 
 
 def sites_of(
-    net: MultiQuantNet,
-    shape: tuple[int, ...],
-    bits: int,
-    weight_bits: int | None,
-    is_float: bool = False,
+    net: MultiQuantNet, shape: tuple[int, ...], bits: int, weight_bits: int | None, **others: Any
 ) -> Sites:
     """The sites of a network at one of its bit-widths.
 
@@ -75,10 +77,11 @@ def sites_of(
         shape: (N, C, H, W) of images.
         bits: one of the network's.
         weight_bits: bits that weights have whatever is chosen; None: they are chosen.
-        is_float: whether it stands for a float model.
+        **others: of `Sites`; ``at`` is a view by default.
     """
     layers = inventory_of(net, shape).at(bits)
-    return Sites(net, shape, bits, layers, dict(_readers(net, bits)), weight_bits, is_float)
+    of_layer = dict(_readers(net, bits))
+    return Sites(net, shape, bits, layers, of_layer, weight_bits, **{"at": net.view, **others})
 
 
 def _readers(net: MultiQuantNet, bits: int) -> Iterator[tuple[str, str]]:

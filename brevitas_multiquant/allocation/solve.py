@@ -1,6 +1,6 @@
 """From losses of single bit-widths to a choice within the limits, and the whole curve."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
@@ -54,16 +54,30 @@ def solve(problem: Problem, losses: Losses, exact: bool = False) -> Found:
         # steps that save nothing come last, in the order of their cost
         return max(falling[width][low] - falling[width][high], 1e-30)
 
-    start = {width: min(of) for width, of in problem.candidates.items()}
+    path = steps_up(problem.candidates, problem.terms, gain)
+    points = [Point(cost[0], _loss(falling, chosen), chosen) for cost, chosen in path]
+    filled = []
+    for start in _starts(problem, falling, exact, [chosen for _, chosen in path]):
+        as_floats = {width: float(bits) for width, bits in start.items()}
+        arguments = (problem.candidates, problem.terms, problem.limits, gain)
+        filled.append(round_to_budget(as_floats, *arguments))
+    bits = min(filled, key=lambda chosen: _loss(falling, chosen))
+    return Found(bits, tuple(pareto(points)))
+
+
+def _starts(problem: Problem, losses: Losses, exact: bool, path: list[Bits]) -> Iterator[Bits]:
+    """Choices to go on from: where costs do not rise with bits, one alone may lead nowhere."""
     blocks = _blocks(problem)
     if len(problem.limits) == 1 and all(len(block) <= 2 for block in blocks):
-        start |= _by_knapsack(problem, falling, blocks, exact)
-    as_floats = {width: float(bits) for width, bits in start.items()}
-    arguments = (problem.candidates, problem.terms)
-    bits = round_to_budget(as_floats, *arguments, problem.limits, gain)
-    path = steps_up(*arguments, gain)
-    points = [Point(cost[0], _loss(falling, chosen), chosen) for cost, chosen in path]
-    return Found(bits, tuple(pareto(points)))
+        yield _by_knapsack(problem, losses, blocks, exact)
+        return
+    fitting = [chosen for chosen in path if problem.fits(chosen)]
+    if fitting:
+        yield min(fitting, key=lambda chosen: _loss(losses, chosen))
+    uniform = [one for one in problem.uniforms().values() if problem.fits(one)]
+    yield from uniform
+    if not fitting and not uniform:
+        yield path[0]
 
 
 def _falling(losses: Mapping[int, float]) -> dict[int, float]:

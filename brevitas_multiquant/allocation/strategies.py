@@ -8,7 +8,7 @@ from typing import Any
 from brevitas_multiquant.allocation import fisher, mixquant, sqnr
 from brevitas_multiquant.allocation.problem import Problem
 from brevitas_multiquant.allocation.solve import Found, solve
-from brevitas_multiquant.errors import BudgetError, ConfigError
+from brevitas_multiquant.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,7 @@ class Strategy:
 
 
 def _uniform(problem: Problem, request: Request) -> Found:
-    best = problem.best_uniform()
-    if best is None:
-        raise BudgetError(
-            "strategy 'uniform': expected a budget that some uniform bits keep to, got a lower "
-            "one: raise it, allow fewer bits as candidates, or take 'sqnr', which mixes"
-        )
-    return Found(best[1])
+    return Found(problem.require_uniform("uniform")[1])
 
 
 def _sqnr(problem: Problem, request: Request) -> Found:

@@ -158,3 +158,16 @@ def test_refusals(candidates: Any, budget: Any, words: str) -> None:
     terms = [Term(("a",), lambda bits: 10 * bits)]
     with pytest.raises(BudgetError, match=words):
         round_to_budget({"a": 2.5}, candidates, terms, budget)
+
+
+def test_two_steps_at_once_where_neither_saves_anything_alone() -> None:
+    """Multipliers are DSPs only if both sides have 4 bits."""
+
+    def product_of(weight: int, read: int) -> tuple[int, int]:
+        return (0, 4) if min(weight, read) >= 4 else (100 + 10 * weight * read, 0)
+
+    terms, candidates = [Term(("w", "a"), product_of)], {"w": (2, 3, 4), "a": (2, 3, 4)}
+    low = {"w": 2.0, "a": 2.0}
+    assert round_to_budget(low, candidates, terms, (50, inf)) == {"w": 4, "a": 4}
+    with pytest.raises(BudgetError, match="at least 0, 4, the least that was found, got 50, 3"):
+        round_to_budget(low, candidates, terms, (50, 3))

@@ -198,3 +198,14 @@ _RULES: dict[type[Layer], Callable[[Any, Sequence[Integers], bool], Made]] = {
     MaxPool: _max_pool,
     PositionSum: _position_sum,
 }
+
+
+def made_of(layer: Layer, inputs: Sequence[Integers], is_last: bool) -> Made:
+    """What one layer becomes, and the type that it gives.
+
+    Args:
+        layer: of an integer network.
+        inputs: types of what it reads.
+        is_last: whether its output leaves the FPGA.
+    """
+    return _RULES[type(layer)](layer, inputs, is_last)

@@ -1,0 +1,24 @@
+"""What a network costs, as every unit of a budget counts it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from brevitas_multiquant.cost.terms import Term
+
+Choices = Mapping[str, Sequence[int]]
+"""Candidates of weights and of activations."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a network costs, of the bits that can be chosen.
+
+    Args:
+        terms: the cost.
+        bits: the network's, where the cost depends on them.
+        uniform: bits -> the cost of the network of these everywhere, where that is known better.
+    """
+
+    terms: Sequence[Term]
+    bits: int | None = None
+    uniform: Mapping[int, float] = field(default_factory=dict)
