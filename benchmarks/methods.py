@@ -70,7 +70,7 @@ SAMPLED = ("--bits-per-step", "2.5")
 """The same for all methods: the largest and the smallest bit-width run in every step, a third one
 in every other. That is 6 of 10 branch passes for MultiQuant, and 2.5 of 4 for one body."""
 
-WIDE, NARROW = (2, 4, 6, 8), (2, 3, 4)
+LISTS = WIDE, NARROW = (2, 4, 6, 8), (2, 3, 4)
 VARIANTS = {
     "multiquant": Variant("MultiQuant", WIDE, SAMPLED, "multiquant"),
     "adabits_centered": Variant(
@@ -180,29 +180,32 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
-def table(results: Mapping[str, Sequence[Result]]) -> str:
-    """Markdown: a line for each variant and candidate list."""
-    columns = sorted({bits for name in results for bits in VARIANTS[name].bits})
-    shown = [bits for bits in columns if bits != FLOAT_BITS]
-    head = ["method", "bits", "seeds", *(f"top-1 % at {bits}" for bits in shown)]
-    head += ["file kB", "GBitOPs", "CPU min a run"]
+def of_list(results: Mapping[str, Sequence[Result]], bits: Sequence[int]) -> list[str]:
+    """The variants to show beside a candidate list: of it, of one of its bit-widths, and float."""
+    of_methods = [name for name in results if VARIANTS[name].bits == bits]
+    single = [name for name in results if set(VARIANTS[name].bits) < {*bits, FLOAT_BITS}]
+    return of_methods + [name for name in single if of_methods and len(VARIANTS[name].bits) == 1]
+
+
+def table(results: Mapping[str, Sequence[Result]], bits: Sequence[int]) -> str:
+    """Markdown: a line for each variant of a candidate list."""
+    shown = [*bits, FLOAT_BITS]
+    head = ["method", "seeds", *(f"{bit} bits" for bit in bits), "float"]
+    head += ["file kB", "GBitOPs at these bits", "CPU min a run"]
     lines = [head, ["---"] * len(head)]
-    for name, runs in results.items():
-        variant, first = VARIANTS[name], runs[0]
+    for name in of_list(results, bits):
+        runs = results[name]
+        facts = runs[0].facts
         cells = [
-            spread([run.accuracy[bits] for run in runs]) if bits in first.accuracy else ""
-            for bits in shown
+            spread([run.accuracy[bit] for run in runs]) if bit in runs[0].accuracy else ""
+            for bit in shown
         ]
-        bits = ", ".join(map(str, variant.bits))
-        if variant.method is None:
-            cells = [spread([run.accuracy[FLOAT_BITS] for run in runs]), *cells[1:]]
-            bits = "float, at none"
-        operations = [f"{value / 1e9:.3f}" for value in first.facts.get("bitops", {}).values()]
+        operations = [f"{value / 1e9:.3f}" for value in facts.get("bitops", {}).values()]
         seconds = [run.facts["cpu_seconds"] for run in runs if run.facts["cpu_seconds"]]
         lines.append(
             [
-                *(variant.label, bits, str(len(runs)), *cells),
-                f"{first.facts['file_bytes'] / 1e3:.1f}",
+                *(VARIANTS[name].label, str(len(runs)), *cells),
+                f"{facts['file_bytes'] / 1e3:.1f}",
                 " / ".join(operations),
                 f"{statistics.mean(seconds) / 60:.0f}" if seconds else "",
             ]
@@ -216,7 +219,7 @@ def draw(results: Mapping[str, Sequence[Result]], path: Path) -> None:
 
     from brevitas_multiquant.recipes.results.plots import COLOURS
 
-    lists = [bits for bits in (WIDE, NARROW) if bits in {VARIANTS[name].bits for name in results}]
+    lists = [bits for bits in LISTS if of_list(results, bits)]
     if not lists:
         return
     figure, panels = plt.subplots(
@@ -225,19 +228,16 @@ def draw(results: Mapping[str, Sequence[Result]], path: Path) -> None:
     labels = dict.fromkeys(variant.label for variant in VARIANTS.values())
     colour_of = dict(zip(labels, COLOURS * 2, strict=False))
     for panel, bits in zip(panels[0], lists, strict=True):
-        for name, runs in results.items():
-            variant = VARIANTS[name]
+        for name in of_list(results, bits):
+            variant, runs = VARIANTS[name], results[name]
             style = {"color": colour_of[variant.label], "label": variant.label}
+            values = {bit: [run.accuracy[bit] for run in runs] for bit in variant.bits}
+            means = [statistics.mean(values[bit]) for bit in variant.bits]
             if variant.method is None:
-                mean = statistics.mean(run.accuracy[FLOAT_BITS] for run in runs)
-                panel.axhline(mean, linestyle="--", **style)
-            elif variant.bits == bits or (len(variant.bits) == 1 and variant.bits[0] in bits):
-                means = [statistics.mean(run.accuracy[bit] for run in runs) for bit in variant.bits]
-                errors = [
-                    statistics.stdev(run.accuracy[bit] for run in runs) if len(runs) > 1 else 0
-                    for bit in variant.bits
-                ]
-                panel.errorbar(variant.bits, means, errors, marker="o", capsize=3, **style)
+                panel.axhline(means[0], linestyle="--", **style)
+                continue
+            errors = [statistics.stdev(values[bit]) if len(runs) > 1 else 0 for bit in values]
+            panel.errorbar(variant.bits, means, errors, marker="o", capsize=3, **style)
         panel.set(xlabel="bit-width", ylabel="top-1 (%), last epoch", xticks=bits)
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.25)
@@ -278,10 +278,10 @@ def main() -> None:
                 keep(name, seed, options.output)
     found = {name: results_of(name, options.seeds) for name in VARIANTS}
     found = {name: runs for name, runs in found.items() if runs}
-    if not found:
-        print("no whole run yet")
+    if not any(of_list(found, bits) for bits in LISTS):
+        print("no whole run of a method yet")
         return
-    print(table(found))
+    print("\n\n".join(table(found, bits) for bits in LISTS if of_list(found, bits)))
     draw(found, KEPT / "accuracy.png")
 
 

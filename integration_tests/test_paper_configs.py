@@ -1,5 +1,7 @@
 """Every row of the paper's tables 2, 3 and 4 trains for two steps, and has the size stated there.
 
+So do the recipes of the other methods, without a size.
+
     python -m pytest integration_tests/test_paper_configs.py
 
 Random images of the right shape stand in for the data sets.
@@ -36,20 +38,40 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("config", "classes", "bits", "megabytes", "tolerance"), ROWS)
-def test_row_trains_and_has_its_size(tmp_path, config, classes, bits, megabytes, tolerance):
-    """Two steps, an evaluation, and the packed network they leave."""
+# Configuration, method, bit-widths.
+METHODS = [
+    ("cifar10_resnet20_adabits", "adabits", (3, 4, 5)),
+    ("cifar10_resnet20_any_precision", "any_precision", (2, 4, 8)),
+    ("cifar10_resnet20_double_rounding", "double_rounding", (2, 4, 6, 8)),
+    ("cifar10_resnet20_individual", "individual", (4,)),
+    ("common_cifar10_resnet8", "multiquant", (2, 4, 6, 8)),
+]
+
+
+def trained(tmp_path, config, classes, *more):
+    """The packed network that two steps and an evaluation leave, and the columns of accuracy."""
     argv = [
-        *("-c", str(CONFIGS / f"{config}.yaml"), "--bits", *map(str, bits)),
-        *("--dataset", "synthetic", "--subset", "4", "--num-classes", str(classes)),
-        *("--batch-size", "2", "--epochs", "1", "--no-pretrained", "--device", "cpu"),
-        *("--output", str(tmp_path), "--experiment", "run"),
+        *("-c", str(CONFIGS / f"{config}.yaml"), "--dataset", "synthetic", "--subset", "4"),
+        *("--num-classes", str(classes), "--batch-size", "2", "--epochs", "1"),
+        *("--warmup-epochs", "0", "--no-pretrained", "--device", "cpu"),
+        *("--output", str(tmp_path), "--experiment", "run", *more),
     ]
     assert train.main(argv) == 0
     header, row = (tmp_path / "run" / SUMMARY_FILE).read_text().splitlines()
-    assert [name for name in header.split(",") if "top1" in name] == [
-        f"eval_top1_{bit}b" for bit in bits
-    ]
     assert 0 < float(row.split(",")[header.split(",").index("train_loss")]) < 1000
-    net = load_packed(tmp_path / "run" / "last.safetensors")
+    columns = [name for name in header.split(",") if "top1" in name]
+    return load_packed(tmp_path / "run" / "last.safetensors"), columns
+
+
+@pytest.mark.parametrize(("config", "classes", "bits", "megabytes", "tolerance"), ROWS)
+def test_row_trains_and_has_its_size(tmp_path, config, classes, bits, megabytes, tolerance):
+    net, columns = trained(tmp_path, config, classes, "--bits", *map(str, bits))
+    assert columns == [f"eval_top1_{bit}b" for bit in bits]
     assert cost(net, net.input_shape).total_bytes / 1e6 == pytest.approx(megabytes, abs=tolerance)
+
+
+@pytest.mark.parametrize(("config", "method", "bits"), METHODS)
+def test_recipe_of_a_method_trains(tmp_path, config, method, bits):
+    net, columns = trained(tmp_path, config, 10)
+    assert columns == [f"eval_top1_{bit}b" for bit in bits]
+    assert (net.config.method, net.bits) == (method, bits)

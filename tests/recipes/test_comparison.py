@@ -1,0 +1,67 @@
+"""The comparison of methods: what it runs, and the table it makes of what is there."""
+
+import json
+
+import pytest
+
+from benchmarks import methods
+from brevitas_multiquant.core.method import METHODS
+from brevitas_multiquant.recipes.options.train import parse_train
+from brevitas_multiquant.recipes.results.report import summary_row, write_summary
+
+KNOWN = [name for name, variant in methods.VARIANTS.items() if variant.method in {None, *METHODS}]
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_options_of_a_variant(name):
+    """All under one recipe; nothing but the method, its bits and its grid differs."""
+    variant = methods.VARIANTS[name]
+    options = parse_train(["-c", methods.CONFIG, "--data-dir", "x", *variant.arguments])
+    assert options.model.float == (variant.method is None)
+    if variant.method is not None:
+        assert (options.model.method, tuple(options.model.bits)) == (variant.method, variant.bits)
+        assert options.objective.norm_batches == 10
+        sampled = options.objective.bits_per_step
+        assert sampled == (2.5 if len(variant.bits) > 1 else None)
+    rates, data = options.optimisation, options.data
+    assert (rates.epochs, rates.lr, rates.opt, rates.warmup_epochs) == (30, 0.1, "sgd", 1)
+    assert (data.img_size, data.padding, data.batch_size, data.dataset) == (16, 2, 128, "")
+    assert rates.sched == "cosine" and rates.sched_on_updates
+
+
+def whole_run(folder, accuracy, facts):
+    """Two epochs, of which the last counts."""
+    folder.mkdir(parents=True)
+    rows = [
+        summary_row(0, 1.0, 1.0, dict.fromkeys(accuracy, 99.0), 0.1),
+        summary_row(1, 1.0, 1.0, accuracy, 0.0),
+    ]
+    write_summary(folder, rows)
+    (folder / methods.FACTS).write_text(json.dumps(facts))
+
+
+def test_the_table_has_mean_and_deviation_of_the_last_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr(methods, "KEPT", tmp_path)
+    facts = {"file_bytes": 91400, "cpu_seconds": 120.0, "bitops": {"2": 12e6, "8": 193e6}}
+    for seed, offset in enumerate((-1, 0, 1)):
+        accuracy = {bits: 50.0 + bits + offset for bits in (2, 4, 6, 8)}
+        whole_run(tmp_path / f"multiquant_s{seed}", accuracy, facts)
+    whole_run(tmp_path / "float_s0", {32: 75.0}, {"file_bytes": 320000, "cpu_seconds": None})
+    found = {name: methods.results_of(name, (0, 1, 2)) for name in ("multiquant", "float")}
+    assert [len(runs) for runs in found.values()] == [3, 1]
+    *_, first, second = methods.table(found, methods.WIDE).splitlines()
+    expected = ("52.00 ± 1.00", "54.00 ± 1.00", "56.00 ± 1.00", "58.00 ± 1.00")
+    cells = [cell.strip() for cell in first.strip("|").split("|")]
+    assert cells == ["MultiQuant", "3", *expected, "", "91.4", "0.012 / 0.193", "2"]
+    assert [cell.strip() for cell in second.strip("|").split("|")] == [
+        *("float", "1", "", "", "", "", "75.00", "320.0", "", "")
+    ]
+    assert methods.of_list(found, methods.NARROW) == []
+    methods.draw(found, tmp_path / "accuracy.png")
+    assert (tmp_path / "accuracy.png").stat().st_size > 10_000
+
+
+def test_a_run_made_in_pieces_has_the_sum_of_their_time(tmp_path):
+    for seconds in (1.5, 2.0):
+        methods.add_seconds(tmp_path / "seconds.json", seconds)
+    assert json.loads((tmp_path / "seconds.json").read_text()) == 3.5
