@@ -76,7 +76,10 @@ VARIANTS = {
     "adabits_centered": Variant(
         "AdaBits, centered", WIDE, ("--grid", "centered", *SAMPLED), "adabits"
     ),
-    "any_precision": Variant("Any-Precision", WIDE, SAMPLED, "any_precision"),
+    # Published with float shortcuts; the other methods quantize them.
+    "any_precision": Variant(
+        "Any-Precision", WIDE, ("--shortcuts", "quantized", *SAMPLED), "any_precision"
+    ),
     "double_rounding": Variant("Double Rounding", WIDE, SAMPLED, "double_rounding"),
     "individual_2": Variant("one network for 2 bits", (2,), (), "individual"),
     "individual_8": Variant("one network for 8 bits", (8,), (), "individual"),

@@ -1,6 +1,6 @@
 """Draw `methods.svg`: bodies and weights of each method at 2, 4 and 8 bits.
 
-    python docs/figures/methods.py
+python docs/figures/methods.py
 """
 
 from collections.abc import Callable, Mapping

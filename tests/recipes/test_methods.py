@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from brevitas_multiquant import load_packed
+from brevitas_multiquant.core.config import OPTIONS
 from brevitas_multiquant.core.method import METHODS
 from brevitas_multiquant.methods.catalogue import OBJECTIVES
 from brevitas_multiquant.recipes import train
@@ -122,6 +123,11 @@ def test_of_one_body_the_chosen_bit_widths_run_and_no_other(method, step, tmp_pa
     run.step([next(run.train.epoch(0))], 0, step, 0)
     chosen = sampled_bits((2, 3, 4), 2.5, derived_seed(42, 0, step))
     assert seen == sorted(chosen, reverse=True)
+
+
+def test_the_recipe_has_every_option_of_a_network():
+    asked = {field.name for field in OPTIONS}
+    assert asked <= set(vars(parse_train([]).model))
 
 
 def test_options_of_another_methods_task_are_refused():

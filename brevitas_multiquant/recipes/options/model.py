@@ -26,6 +26,10 @@ class ModelOptions:
     half_width: str = option(**argument_of("half_width"))
     method: str = option(**argument_of("method"))
     grid: str | None = option(**argument_of("grid"))
+    weight_range: str | None = option(**argument_of("weight_range"))
+    activation_range: str | None = option(**argument_of("activation_range"))
+    shortcuts: str | None = option(**argument_of("shortcuts"))
+    norms: str | None = option(**argument_of("norms"))
     head: str | None = option(
         metavar="NAME", help="module from which on all is float (default: the last)"
     )
