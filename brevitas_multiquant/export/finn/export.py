@@ -17,7 +17,9 @@ from brevitas_multiquant.export.exporter import quiet, readable_ir_version
 from brevitas_multiquant.export.finn.check import branch_names
 from brevitas_multiquant.export.finn.datatypes import weight_section
 from brevitas_multiquant.export.finn.environment import (
+    require_verilator,
     run_estimate,
+    run_rtl,
     wants_estimates,
     what_is_missing,
 )
@@ -32,6 +34,7 @@ from brevitas_multiquant.export.finn.project_files import (
     Beside,
     build_config,
     readme,
+    simulating,
     switching,
     write_json,
 )
@@ -66,6 +69,7 @@ def export_finn(
     images: Tensor | None = None,
     preprocessing: Preprocessing | None = None,
     estimate: bool | None = None,
+    rtl: bool = False,
     switchable: bool = False,
     assignments: Sequence[Assignment] = (),
 ) -> dict[Setting, Path]:
@@ -99,6 +103,8 @@ def export_finn(
         preprocessing: mean, std and class names, with which ``python host.py IMAGE`` in a project
             classifies an image file.
         estimate: run FINN's flow; default: where finn-plus is installed.
+        rtl: let projects simulate the RTL that FINN writes, by ``python rtl.py``; where FINN's flow
+            runs, that is run too: integers are compared, cycles and FIFO depths found.
         switchable: write one project ``switchable/`` of the network's largest bit-width, whose
             threshold tables can be written at run time, and for each bit-width and assignment the
             set of tables that turns it into that one.
@@ -133,11 +139,13 @@ def export_finn(
     net = float32_network(net, "export_finn")
     chosen, shape = requested_settings(net, bits, assignments), requested_shape(net, None)
     settings = list(dict.fromkeys(chosen.values()))
-    target = make_target(board, part, target_fps, clock_ns, memory)
+    target = make_target(board, part, target_fps, clock_ns, memory, switchable)
     largest = max(net.bits)  # an accelerator for all of them has the layers of this one
     built: list[Setting] = [largest] if switchable else settings
     foldings = read_foldings(folding, built)
     estimating = wants_estimates(estimate)
+    if rtl and estimating:
+        require_verilator()
     sample = smooth_images((SAMPLES, *shape[1:])) if images is None else _checked(images, shape)
     subnets = {one: extract_subnet(net, one).cpu() for one in dict.fromkeys([*built, *settings])}
     graphs = {
@@ -150,10 +158,11 @@ def export_finn(
         require_fit({one: graphs[one] for one in built if one not in foldings}, target)
     beside = {
         one: Beside(
-            build_config(target, switchable),
+            build_config(target),
             foldings.get(one, NONE),
             target.memory_config(graphs[one]),
             _images_of(preprocessing, shape, graphs[one]),
+            rtl,
         )
         for one in built
     }
@@ -168,11 +177,14 @@ def export_finn(
                 sets = {setting: _Built(subnets[setting], graphs[setting]) for setting in settings}
                 _write_tables(project, model, graphs[one], sets, sample, beside[one])
                 text += switching(largest, settings)
+            text += simulating(missing) if rtl else ""
             if estimating:
                 run_estimate(project)
                 _keep_results(project, keep_folding=one in foldings)
                 if must_fit and one in foldings:
                     require_fit_of_estimate(one, project, target)
+                if rtl:
+                    run_rtl(project)
             (project / "README.md").write_text(text + weight_section(graphs[one]))
     if switchable:
         tables = Path(folder) / "switchable" / "tables"

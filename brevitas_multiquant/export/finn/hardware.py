@@ -81,7 +81,7 @@ def hardware_layers(graph: IntegerGraph) -> tuple[Node, ...]:
     return tuple(node for _, node in named_layers(graph))
 
 
-def named_layers(graph: IntegerGraph) -> list[tuple[str, Node]]:
+def named_layers(graph: IntegerGraph, writable: bool = False) -> list[tuple[str, Node]]:
     """The same layers, each with the stream that it belongs to.
 
     A stream's layers are those that make it of others, a convolution with its padding and window,
@@ -89,6 +89,8 @@ def named_layers(graph: IntegerGraph) -> list[tuple[str, Node]]:
 
     Args:
         graph: of `brevitas_multiquant.export.finn.lower.lower`.
+        writable: whether tables can be written at run time; their integers are then as wide as any
+            table may need.
     """
     types = {graph.input.name: Integers.holding(graph.input.lowest, graph.input.highest)}
     readers = Counter(stream.name for layer in graph.layers for stream in layer.inputs)
@@ -98,6 +100,8 @@ def named_layers(graph: IntegerGraph) -> list[tuple[str, Node]]:
         inputs = [types[stream.name] for stream in layer.inputs]
         layers, kind = _RULES[type(layer)](layer, inputs, name == graph.output.name)
         types[name] = kind
+        if writable and isinstance(layer, Thresholds):
+            layers = [_writable(layer, inputs[0], node) for node in layers]
         made += [(name, node) for node in (*layers, *_copies(layer.output, readers))]
     return made
 
@@ -159,6 +163,16 @@ def _thresholds(layer: Thresholds, inputs: Sequence[Integers], is_last: bool) ->
     bits = threshold_bits(int(table.min()), int(table.max()), source.bits, source.signed)
     layers = [nodes.Thresholds(layer.output.shape[0], _positions(layer.output), bits, layer.bits)]
     return layers, Integers(layer.bits, layer.first_code < 0)
+
+
+def _writable(layer: Thresholds, source: Integers, node: Any) -> Node:
+    """Follows ``Thresholding_rtl.minimize_weight_bit_width`` of writeable tables."""
+    stream = layer.inputs[0]
+    bits = integer_bits(stream.lowest, stream.highest + 1)
+    if bits < source.bits:
+        lowest, highest = int(layer.table.min()), int(layer.table.max())
+        bits = max(bits, threshold_bits(lowest - 1, highest, bits, source.signed))
+    return replace(node, threshold_bits=bits)
 
 
 def _addition(layer: Addition, inputs: Sequence[Integers], is_last: bool) -> Made:

