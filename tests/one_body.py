@@ -19,16 +19,22 @@ ROWS: dict[str, dict[str, Any]] = {
     "adabits centered": {"bits": [2, 3, 5, 8], "method": "adabits", "grid": "centered"},
     "adabits modified": {"bits": [2, 4, 7], "method": "adabits", "grid": "modified"},
     "adabits original": {"bits": [2, 4, 8], "method": "adabits", "grid": "original"},
+    "adabits tanh": {"bits": [2, 4, 6], "method": "adabits", "weight_range": "tanh"},
+    "any_precision": {"bits": [2, 4, 8], "method": "any_precision", "shortcuts": "quantized"},
+    "double_rounding": {"bits": [2, 3, 5, 8], "method": "double_rounding"},
     "bit mixer": {"bits": [2, 3, 4], "method": "bit_mixer"},
     "bit mixer, own norms": {"bits": [2, 5], "method": "bit_mixer", "norms": "own"},
 }
 """Name -> options of `multiquantize`."""
 
-FLOATS = ("adabits original",)
+FLOATS = ("adabits original", "any_precision")
 """Rows whose bit-widths are rounded anew from float weights."""
 
-NESTED = ("adabits centered", "adabits modified", "bit mixer", "bit mixer, own norms")
-"""Rows that keep the integers of the largest bit-width alone."""
+NESTED = (
+    *("adabits centered", "adabits modified", "adabits tanh"),
+    *("bit mixer", "bit mixer, own norms"),
+)
+"""Rows that keep the integers of the largest bit-width alone, whose first bits are the others."""
 
 
 def build(row: str, profile: str = "paper", model: nn.Module | None = None) -> MultiQuantNet:

@@ -107,4 +107,5 @@ def _checked(name: str, layers: Mapping[str, Any], bits: Sequence[int]) -> Chann
         raise BitWidthError(
             f"channels, {name}: expected bits of {len(weight)} output channels, got {len(bits)}"
         )
-    return ChannelBits(bits, weight.dim()).to(weight.device)
+    made = ChannelBits(bits, weight.dim())
+    return made if weight.is_meta else made.to(weight.device)  # a network without memory keeps it

@@ -59,11 +59,11 @@ def weights_in_words(net: MultiQuantNet) -> str:
     kinds = {(coding.grid, coding.bits) for coding in codings}
     if not kinds:
         return "floats"
-    if len(kinds) > 1:
-        average = sum(c.count * c.bits for c in codings) / sum(c.count for c in codings)
-        names, bits = sorted({grid.name for grid, _ in kinds}), sorted({c.bits for c in codings})
-        return f"{', '.join(names)}, of {bits[0]} to {bits[-1]} bits, {average:.2f} on average"
     (first, *_) = codings
+    if len(kinds) > 1 or not isinstance(first.bits, int):
+        average = sum(c.count * c.mean_bits for c in codings) / sum(c.count for c in codings)
+        names, most = sorted({c.grid.name for c in codings}), max(c.most_bits for c in codings)
+        return f"{', '.join(names)}, of at most {most} bits, {average:.2f} on average"
     if first.is_format:
         return str(first.grid)
     if first.is_float:

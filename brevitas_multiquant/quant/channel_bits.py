@@ -1,7 +1,6 @@
 """Weights whose output channels have bit-widths of their own; 0 bits are a pruned channel."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,8 +9,12 @@ from brevitas_multiquant.core.grids import Grid, Numbers, odd
 from brevitas_multiquant.core.panel import Dial, Panel
 from brevitas_multiquant.core.selection import MAX_BITS
 from brevitas_multiquant.errors import BitWidthError
-from brevitas_multiquant.quant.entries import Entry
-from brevitas_multiquant.quant.member import Member, has_no_sites, stays_as_it_is
+from brevitas_multiquant.quant.member import (
+    Member,
+    has_no_sites,
+    stays_as_it_is,
+    stores_nothing,
+)
 
 
 class ChannelBits(Member):
@@ -32,6 +35,7 @@ class ChannelBits(Member):
         odd (-15, -13, ..., 15) [3.0, 0.0, 15.0] 2.0
     """
 
+    stored = stores_nothing  # a file's header tells the bits
     frozen = stays_as_it_is
     sites = has_no_sites
 
@@ -61,6 +65,11 @@ class ChannelBits(Member):
         return (self.grid,)
 
     @property
+    def channel_bits(self) -> tuple[int, ...]:
+        """Of each output channel."""
+        return tuple(self.bits.flatten().tolist())
+
+    @property
     def divisor(self) -> Tensor:
         """Integers divided by it are real weights; 1 where all of them are 0."""
         return self.levels.clamp(min=1)
@@ -76,22 +85,6 @@ class ChannelBits(Member):
 
     def look_at(self, dial: Dial | Panel) -> None:
         """No dial changes it."""
-
-    def stored(self, name: str) -> Iterable[Entry]:
-        """A byte for each channel, which no packed file holds yet.
-
-        Raises:
-            BitWidthError: when it is read.
-        """
-
-        def refuse(*_: Any) -> NoReturn:
-            raise BitWidthError(
-                f"{name}: expected one bit-width for the weights of a layer, got one for each "
-                "channel, which packed files do not hold: save a checkpoint of the state dict, or "
-                "export"
-            )
-
-        yield Entry("codes", name, self.bits.numel(), refuse, refuse)
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)  # type: ignore[arg-type]

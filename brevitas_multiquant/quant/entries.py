@@ -29,14 +29,25 @@ class Coding:
     Args:
         grid: whose integers they are; where floats are kept, the finest at which the layer runs.
         count: how many weights.
-        bits: of each in the file: those of the grid's places, or 32.
+        bits: of each in the file: those of the grid's places, or 32; or one number for each output
+            channel.
         running: the grid that runs now, all that is needed of a bit-width alone.
     """
 
     grid: Grid
     count: int
-    bits: int
+    bits: int | tuple[int, ...]
     running: Grid
+
+    @property
+    def mean_bits(self) -> float:
+        """Bits of a weight, on average."""
+        return self.bits if isinstance(self.bits, int) else sum(self.bits) / len(self.bits)
+
+    @property
+    def most_bits(self) -> int:
+        """Of any weight."""
+        return self.bits if isinstance(self.bits, int) else max(self.bits)
 
     @property
     def is_float(self) -> bool:
@@ -50,7 +61,8 @@ class Coding:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {"grid": self.grid.name, "bits": self.bits, "count": self.count}
+        bits = self.bits if isinstance(self.bits, int) else list(self.bits)
+        return {"grid": self.grid.name, "bits": bits, "count": self.count}
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ class Entry:
     def bytes_alone(self) -> int:
         """Of the hardware, of a network that never leaves the bit-width at which it runs now."""
         coding = self.coding
-        if coding is None:
+        if coding is None or not isinstance(coding.bits, int):
             return self.deployed_bytes
         return packed_size(coding.count, coding.running.place_bits)
 

@@ -25,6 +25,7 @@ from brevitas_multiquant.quant.injectors import WeightPerTensorLearnedRange
 from brevitas_multiquant.quant.kept_weights import codes_kept
 from brevitas_multiquant.quant.member import INPUT, WEIGHT, Member, Site
 from brevitas_multiquant.quant.plain import plain_layer
+from brevitas_multiquant.quant.stored_channels import channels_entry
 from brevitas_multiquant.quant.stored_codes import weight_entry
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Linear)
@@ -65,6 +66,11 @@ class CodeLayer(Member):
     def weight_format(self) -> WeightFormat:
         """Which integers the weight codes are, at the bits at which it runs."""
         return self.weight_quant.tensor_quant.weight_format  # type: ignore[no-any-return]
+
+    @property
+    def channel_bits(self) -> Sequence[int] | None:
+        """Bits of each output channel, where they have some of their own."""
+        return self.weight_quant.tensor_quant.grid_impl.channel_bits  # type: ignore[no-any-return]
 
     @property
     def weight_grids(self) -> Sequence[Grid]:
@@ -114,7 +120,10 @@ class CodeLayer(Member):
 
     def stored(self, name: str) -> Iterable[Entry]:
         """Weights; a gain is in them, and the range is the quantizer's."""
-        yield weight_entry(self, name, weight_range(self))
+        learned = weight_range(self)
+        make = weight_entry if self.channel_bits is None else channels_entry
+        yield make(self, name, learned)
+        yield from learned.of_weights(name, self.effective_weight)
         yield from float_entries(self, name, skip=("weight", "gain"))
 
     def frozen(self, bits: int, name: str) -> nn.Module:

@@ -5,14 +5,15 @@ follows makes that the same network as one whose values keep their scale, with t
 its output does not depend on a factor in front of it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from brevitas_multiquant.core.clip_quantize import activation_levels
 from brevitas_multiquant.core.grids import ODD, Grid
-from brevitas_multiquant.quant.entries import Entry
+from brevitas_multiquant.core.packing import Array
+from brevitas_multiquant.quant.entries import Entry, fp32_numbers
 from brevitas_multiquant.quant.member import Member, has_no_sites, stays_as_it_is, stores_nothing
 from brevitas_multiquant.quant.ranges import ActivationRange, WeightRange
 
@@ -185,6 +186,15 @@ class WeightTanh(_Given):
         """From here on the weights are values as they are."""
         self.of_values = True
 
+    def of_weights(self, name: str, weight: Callable[[], Tensor]) -> Iterable[Entry]:
+        """What a file has of the weights beside these values: nothing.
+
+        Args:
+            name: of the layer.
+            weight: gives the weights that it uses.
+        """
+        return ()
+
     def factor(self, weight: Tensor) -> float | Tensor:
         """1: the values are between -1 and 1."""
         return 1.0
@@ -195,13 +205,35 @@ class WeightTanhTimesMean(WeightTanh):
 
     No gradient passes E, which is the same at every bit-width.
 
+    Attributes:
+        mean_of_file: E of the weights of a file.
+
     Example:
         >>> WeightTanhTimesMean().factor(torch.tensor([1.0, -3.0]))
         tensor(2.)
     """
 
+    mean_of_file: Tensor
+
+    def __init__(self, weight_format: Grid = ODD) -> None:
+        super().__init__(weight_format)
+        self.register_buffer("mean_of_file", torch.tensor(0.0), persistent=False)
+
+    def of_weights(self, name: str, weight: Callable[[], Tensor]) -> Iterable[Entry]:
+        """E, which the values do not tell."""
+
+        def read() -> Array:
+            return fp32_numbers(name, torch.as_tensor(self.factor(weight())))
+
+        def write(values: Array, trainable: bool) -> None:
+            self.mean_of_file.fill_(float(values[0]))
+
+        yield Entry("ranges", name, 1, read, write)
+
     def factor(self, weight: Tensor) -> float | Tensor:
-        """E, a scalar in fp32 or wider."""
+        """E, a scalar in fp32 or wider; of the weights of a file, the one that it has."""
+        if self.of_values:
+            return self.mean_of_file
         detached = weight.detach()
         return detached.to(torch.promote_types(weight.dtype, torch.float32)).abs().mean()
 

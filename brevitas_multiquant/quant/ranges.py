@@ -248,6 +248,10 @@ class WeightRange(LearnedRange):
     def take_values(self) -> None:
         """Told where the weights of a file are put within its range: so they are always."""
 
+    def of_weights(self, name: str, weight: Callable[[], Tensor]) -> Iterable[Entry]:
+        """What a file has of the weights beside themselves: nothing."""
+        return ()
+
     def factor(self, weight: Tensor) -> float | Tensor:
         """By what the values, between -1 and 1, are multiplied: nothing."""
         return 1.0

@@ -29,7 +29,7 @@ def weight_entry(layer: Any, name: str, learned: Any) -> Entry:
         learned: the range of its weights, which has to be rebuilt before them.
     """
     kept = kept_grid(layer.weight_grids)
-    return _floats(layer, name) if kept is None else _codes(layer, name, learned, kept)
+    return _floats(layer, name, learned) if kept is None else _codes(layer, name, learned, kept)
 
 
 def _codes(layer: Any, name: str, learned: Any, kept: Grid) -> Entry:
@@ -55,29 +55,29 @@ def _codes(layer: Any, name: str, learned: Any, kept: Grid) -> Entry:
         # Nothing is clipped, as anything larger was refused; it is the fast way to look up.
         rows = zip(values.numpy(), places.reshape(len(values), -1), strict=True)
         found = np.concatenate([np.take(row, own, mode="clip") for row, own in rows])
-        _become_plain(layer, torch.from_numpy(found))
-        learned.take_values()
+        become_plain(layer, torch.from_numpy(found), learned)
 
     coding = Coding(kept, count, bits, layer.weight_format)
     return Entry("codes", name, packed_size(count, bits), read, write, coding=coding)
 
 
-def _floats(layer: Any, name: str) -> Entry:
-    """The weights before they are rounded: what every bit-width starts from."""
+def _floats(layer: Any, name: str, learned: Any) -> Entry:
+    """The weights just before they are rounded: what every bit-width starts from.
+
+    Where a function was between them and the parameters, no executor has to compute it again.
+    """
     count, where = layer.weight.numel(), f"{name}.weight"
     finest = max(layer.weight_grids, key=lambda grid: grid.levels)
 
-    def write(values: Array, trainable: bool) -> None:
-        _become_plain(layer, torch.from_numpy(values.copy()))
+    def read() -> Array:
+        values, _, _ = learned.placed(layer.effective_weight())
+        return fp32_numbers(where, values)
 
-    return Entry(
-        "floats",
-        where,
-        count,
-        lambda: fp32_numbers(where, layer.effective_weight()),
-        write,
-        coding=Coding(finest, count, FLOAT_BITS, layer.weight_format),
-    )
+    def write(values: Array, trainable: bool) -> None:
+        become_plain(layer, torch.from_numpy(values.copy()), learned)
+
+    coding = Coding(finest, count, FLOAT_BITS, layer.weight_format)
+    return Entry("floats", where, count, read, write, coding=coding)
 
 
 def _values(lower: Tensor, upper: Tensor, kept: Grid) -> Tensor:
@@ -105,10 +105,17 @@ def _require_codes(
             raise PackedFileError(f"{name}: the range ({lower}, {upper}) loses its codes")
 
 
-def _become_plain(layer: Any, weights: Tensor) -> None:
-    """Effective weights as the weights themselves: what computed them is in them now."""
+def become_plain(layer: Any, weights: Tensor, learned: Any) -> None:
+    """Take what a file has as the weights themselves: what computed them is in them now.
+
+    Args:
+        layer: a `CodeLayer`.
+        weights: as many numbers as it has weights, within its range.
+        learned: the range.
+    """
     layer.weight.data = weights.view(layer.weight.shape).to(layer.weight.dtype)
     layer.weight_function = None
     gain = getattr(layer, "gain", None)
     if gain is not None:
         gain.requires_grad_(False).fill_(1.0)
+    learned.take_values()

@@ -88,6 +88,9 @@ class Fixed:
         weight_format: the grid.
     """
 
+    channel_bits: Sequence[int] | None = None
+    """Of each output channel, where they differ."""
+
     mean_bits = None
 
     def __init__(self, weight_format: Grid = ODD) -> None:
@@ -137,6 +140,8 @@ class AtRunTime(Member):
 
     row: Tensor
     dial: Dial | Panel | None = None
+    channel_bits: Sequence[int] | None = None
+    """As of `Fixed`."""
     mean_bits = None
 
     def __init__(self, family: str, candidate_bits: Sequence[int]) -> None:

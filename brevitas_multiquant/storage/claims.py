@@ -46,6 +46,16 @@ def described(codings: Mapping[str, Coding]) -> dict[str, dict[str, Any]]:
     return {name: coding.to_dict() for name, coding in codings.items()}
 
 
+def channels_in(header: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Layer of the one body -> bits of each of its output channels, where a header has them."""
+    weights = header.get("weights")
+    if not isinstance(weights, dict):
+        return {}
+    bits = {name: said.get("bits") for name, said in weights.items() if isinstance(said, dict)}
+    lists = {name: own for name, own in bits.items() if isinstance(own, list)}
+    return {name.removeprefix("branches.0."): own for name, own in lists.items()}
+
+
 def check_weights(net: MultiQuantNet, header: Mapping[str, Any]) -> None:
     """Compare what a header says of each layer's weights with what its configuration asks for.
 

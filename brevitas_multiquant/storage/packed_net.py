@@ -39,11 +39,13 @@ from brevitas_multiquant.core.paused_collector import collector_paused
 from brevitas_multiquant.core.selection import BRANCH_BITS
 from brevitas_multiquant.errors import PackedFileError, SourceError
 from brevitas_multiquant.methods.convert import multiquantize
+from brevitas_multiquant.methods.settle import settle
 from brevitas_multiquant.nn.given import given_network
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.nn.stored import codings_of, entries_of, layout_of, parts_of
 from brevitas_multiquant.quant.entries import KINDS
 from brevitas_multiquant.storage.claims import (
+    channels_in,
     check_sizes,
     check_weights,
     described,
@@ -111,11 +113,11 @@ def save_packed(net: MultiQuantNet, path: str | os.PathLike[str]) -> Path:
         "source": source.to_dict(),
         "input_shape": None if net.input_shape is None else list(net.input_shape),
     }
-    arrays = _arrays(net)
-    _require_readable(net, header, own=source.library == "own")
     codings = codings_of(net)
     if not all(coding.is_format for coding in codings.values()):
         header["weights"] = described(codings)
+    arrays = _arrays(net)
+    _require_readable(net, header, own=source.library == "own")
     return write_packed(path, header, arrays)
 
 
@@ -199,7 +201,7 @@ def _skeleton(
     """The network of a header, without memory."""
     config = MultiQuantConfig.from_dict(header["config"])
     with without_memory():
-        return multiquantize(
+        net = multiquantize(
             float_model,
             config=config,
             stem=source.stem,
@@ -209,6 +211,9 @@ def _skeleton(
             source=source,
             check=False,
         )
+    if (channels := channels_in(header)) and config.assignment is not None:
+        settle(net, config.assignment, channels)
+    return net
 
 
 def _float_skeleton(source: ModelSource, limit: int) -> nn.Module:

@@ -21,7 +21,7 @@ from brevitas_multiquant import (
     save_packed,
 )
 from brevitas_multiquant.errors import PackedFileError
-from brevitas_multiquant.quant.layers import CodeLayer
+from brevitas_multiquant.quant.layers import CodeLayer, weight_range
 from tests.one_body import FLOATS, NESTED, ROWS, build, network, sample
 from tests.packed import rewrite, take_apart
 from tests.tiny import TinyNet
@@ -86,16 +86,34 @@ def test_the_file_tells_how_to_read_it(row: str, tmp_path: Path) -> None:
         if row in FLOATS:
             assert said["bits"] == 32
             weights = np.frombuffer(kept[: 4 * said["count"]], np.float32)
-            assert np.array_equal(weights, layer.effective_weight().detach().flatten().numpy())
+            placed, _, _ = weight_range(layer).placed(layer.effective_weight())
+            assert np.array_equal(weights, placed.detach().flatten().numpy())
             kept = kept[4 * (said["count"] + (0 if layer.bias is None else len(layer.bias))) :]
             continue
         size = -(-said["count"] * said["bits"] // 8)
         places = reference_unpack(kept[:size], said["bits"], said["count"])
         kept = kept[size:]
         top = 2 ** said["bits"]
-        integers = {"modified": places - top // 2}.get(said["grid"], 2 * places - (top - 1))
+        others = {"modified": places - top // 2, "symmetric8": places - (top // 2 - 1)}
+        integers = others.get(said["grid"], 2 * places - (top - 1))
         assert np.array_equal(integers, layer.quant_weight().detach().flatten().numpy())
     assert not kept
+
+
+def test_smaller_bit_widths_are_rounded_from_the_largest(tmp_path: Path) -> None:
+    """Double Rounding: the integers of the file over a power of two, half to even."""
+    net = network("double_rounding")
+    header, _ = take_apart(save_packed(net, tmp_path / "net.safetensors"))
+    assert {(said["grid"], said["bits"]) for said in header["weights"].values()} == {
+        ("symmetric8", 8)
+    }
+    net.set_active_bits(8)
+    kept = {name: layer.quant_weight().double() for name, layer in layers_of(net).items()}
+    for bits in net.bits:
+        net.set_active_bits(bits)
+        for name, layer in layers_of(net).items():
+            expected = (kept[name] / 2 ** (8 - bits)).round().clamp(max=2 ** (bits - 1) - 1)
+            assert torch.equal(layer.quant_weight().double(), expected)
 
 
 @pytest.mark.parametrize("row", NESTED)
@@ -198,6 +216,18 @@ def test_damaged_headers_are_refused(kind: str, tmp_path: Path) -> None:
         load_packed(path, TinyNet())
 
 
+def test_codes_that_the_grid_does_not_have(tmp_path: Path) -> None:
+    """127 and -127 are its ends: 8 bits have one place more."""
+    path = save_packed(network("double_rounding"), tmp_path / "net.safetensors")
+    rewrite(
+        path,
+        lambda arrays, header: arrays["branches.0.codes"].__setitem__(0, 255),
+        signed=("arrays", "header"),
+    )
+    with pytest.raises(PackedFileError, match=r"conv1: expected .* from 0 to 254 .* got 255"):
+        load_packed(path, TinyNet())
+
+
 def test_ranges_that_lose_codes_of_any_bit_width(tmp_path: Path) -> None:
     path = save_packed(network("adabits centered"), tmp_path / "net.safetensors")
 
@@ -246,7 +276,7 @@ def test_a_folder_of_the_hub(row: str, tmp_path: Path) -> None:
     card = (tmp_path / "net" / "README.md").read_text()
     assert f"method `{net.config.method}`" in card
     assert {
-        "individual, assignment": "Weights are odd, of 3 to 8 bits, 5.13 on average.",
+        "individual, assignment": "Weights are odd, of at most 8 bits, 5.13 on average.",
         "adabits centered": "Weights are centered (-255, -253, ..., 255), 8 bits each, which hold "
         "those of every smaller bit-width.",
         "adabits original": "Weights are odd, kept as floats, from which every bit-width is "
