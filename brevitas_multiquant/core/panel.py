@@ -11,6 +11,7 @@ import torch
 
 from brevitas_multiquant.core.precision import Assignment, Precision, Setting
 from brevitas_multiquant.core.selection import BRANCH_BITS, is_whole
+from brevitas_multiquant.core.told import Told
 from brevitas_multiquant.errors import BitWidthError, ConcurrentUseError
 
 _ADVICE = (
@@ -30,6 +31,8 @@ class Dial:
 
     site: str
     panel: "Panel"
+    told: Told | None = field(default=None, init=False, repr=False)
+    """The same as tensors while a compiled graph runs that serves any assignment."""
 
     @property
     def assigned(self) -> tuple[str, str]:
@@ -100,7 +103,11 @@ class Panel:
     activation_bits: ClassVar[None] = None
     assigned: ClassVar[None] = None
     assigned_weights: ClassVar[None] = None
+    told: ClassVar[None] = None
     """As of a `Dial`: its bit-width is no site's."""
+
+    telling = False
+    """Whether a compiled graph runs that serves any assignment (`nn.compiled.telling`)."""
 
     def __post_init__(self) -> None:
         self._owner: Any = None  # of the open blocks

@@ -242,15 +242,19 @@ class MultiQuantNet(MultiBranch):
             ConcurrentUseError: another thread switched the bit-width midway; see `view`.
         """
         if torch.compiler.is_compiling():
-            warn_of_graphs(len(self.bits))
+            panel = self._active
+            assigned = not panel.telling and bool(panel.own or panel.own_weights)
+            warn_of_graphs(len(self.bits), assigned)
         with self._at_one_bit_width(), self._exactly(x.device):
             return self.head(self.merge(self._run_branches(self.stem(x))))
 
     def compile(self, **options: Any) -> None:  # type: ignore[override]
         """Compile the forward in place, once for each bit-width that runs, in either mode.
 
-        For any number of bit-widths, where ``torch.compile(net)`` stops to compile after as many
-        graphs as torch keeps of one function. Copies, pickles and views are not compiled.
+        And once more for all assignments that have its branches, norms and ranges, where the bits
+        of sites choose none of these. For any number of bit-widths, where ``torch.compile(net)``
+        stops to compile after as many graphs as torch keeps of one function. Copies, pickles and
+        views are not compiled.
 
         Args:
             **options: of ``torch.compile``.

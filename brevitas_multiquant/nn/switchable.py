@@ -78,6 +78,11 @@ class Switchable(Member, nn.ModuleDict):
         """What the active member makes of ``x``."""
         return self[member_name([self._shown(part) for part in self.key])](x)
 
+    @property
+    def is_of_sites(self) -> bool:
+        """Whether the bits of sites tell which member runs."""
+        return bool(set(self.key) - {"bits"})
+
     def name_at(self, bits: int) -> str:
         """What the member is called that runs at a bit-width of the network.
 

@@ -18,6 +18,7 @@ from brevitas_multiquant.core.clip_quantize import activation_levels
 from brevitas_multiquant.core.exact_sums import sums_are_exact
 from brevitas_multiquant.core.grids import ODD, Grid, WeightFormat
 from brevitas_multiquant.core.panel import Dial, Panel
+from brevitas_multiquant.core.told import told_by
 from brevitas_multiquant.quant.entries import Entry, float_entries
 from brevitas_multiquant.quant.exact import contract_exactly, refuse_mixed_types
 from brevitas_multiquant.quant.geometry import as_output_channels, geometry
@@ -87,13 +88,17 @@ class CodeLayer(Member):
         """
         divisor: float | Tensor = self.weight_quant.tensor_quant.divisor
         factor: float | Tensor = weight_range(self).factor(self.effective_weight())
+        told = told_by(self.input_dial)
+        if told is not None:  # in fp64, as Python computes it
+            return factor / (divisor * told.levels.double())
         return factor / (divisor * activation_levels(self.input_dial.bits))
 
     @property
     def scale_of_outputs(self) -> float | Tensor:
         """`output_scale`, in a shape that broadcasts to that of the output."""
         scale = self.output_scale
-        return as_output_channels(self, scale.flatten()) if isinstance(scale, Tensor) else scale
+        by_channel = isinstance(scale, Tensor) and scale.dim()
+        return as_output_channels(self, scale.flatten()) if by_channel else scale  # type: ignore[union-attr]
 
     @property
     def is_exact(self) -> bool:
@@ -112,7 +117,9 @@ class CodeLayer(Member):
             refuse_mixed_types(x, weight_codes)
             scale = self.output_scale
             weight = weight_codes * scale
-            with codes_kept(x, weight, weight_codes, scale, self.weight_format.magnitude):
+            compiling = torch.compiler.is_compiling()  # then the grid that runs is not known
+            grid = self.weight_grids[-1] if compiling else self.weight_format
+            with codes_kept(x, weight, weight_codes, scale, grid.magnitude):
                 return contract(x, weight, bias)
         y = contract_exactly(contract, x, weight_codes).mul_(self.scale_of_outputs)
         y = y if bias is None else y.add_(as_output_channels(self, bias))

@@ -21,6 +21,7 @@ from brevitas_multiquant.core.config import check_choice
 from brevitas_multiquant.core.grids import FAMILIES, ODD, Grid, Numbers, grids_of
 from brevitas_multiquant.core.panel import Dial, Panel
 from brevitas_multiquant.core.selection import chosen_bits
+from brevitas_multiquant.core.told import row_at, told_by
 from brevitas_multiquant.quant.member import (
     Member,
     has_no_sites,
@@ -70,14 +71,17 @@ class ActivationCodes(_Codes):
         return self.bits if self.dial is None else self.dial.bits
 
     @property
-    def levels(self) -> int:
+    def levels(self) -> int | Tensor:
         """The largest code now: what it stands for is u."""
-        return activation_levels(self.active_bits)
+        told = told_by(self.dial)
+        return activation_levels(self.active_bits) if told is None else told.levels
 
     def forward(self, x: Tensor) -> QuantArgs:
         """Codes of ``x`` (any shape) in [0, 2**bits - 1]."""
         lower, upper = self.range_impl(x)
-        codes = quantize_activation(x, lower, upper, self.active_bits, overwrite=self.overwrites)
+        told = told_by(self.dial)
+        bits, levels = (self.active_bits, None) if told is None else (told.widest, told.levels)
+        codes = quantize_activation(x, lower, upper, bits, self.overwrites, levels)
         return self._with_metadata(codes)
 
 
@@ -163,9 +167,12 @@ class AtRunTime(Member):
         return self.grids[self.switched if self.dial is None else self.dial.weight]
 
     @property
-    def divisor(self) -> float:
+    def divisor(self) -> float | Tensor:
         """Of the grid that runs."""
-        return self.grid.divisor
+        told = told_by(self.dial)
+        if told is None:
+            return self.grid.divisor
+        return row_at([float(grid.divisor) for grid in self._by_bits()], told.weight)
 
     def switch(self, bits: int) -> None:
         """Choose the grid from here on.
@@ -183,17 +190,27 @@ class AtRunTime(Member):
         self.dial = dial
 
     def numbers(self) -> Numbers:
-        """Of the grid that runs: Python numbers; where a graph is compiled without a dial, tensors.
-
-        The graphs of a network are of one bit-width each.
-        """
-        by_switch = self.dial is None and torch.compiler.is_compiling()
-        return Numbers(*self.row) if by_switch else self.grid.numbers
+        """Of the grid that runs: Python numbers; tensors where one graph serves all grids."""
+        row = self._row_of_graph()
+        return self.grid.numbers if row is None else Numbers(*row)
 
     def forward(self) -> Tensor:
         """Bits of the integers, as Brevitas asks for it."""
-        own = self.row if self.dial is None else self.row.new_tensor(self.grid.numbers)
-        return own[-1].float()
+        row = self._row_of_graph()
+        if row is None:
+            row = self.row if self.dial is None else self.row.new_tensor(self.grid.numbers)
+        return row[-1].float()
+
+    def _row_of_graph(self) -> Tensor | None:
+        """The numbers that run, where a graph is compiled that does not know which."""
+        if self.dial is None:
+            return self.row if torch.compiler.is_compiling() else None
+        told = told_by(self.dial)
+        return None if told is None else row_at([g.numbers for g in self._by_bits()], told.weight)
+
+    def _by_bits(self) -> list[Grid]:
+        """The grid of each bit-width from 0 on; of those that are none, any."""
+        return [self.grids.get(bits, self.finest) for bits in range(max(self.grids) + 1)]
 
 
 class WeightCodes(_Codes):

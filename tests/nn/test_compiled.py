@@ -1,6 +1,7 @@
 """torch.compile: every bit-width once in training and once in evaluation, counted."""
 
 import copy
+import random
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from brevitas_multiquant import MultiQuantNet, calibrate
+from brevitas_multiquant import Assignment, MultiQuantNet, calibrate
 from brevitas_multiquant.nn.compiled import compiled_by_bits
 
 BITS = (2, 3, 4, 5, 6)
@@ -168,3 +169,118 @@ def test_copies_and_views_are_not_compiled(
     view = net.view(2)
     view.compile(backend=counting, fullgraph=True)
     assert torch.equal(view(images), expected) and counting.graphs == 1
+
+
+def mixed_settings(net: MultiQuantNet, bits: int, count: int) -> list[Assignment]:
+    """Assignments with sites at bits of their own, all different."""
+    found: dict[Assignment, None] = {}
+    draw = random.Random(0)
+    while len(found) < count:
+        pairs = [(draw.choice(net.bits), draw.choice(net.bits)) for _ in net.sites]
+        weights = [weight if net.config.method == "adabits" else 2 for weight, _ in pairs]
+        own = zip(net.sites, zip(weights, [a for _, a in pairs], strict=True), strict=True)
+        one = Assignment(bits, dict(own))
+        if not isinstance(net.view(one).setting, int):
+            found[one] = None
+    return list(found)
+
+
+def run_assigned(
+    net: MultiQuantNet, settings: list[Assignment], images: Tensor, training: bool
+) -> list[Tensor]:
+    """Logits and, in training, all gradients of each."""
+    found = []
+    net.train(training)
+    for one in settings:
+        net.zero_grad()
+        with net.at_bits(one), torch.set_grad_enabled(training):
+            logits = net(images)
+        found.append(logits.detach())
+        if training:
+            logits.square().sum().backward()
+            grads = [p.grad.flatten() for p in net.parameters() if p.grad is not None]
+            found.append(torch.cat(grads))
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"profile": "finn"},
+        {"method": "adabits"},
+        {"method": "adabits", "grid": "original"},
+        {"method": "double_rounding"},
+    ],
+    ids=lambda options: "-".join(options.values()) or "paper",
+)
+def test_one_graph_serves_every_assignment(
+    make_net: Callable[..., MultiQuantNet], images: Tensor, options: dict
+) -> None:
+    """More of them than torch keeps graphs; a graph sums gradients in another order."""
+    net, counting = make_net(bits=(2, 3, 4, 6), **options), Counting()
+    calibrate(net, [images])
+    settings = mixed_settings(net, 4, TORCHS_LIMIT + 2)
+    eager = copy.deepcopy(net)
+    expected = [run_assigned(eager, settings, images, training) for training in (True, False)]
+    net.compile(backend=counting, fullgraph=True, dynamic=False)
+    for training, values in zip((True, False), expected, strict=True):
+        for got, value in zip(run_assigned(net, settings, images, training), values, strict=True):
+            torch.testing.assert_close(got, value, rtol=1e-5, atol=1e-6)
+    assert counting.graphs == 2  # in training, and in evaluation
+    with net.at_bits(4), torch.no_grad():
+        net(images)
+    assert counting.graphs == 3  # of the bit-width alone, whose numbers it knows
+    run_assigned(net, settings, images, False)
+    assert counting.graphs == 3
+
+
+def test_a_graph_of_assignments_may_run_backward_later(
+    make_net: Callable[..., MultiQuantNet], images: Tensor
+) -> None:
+    """After another assignment has run: what was told is not overwritten."""
+    net = make_net(bits=(2, 4))
+    calibrate(net, [images])
+    first, second = mixed_settings(net, 4, 2)
+    (_, expected) = run_assigned(net, [first], images, True)
+    net.compile(backend="aot_eager", fullgraph=True, dynamic=False)
+    net.zero_grad()
+    with net.at_bits(first):
+        logits = net(images)
+    with net.at_bits(second):
+        net(images)
+    logits.square().sum().backward()
+    got = torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_where_sites_choose_norms_assignments_run_uncompiled_and_that_is_told(
+    make_net: Callable[..., MultiQuantNet], images: Tensor
+) -> None:
+    net, counting = make_net(bits=(2, 4), method="bit_mixer"), Counting()
+    calibrate(net, [images])
+    mixed = Assignment(4, {"conv1": (2, 2)})
+    with torch.no_grad(), net.eval().at_bits(mixed):
+        expected = net(images)
+    net.compile(backend=counting, fullgraph=True, dynamic=False)
+    told = pytest.warns(UserWarning, match=r"so it runs uncompiled.*extract_subnet\(net, assign")
+    with told, torch.no_grad(), net.at_bits(mixed):
+        assert torch.equal(net(images), expected)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        for bits in net.bits:
+            with net.at_bits(bits):
+                net(images)
+        with net.at_bits(mixed):
+            net(images)
+    assert counting.graphs == len(net.bits)
+
+
+def test_one_function_for_assignments_is_told(
+    small: Callable[..., MultiQuantNet], images: Tensor
+) -> None:
+    net = small((2, 4)).eval()
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    told = pytest.warns(UserWarning, match=r"a graph for each assignment.*Call net\.compile\(\)")
+    with told, net.at_bits(Assignment(4, {net.sites[0]: (2, 2)})):
+        compiled(images)
