@@ -104,8 +104,8 @@ def table_set(template: IntegerGraph, graph: IntegerGraph) -> Tables:
         graph: the integer network of the other; both of `with_gates`.
 
     Raises:
-        FinnMappingError: a convolution whose weights hardware would need with another sign at
-            this bit-width.
+        FinnMappingError: a convolution whose weights are others at this bit-width, or whose
+            hardware would need them with another sign.
     """
     own, places = _by_place(graph), _by_place(template)
     assert own.keys() <= places.keys(), "the template has all branches"
@@ -145,16 +145,23 @@ def _check_weights(
         kept = layer.weight[:outputs, :inputs]
         differs = (kept != other.weight).flatten(1).any(1).nonzero().flatten().tolist()
         if differs:
-            problems.append(
-                (
-                    layer.where,
-                    f"the norm behind it has scales of another sign at {bits} bits than at "
-                    f"{template.bits}, in the channels {differs}: train on with positive norm "
-                    "scales, or export one project per bit-width (switchable=False)",
-                )
-            )
+            only_signs = torch.equal(kept.abs(), other.weight.abs())
+            advice = _OTHER_SIGNS if only_signs else _OTHER_WEIGHTS
+            numbers = {"bits": bits, "template": template.bits, "channels": differs}
+            problems.append((layer.where, advice.format(**numbers)))
     if problems:
         raise FinnMappingError(f"{bits} bits", problems)
+
+
+_OTHER_SIGNS = (
+    "the norm behind it has scales of another sign at {bits} bits than at {template}, in the "
+    "channels {channels}: train on with positive norm scales, or export one project per bit-width "
+    "(switchable=False)"
+)
+_OTHER_WEIGHTS = (
+    "its weights follow the bit-width and are other integers at {bits} bits than at {template}, "
+    "which tables alone do not change: export one project per bit-width (switchable=False)"
+)
 
 
 def _table_of(own: Layer | None, layer: Thresholds) -> Tensor:

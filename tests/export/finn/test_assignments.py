@@ -11,6 +11,7 @@ from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.core.onnx_exec import execute_onnx
 
 from brevitas_multiquant import Assignment, extract_subnet, multiquantize
+from brevitas_multiquant.errors import FinnMappingError
 from brevitas_multiquant.export import check_finn, export_finn
 from brevitas_multiquant.export.exporter import readable_ir_version
 from brevitas_multiquant.export.finn.check import branch_names
@@ -20,6 +21,7 @@ from brevitas_multiquant.export.finn.switchable import table_set, with_gates
 from tests.export.finn.nets import NAMES, build, images_for
 from tests.export.finn.test_export import imported
 from tests.export.finn.test_switchable import switched
+from tests.one_body import network
 from tests.tiny import IMAGE, TinyNet
 
 BITS = (2, 3, 8)
@@ -161,3 +163,11 @@ def test_the_preflight_names_the_assignments_too():
     assert [one in violation.bits for violation in found] == [4 in v.bits for v in found]
     good = build("residual", bits=BITS)
     assert check_finn(good, assignments=[drawn(good, 3)]) == []
+
+
+@pytest.mark.parametrize("row", ["adabits centered", "bit mixer"])
+def test_weights_that_follow_the_bit_width_are_no_matter_of_tables(row, tmp_path):
+    net = network(row, "finn")
+    with pytest.raises(FinnMappingError, match="its weights follow the bit-width and are"):
+        export_finn(net, tmp_path / "new", switchable=True, estimate=False)
+    assert not (tmp_path / "new").exists()
