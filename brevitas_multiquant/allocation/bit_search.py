@@ -12,13 +12,13 @@ so have their weights; ranges are learned, in place of tanh with a maximum and o
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from brevitas_multiquant.allocation.allocation import Allocation
 from brevitas_multiquant.allocation.budget import Budget
@@ -31,8 +31,8 @@ from brevitas_multiquant.allocation.sites import Width, sites_of
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.errors import ConfigError, UniformBitsWarning
 from brevitas_multiquant.methods.settle import INDIVIDUAL, settle
-from brevitas_multiquant.nn.given import bare_network
 from brevitas_multiquant.nn.network import MultiQuantNet
+from brevitas_multiquant.training.task import BitWidthLoss, Objective, TrainingTask
 
 STRATEGY = "fracbits"
 HEADROOM = 0.5
@@ -67,7 +67,7 @@ class Settled:
         }
 
 
-class BitSearch(nn.Module):
+class BitSearch(TrainingTask):
     """The training task of a search: cross entropy, and a term in the cost of the bits.
 
     From here on until `settle` the network runs at real-valued bits, mixing the values of two
@@ -133,14 +133,12 @@ class BitSearch(nn.Module):
         criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
         input_shape: tuple[int, ...] | None = None,
     ) -> None:
-        super().__init__()
-        self.net = bare_network(net, "BitSearch", "wrap the search instead")
+        super().__init__(net, Objective(), criterion=criterion)
         _check_method(net)
         shape = input_shape or net.input_shape or (1, 3, 224, 224)
         sites = sites_of(net, shape, net.bits[0], None)
         self.problem = problem_of(sites, budget, candidates, pins or {}, groups)
         require_below_the_most(self.problem)
-        self.criterion = nn.CrossEntropyLoss() if criterion is None else criterion
         own = Controller() if regulariser is None else regulariser
         self.rate = getattr(own, "rate", 0.02) if rate is None else rate
         if start is None:
@@ -164,38 +162,18 @@ class BitSearch(nn.Module):
         assert isinstance(own, Regulariser)
         return own
 
-    def forward(self, images: Tensor, target: Tensor) -> dict[str, Any]:
-        """The loss of a batch.
+    def losses(
+        self, images: Tensor, target: Tensor, chosen: Sequence[int] | None = None
+    ) -> Iterator[BitWidthLoss]:
+        """The criterion's loss, and while bits are learned what the budget adds to it."""
+        for part in super().losses(images, target, chosen):
+            yield part._replace(loss=part.loss + self._budget_term()) if self.is_open else part
 
-        Args:
-            images: (N, C, H, W).
-            target: what ``criterion`` takes; by default class indices (N,).
-
-        Returns:
-            ``loss``: to differentiate; ``outputs``: bit-width -> logits; ``ce``: bit-width -> the
-            criterion's share; while bits are learned ``ratio``: cost over budget.
-        """
-        logits = self.net(images)
-        bits = self.net.active_bits
-        ce = self.criterion(logits, target)
-        parts = {"loss": ce, "outputs": {bits: logits}, "ce": {bits: ce.detach()}, "kd": {}}
-        if not self.is_open:
-            return parts
+    def _budget_term(self) -> Tensor:
         ratio, excess = self._ratios()
         self._ratio = ratio.detach()
-        return {**parts, "loss": ce + self.regulariser(ratio) + excess, "ratio": self._ratio}
-
-    def step(
-        self,
-        images: Tensor,
-        target: Tensor,
-        backward: Callable[[Tensor], Any] = Tensor.backward,
-        bits: Sequence[int] | None = None,
-    ) -> dict[str, Any]:
-        """`forward` and its backward, as other training tasks have it."""
-        parts = self(images, target)
-        backward(parts["loss"])
-        return parts
+        term: Tensor = self.regulariser(ratio) + excess
+        return term
 
     @torch.no_grad()
     def update_bits(self, done: float) -> None:

@@ -8,6 +8,7 @@ import pytest
 from brevitas_multiquant.recipes.errors import MissingFileError, OptionError
 from brevitas_multiquant.recipes.options import train as options
 from brevitas_multiquant.recipes.options import yaml_files as yaml_options
+from brevitas_multiquant.recipes.options.search import parse_search
 from brevitas_multiquant.recipes.results import report
 from tests.recipes.runs import tiny
 
@@ -83,5 +84,6 @@ def test_every_config_in_the_repository_parses():
     configs = sorted(folder.glob("*.yaml"))
     assert len(configs) >= 5
     for config in configs:
-        args = options.parse_train(["-c", str(config)])
+        parse = parse_search if config.name.startswith("search_") else options.parse_train
+        args = parse(["-c", str(config)])
         assert set(yaml_options.read_yaml(config)) <= set(args.flat())

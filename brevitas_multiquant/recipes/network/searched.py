@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from brevitas_multiquant import save_packed
 from brevitas_multiquant.allocation.bit_search import BitSearch
 from brevitas_multiquant.recipes.network.multi_branch import MultiBranch
 from brevitas_multiquant.recipes.options.training import ObjectiveOptions
@@ -38,7 +39,7 @@ class Searched(MultiBranch):
         learned = sum(value.numel() for value in self.search.widths.parameters())
         return f"{learned} bit-widths to learn within {limit}, profile {self.module.config.profile}"
 
-    def task(self, criterion: nn.Module, options: ObjectiveOptions) -> Any:
+    def task(self, criterion: nn.Module, options: ObjectiveOptions) -> BitSearch:
         """The search, which is plain training afterwards."""
         self.search.criterion = criterion
         return self.search
@@ -55,6 +56,13 @@ class Searched(MultiBranch):
         return {"search": dict(self.options), "settled": found}
 
     def save(self, path: Path) -> None:
-        """A state dict, once bits are whole; nothing before."""
-        if self.search.settled is not None:
+        """Packed, once bits are whole; nothing before.
+
+        As a state dict where channels have bits of their own, which no packed file holds.
+        """
+        if self.search.settled is None:
+            return
+        if self.search.settled.channels:
             write_tensors(path, self.module.state_dict())
+        else:
+            save_packed(self.module, path)

@@ -10,6 +10,7 @@ import yaml
 
 from brevitas_multiquant.recipes.errors import MissingFileError, OptionError
 from brevitas_multiquant.recipes.options.configurations import find_configuration
+from brevitas_multiquant.recipes.options.types import key_value
 
 ENVIRONMENT = "environment"
 NEVER_FROM_FILE = ("config", "resume", "overwrite", "dry_run")
@@ -102,7 +103,7 @@ def _yaml_argument(path: Path, action: argparse.Action, value: Any) -> list[str]
     if action.nargs == 0 or isinstance(value, bool):
         wanted = "true or false" if action.nargs == 0 else "a value"
         raise OptionError(f"{path}: {action.dest}: expected {wanted}, got {value!r}")
-    if action.dest == "model_kwargs":
+    if action.type is key_value:
         pairs = value.items() if isinstance(value, dict) else value
         return [flag, *(f"{name}={yaml_text(item)}" for name, item in pairs)]
     if isinstance(value, list | tuple):

@@ -47,8 +47,7 @@ def hardware() -> str:
 
 def save_args(train: TrainOptions, folder: Path) -> None:
     """Write ``args.yaml``: all options, so that it serves as ``-c``, and the environment."""
-    options: dict[str, Any] = dict(sorted(train.flat().items()))
-    options["model_kwargs"] = dict(train.model.model_kwargs)
+    options = {name: _plain(value) for name, value in sorted(train.flat().items())}
     options[ENVIRONMENT] = {
         "versions": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
@@ -59,6 +58,12 @@ def save_args(train: TrainOptions, folder: Path) -> None:
     aside = folder / f"args.yaml{PARTIAL}"
     aside.write_text(text, encoding="utf-8")
     os.replace(aside, folder / "args.yaml")
+
+
+def _plain(value: Any) -> Any:
+    """An option as YAML has it: pairs of names and values as a mapping."""
+    are_pairs = isinstance(value, list) and value and all(isinstance(v, tuple) for v in value)
+    return dict(value) if are_pairs else value
 
 
 def top1_columns(accuracy: Mapping[int, float]) -> dict[str, float]:
