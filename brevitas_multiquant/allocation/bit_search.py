@@ -25,6 +25,7 @@ from brevitas_multiquant.allocation.budget import Budget
 from brevitas_multiquant.allocation.ends import is_uniform, require_below_the_most, uniform_bits
 from brevitas_multiquant.allocation.learned_widths import Channels, LearnedWidths
 from brevitas_multiquant.allocation.problem import Candidates, Pin, problem_of
+from brevitas_multiquant.allocation.pruned import PrunedChannels
 from brevitas_multiquant.allocation.regularisers import Controller, Regulariser
 from brevitas_multiquant.allocation.report import allocation_of
 from brevitas_multiquant.allocation.sites import Width, sites_of
@@ -149,6 +150,7 @@ class BitSearch(TrainingTask):
         self.speed = self.rate / self._sensitivity()
         self._ratio: Tensor | None = None
         self.settled: Settled | None = None
+        self.pruned: PrunedChannels | None = None
 
     @property
     def is_open(self) -> bool:
@@ -181,12 +183,14 @@ class BitSearch(TrainingTask):
 
         Plain gradient descent: the rate falls linearly to a tenth, and bits stay between their
         first and last candidate. Each channel of a layer moves as fast as one bit-width of all of
-        them would: its gradient is as much smaller as there are channels. Nothing happens once
-        bits are whole.
+        them would: its gradient is as much smaller as there are channels. Once bits are whole,
+        pruned channels are kept at 0, nothing else.
 
         Args:
             done: share of the search that is over, from 0 to 1.
         """
+        if self.pruned is not None:
+            self.pruned.hold()
         if not self.is_open or self._ratio is None:
             return
         rate = self.speed * (1 - (1 - SLOWEST) * done)
@@ -259,18 +263,24 @@ class BitSearch(TrainingTask):
         allocation = allocation_of(self.problem, chosen, bits, STRATEGY, counted=counted)
         self.settled = Settled(allocation, channels, ratio, learned)
         self.widths.set(chosen, channels)
-        self.settle_copy(self.net)
+        self.pruned = self.settle_copy(self.net)
         return self.settled
 
-    def settle_copy(self, net: MultiQuantNet) -> None:
+    def settle_copy(self, net: MultiQuantNet) -> PrunedChannels:
         """Fix what was found in a copy of the network that was made while bits were learned.
 
         Args:
             net: such as a moving average.
+
+        Returns:
+            What keeps pruned channels at 0 while it trains.
         """
         assert self.settled is not None
         self.close(net)
         settle(net, self.settled.allocation.assignment, self.settled.channels)
+        pruned = PrunedChannels(net, self.settled.channels)
+        pruned.hold()
+        return pruned
 
     def close(self, net: MultiQuantNet | None = None) -> None:
         """Give the network back as it was, at its bits of before; nothing is rounded.

@@ -9,6 +9,7 @@ from brevitas_multiquant.core.paused_collector import collector_paused
 from brevitas_multiquant.core.precision import Assignment, Setting
 from brevitas_multiquant.nn.given import float32_network
 from brevitas_multiquant.nn.network import MultiQuantNet
+from brevitas_multiquant.nn.pruning import remove_pruned
 from brevitas_multiquant.quant.exact import exact_arithmetic
 from brevitas_multiquant.quant.layers import CodeLayer
 from brevitas_multiquant.quant.member import frozen_copy
@@ -56,7 +57,8 @@ def extract_subnet(net: MultiQuantNet, bits: int | Assignment) -> Subnet:
     """One bit-width as a plain Brevitas network, equal to the bit in evaluation.
 
     Stock ``QuantConv2d``, ``QuantLinear`` and ``QuantIdentity`` at scale 1, ranges and norms as
-    constants in front and behind: nothing of this package's quantizers is left in it.
+    constants in front and behind: nothing of this package's quantizers is left in it. Channels of
+    no bits are gone, where the graph allows that (`brevitas_multiquant.nn.pruning`).
 
     Args:
         net: the network; not changed, not even for a moment.
@@ -84,6 +86,8 @@ def extract_subnet(net: MultiQuantNet, bits: int | Assignment) -> Subnet:
         active = view.active_bits
         running = view.branches_at(active)
         parts = [frozen_copy(branch, active) for branch in running]
+        for part in parts:
+            remove_pruned(part)
         shared = (view.stem, view.head, view.merge)
         stem, head, merge = (frozen_copy(part, active) for part in shared)
         inexact = [name for branch in running for name in _inexact(branch)]

@@ -79,6 +79,11 @@ class ChannelBits(Member):
         """Bits of a weight, on average."""
         return int(self.bits.sum()) / self.bits.numel()
 
+    @property
+    def pruned(self) -> Tensor:
+        """Which channels have no bits: (C,)."""
+        return self.bits.flatten() == 0
+
     def numbers(self) -> Numbers:
         """Of each channel's grid, all as tensors."""
         return Numbers(self.levels, -self.levels, 1, self.levels, self.grid.integer_bits)

@@ -136,7 +136,7 @@ class CodeLayer(Member):
     def frozen(self, bits: int, name: str) -> nn.Module:
         """A stock layer of the codes, and their scale behind it."""
         form, codes = self.weight_format, self.quant_weight()
-        return plain_layer(
+        plain = plain_layer(
             self,
             codes,
             self.scale_of_outputs,
@@ -144,6 +144,10 @@ class CodeLayer(Member):
             form.magnitude,
             narrow_range=form.is_narrow,
         )
+        pruned = self.weight_quant.tensor_quant.pruned
+        if pruned is not None:
+            plain.pruned_channels = pruned
+        return plain
 
     def sites(self) -> Mapping[str, Site]:
         """Its codes, and those that it reads."""

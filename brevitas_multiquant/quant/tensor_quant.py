@@ -95,7 +95,7 @@ class Fixed:
     channel_bits: Sequence[int] | None = None
     """Of each output channel, where they differ."""
 
-    mean_bits = None
+    mean_bits = pruned = None
 
     def __init__(self, weight_format: Grid = ODD) -> None:
         self.grid = self.finest = weight_format
@@ -146,7 +146,7 @@ class AtRunTime(Member):
     dial: Dial | Panel | None = None
     channel_bits: Sequence[int] | None = None
     """As of `Fixed`."""
-    mean_bits = None
+    mean_bits = pruned = None
 
     def __init__(self, family: str, candidate_bits: Sequence[int]) -> None:
         super().__init__()
@@ -240,6 +240,11 @@ class WeightCodes(_Codes):
     def mean_bits(self) -> float | None:
         """Bits of a weight on average, where channels have their own; else None."""
         return self.grid_impl.mean_bits
+
+    @property
+    def pruned(self) -> Tensor | None:
+        """Which output channels have no bits, where channels have their own."""
+        return self.grid_impl.pruned
 
     @property
     def divisor(self) -> float | Tensor:
