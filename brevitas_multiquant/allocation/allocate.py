@@ -52,7 +52,8 @@ def allocate(
         model: a float CNN, or a network that `brevitas_multiquant.multiquantize` made.
         budget: the most it may cost; it is never above.
         strategy: ``"sqnr"`` (default): noise at the output, from images without labels;
-            ``"fisher"``: one backward, with labels; ``"mixquant"``: weights by their rounding error
+            ``"fisher"``: one backward, with labels; ``"fracbits"``: learned in some hundred updates
+            of the network, with labels; ``"mixquant"``: weights by their rounding error
             alone, no data; ``"uniform"``: the same bits everywhere.
         data: batches of images (N, C, H, W), or of (images, labels).
         candidates: bits that may be chosen, or a mapping of ``"weight"`` and ``"activation"`` to
@@ -99,7 +100,7 @@ def allocate(
     every = EVERY_BIT if sites.is_float else sites.net.bits
     chosen_from = every if candidates is None else candidates
     problem = problem_of(sites, budget, chosen_from, pins or {}, groups)
-    found = row.choose(problem, Request(data, samples, exact))
+    found = row.choose(problem, Request(data, samples, exact, model, made))
     assert problem.fits(found.bits), "a strategy went above the budget"
 
     return allocation_of(problem, found.bits, problem.network_bits(bits), row.name, found.curve)

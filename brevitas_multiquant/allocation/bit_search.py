@@ -11,9 +11,11 @@ at whole bits too (`core.fractional`); a tensor has one bit-width for all layers
 so have their weights; ranges are learned, in place of tanh with a maximum and of PACT.
 """
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -23,8 +25,12 @@ from torch import Tensor
 from brevitas_multiquant.allocation.allocation import Allocation
 from brevitas_multiquant.allocation.budget import Budget
 from brevitas_multiquant.allocation.ends import is_uniform, require_below_the_most, uniform_bits
-from brevitas_multiquant.allocation.learned_widths import Channels, LearnedWidths
-from brevitas_multiquant.allocation.problem import Candidates, Pin, problem_of
+from brevitas_multiquant.allocation.learned_widths import (
+    Channels,
+    LearnedWidths,
+    between_whole_bits,
+)
+from brevitas_multiquant.allocation.problem import Candidates, Pin, Problem, problem_of
 from brevitas_multiquant.allocation.pruned import PrunedChannels
 from brevitas_multiquant.allocation.regularisers import Controller, Regulariser
 from brevitas_multiquant.allocation.report import allocation_of
@@ -79,7 +85,7 @@ class BitSearch(TrainingTask):
     Args:
         net: of the method ``"individual"``, at the most bits that anything may get: ranges, norms
             and the sums of the profile ``finn`` are those of it. Calibrate it before.
-        budget: the most it may cost.
+        budget: the most it may cost; or a whole problem, which says all up to ``groups``.
         candidates: bits that may be chosen, or a mapping of ``"weight"`` and ``"activation"`` to
             them; bits stay between the first and the last, and end as one of them.
         pins: name or glob of layers or sites -> bits that are no choice, as of
@@ -122,7 +128,7 @@ class BitSearch(TrainingTask):
     def __init__(
         self,
         net: MultiQuantNet,
-        budget: Budget,
+        budget: Budget | Problem,
         *,
         candidates: Candidates = tuple(range(2, 9)),
         pins: Mapping[str, Pin] | None = None,
@@ -136,9 +142,11 @@ class BitSearch(TrainingTask):
     ) -> None:
         super().__init__(net, Objective(), criterion=criterion)
         _check_method(net)
-        shape = input_shape or net.input_shape or (1, 3, 224, 224)
-        sites = sites_of(net, shape, net.bits[0], None)
-        self.problem = problem_of(sites, budget, candidates, pins or {}, groups)
+        if isinstance(budget, Budget):
+            shape = input_shape or net.input_shape or (1, 3, 224, 224)
+            sites = sites_of(net, shape, net.bits[0], None, at=partial(_settled_copy, net))
+            budget = problem_of(sites, budget, candidates, pins or {}, groups)
+        self.problem = between_whole_bits(budget)
         require_below_the_most(self.problem)
         own = Controller() if regulariser is None else regulariser
         self.rate = getattr(own, "rate", 0.02) if rate is None else rate
@@ -306,6 +314,13 @@ class BitSearch(TrainingTask):
         """By what a unit of rate changes cost over budget in an update, where bits start."""
         gradients = torch.autograd.grad(self._ratios()[0], self.widths.parameters())
         return float(sum(g.numel() * g.square().sum().item() for g in gradients))
+
+
+def _settled_copy(net: MultiQuantNet, assignment: Assignment) -> MultiQuantNet:
+    """The network at an assignment, for costs that depend on its weights."""
+    twin = copy.deepcopy(net).eval()
+    settle(twin, assignment)
+    return twin
 
 
 def _check_method(net: MultiQuantNet) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from brevitas_multiquant.allocation.problem import Problem
 from brevitas_multiquant.allocation.rounding import round_to_budget
 from brevitas_multiquant.allocation.sites import ACTIVATION, WEIGHT, Width
+from brevitas_multiquant.allocation.tabulated import tabulated
 from brevitas_multiquant.core.panel import Dial
 from brevitas_multiquant.cost.terms import Term, as_resources
 from brevitas_multiquant.errors import BudgetError
@@ -25,6 +26,15 @@ Channels = Mapping[str, tuple[int, ...]]
 
 TINY = 1e-30
 """What a bit is worth at least, so that it has a place in an order."""
+
+
+def between_whole_bits(problem: Problem) -> Problem:
+    """A problem whose costs are known at real-valued bits: in some units from tables."""
+    if problem.unit in LINEAR:
+        return problem
+    terms = (tabulated(term, problem.candidates) for term in problem.terms)
+    return replace(problem, terms=tuple(terms))
+
 
 LINEAR = ("bitops", "bytes")
 """Units in which a layer costs the mean of what its channels would, alone."""

@@ -1,11 +1,13 @@
 """Strategies as rows of data: what each needs, and how it chooses."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from brevitas_multiquant.allocation import fisher, mixquant, sqnr
+from torch import nn
+
+from brevitas_multiquant.allocation import fisher, fracbits, mixquant, sqnr
 from brevitas_multiquant.allocation.problem import Problem
 from brevitas_multiquant.allocation.solve import Found, solve
 from brevitas_multiquant.errors import ConfigError
@@ -19,11 +21,15 @@ class Request:
         data: batches of images, or of (images, labels).
         samples: how many images.
         exact: branch and bound instead of the convex hull.
+        model: what was given, for strategies that train it.
+        conversion: options with which it becomes a network.
     """
 
     data: Any = None
     samples: int = 256
     exact: bool = False
+    model: nn.Module | None = None
+    conversion: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,18 @@ def _fisher(problem: Problem, request: Request) -> Found:
     return solve(problem, fisher.sensitivity(problem, request.data, request.samples), request.exact)
 
 
+def _fracbits(problem: Problem, request: Request) -> Found:
+    assert request.model is not None
+    return fracbits.fracbits(
+        problem, request.model, request.conversion, request.data, request.samples
+    )
+
+
 _ROWS = (
     Strategy("uniform", _uniform, weights=False, paper="the baseline: one bit-width everywhere"),
     Strategy("sqnr", _sqnr, weights=False, paper="Practical mixed precision (2302.05397)"),
     Strategy("mixquant", _mixquant, weights=True, paper="MixQuant (2309.17341)"),
+    Strategy("fracbits", _fracbits, weights=True, paper="FracBits (2007.02017), a short search"),
     Strategy("fisher", _fisher, weights=True, paper="NVIDIA Model Optimizer, auto_quantize"),
 )
 STRATEGIES = {row.name: row for row in _ROWS}

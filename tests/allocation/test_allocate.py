@@ -91,7 +91,7 @@ def test_within_the_budget_and_counted_right(
     assert (
         shares["right"].cost == MACS["right"] * shares["right"].weight * shares["right"].activation
     )
-    if strategy != "uniform":
+    if strategy not in ("uniform", "fracbits"):  # which look at a single budget
         costs, losses, _ = zip(*found.curve, strict=True)
         assert sorted(costs) == list(costs) and sorted(losses, reverse=True) == list(losses)
         assert all(point.cost == by_hand(point.assignment) for point in found.curve)

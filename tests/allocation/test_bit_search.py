@@ -21,6 +21,7 @@ from brevitas_multiquant import (
     multiquantize,
     save_packed,
 )
+from brevitas_multiquant.allocation import allocate
 from brevitas_multiquant.allocation.bit_search import BitSearch
 from brevitas_multiquant.allocation.budget import Budget
 from brevitas_multiquant.allocation.ends import uniform_bits
@@ -28,6 +29,7 @@ from brevitas_multiquant.allocation.regularisers import L1, Controller
 from brevitas_multiquant.errors import (
     BitWidthError,
     BudgetError,
+    CalibrationError,
     ConfigError,
     NetworkError,
     UniformBitsWarning,
@@ -364,3 +366,40 @@ def test_one_compiled_graph_whatever_the_bits(images: Tensor) -> None:
         search(images, LABELS)["loss"].backward()
     assert counter.frame_count == 1
     torch._dynamo.reset()
+
+
+def test_a_budget_of_luts(images: Tensor) -> None:
+    """FINN's rules, from tables between whole bits; whole ones are what they count themselves."""
+    net = individual(TinyNet(), images, profile="finn").train()
+    budget = Budget(uniform=4, of="luts", target_fps=1000)
+    search = BitSearch(net, budget, candidates=(2, 3, 4, 5, 6))
+    assert search.problem.unit == "luts" and search.ratio() > 1
+    spread(search)
+    train(search, optimizers_of(net), images, range(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UniformBitsWarning)
+        found = search.settle().allocation
+    assert found.cost <= found.budget and found.layers
+    with pytest.raises(BudgetError, match=r"for bits of single channels, got luts"):
+        BitSearch(individual(TinyNet(), images, profile="finn"), budget, channels=range(9))
+
+
+def test_as_a_strategy() -> None:
+    """A short search from float weights, for its bits alone; the model is left as it is."""
+    images, labels = digits()
+    model = Plain(8).eval()
+    before = copy.deepcopy(model.state_dict())
+    found = allocate(
+        model,
+        Budget(ratio=0.2),
+        strategy="fracbits",
+        data=[(images[:64], labels[:64]), (images[64:128], labels[64:128])],
+        samples=128,
+        input_shape=IMAGE,
+    )
+    assert found.cost <= found.budget and found.strategy == "fracbits"
+    assert len({bits for pair in found.assignment.values() for bits in pair}) > 1
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    with pytest.raises(CalibrationError, match=r"'fracbits'.*labels"):
+        allocate(model, Budget(ratio=0.2), strategy="fracbits", data=[images], input_shape=IMAGE)

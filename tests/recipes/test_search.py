@@ -128,6 +128,8 @@ def test_channels_have_bits_of_their_own(tmp_path):
         ]
         assert stored.flatten().tolist() == bits and set(bits) <= {0, 2, 4, 6}
     assert {pair.activation for pair in assignment.values()} <= {2, 4, 6}
+    net = load_packed(tmp_path / NAME / "last.safetensors")
+    assert net.assignment == assignment
 
 
 def test_two_processes_search_as_one(tmp_path):

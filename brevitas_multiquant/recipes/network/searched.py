@@ -11,7 +11,6 @@ from brevitas_multiquant import save_packed
 from brevitas_multiquant.allocation.bit_search import BitSearch
 from brevitas_multiquant.recipes.network.multi_branch import MultiBranch
 from brevitas_multiquant.recipes.options.training import ObjectiveOptions
-from brevitas_multiquant.recipes.results.checkpoints import write_tensors
 
 BITS = "bits/"
 """What the names of bit-widths start with, in a row of results."""
@@ -56,13 +55,6 @@ class Searched(MultiBranch):
         return {"search": dict(self.options), "settled": found}
 
     def save(self, path: Path) -> None:
-        """Packed, once bits are whole; nothing before.
-
-        As a state dict where channels have bits of their own, which no packed file holds.
-        """
-        if self.search.settled is None:
-            return
-        if self.search.settled.channels:
-            write_tensors(path, self.module.state_dict())
-        else:
+        """Packed, once bits are whole; nothing before."""
+        if self.search.settled is not None:
             save_packed(self.module, path)

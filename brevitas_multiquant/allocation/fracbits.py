@@ -1,0 +1,59 @@
+"""FracBits as a strategy: a short search from the float weights, for its bits alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from brevitas_multiquant.allocation.bit_search import BitSearch
+from brevitas_multiquant.allocation.problem import Problem
+from brevitas_multiquant.allocation.samples import labelled, on
+from brevitas_multiquant.allocation.solve import Found
+from brevitas_multiquant.methods.convert import multiquantize
+from brevitas_multiquant.methods.settle import INDIVIDUAL
+from brevitas_multiquant.nn.network import device_of
+from brevitas_multiquant.training.calibrate import calibrate
+
+STEPS = 500
+LR, MOMENTUM, RANGE_LR = 0.01, 0.9, 1e-3
+"""Of weights that start trained."""
+
+
+def fracbits(
+    problem: Problem, model: nn.Module, conversion: Mapping[str, Any], data: Any, samples: int
+) -> Found:
+    """Bits that a network learns in a few hundred updates, from trained float weights.
+
+    The whole training, which goes on with these bits, is ``recipes/search.py``, or a
+    `brevitas_multiquant.allocation.bit_search.BitSearch` in a loop of one's own.
+
+    Args:
+        problem: what can be chosen.
+        model: the float model; not changed.
+        conversion: options of ``multiquantize``.
+        data: batches (images (N, C, H, W), labels (N,)).
+        samples: how many images are trained on, again and again.
+
+    Raises:
+        CalibrationError: data without labels.
+    """
+    if problem.unit == "luts":
+        conversion = {"profile": "finn", **conversion}
+    batches = labelled(data, "fracbits", samples)
+    most = max(max(of) for of in problem.candidates.values())
+    net = multiquantize(model, [most], method=INDIVIDUAL, check=False, **conversion).train()
+    calibrate(net, [images for images, _ in batches])
+    search = BitSearch(net, problem)
+    weights = torch.optim.SGD(net.model_parameters(), LR, MOMENTUM)
+    ranges = torch.optim.Adam(net.range_parameters(), RANGE_LR)
+    for step in range(STEPS):
+        images, labels = on(device_of(net), *batches[step % len(batches)])
+        for optimizer in (weights, ranges):
+            optimizer.zero_grad()
+        search(images, labels)["loss"].backward()
+        for optimizer in (weights, ranges):
+            optimizer.step()
+        search.update_bits(step / STEPS)
+    chosen, _ = search.widths.rounded()
+    return Found(chosen)
