@@ -5,12 +5,16 @@ from brevitas_multiquant.core.supported_versions import check_versions
 
 check_versions()
 
+from brevitas_multiquant.allocation.allocate import allocate
+from brevitas_multiquant.allocation.allocation import Allocation
+from brevitas_multiquant.allocation.budget import Budget
 from brevitas_multiquant.core.config import MultiQuantConfig
 from brevitas_multiquant.core.float_model import ModelSource
 from brevitas_multiquant.core.moved import keep_old_names
 from brevitas_multiquant.core.precision import Assignment, Precision
 from brevitas_multiquant.cost.table import cost
 from brevitas_multiquant.errors import MultiQuantError
+from brevitas_multiquant.export.finn import layer_costs as _layer_costs  # noqa: F401 - for `cost`
 from brevitas_multiquant.methods.convert import multiquantize
 from brevitas_multiquant.methods.objectives import objective_of
 from brevitas_multiquant.nn import MultiQuantNet
@@ -25,7 +29,9 @@ from brevitas_multiquant.version import __version__
 keep_old_names()
 
 __all__ = [
+    "Allocation",
     "Assignment",
+    "Budget",
     "InPlaceDistillation",
     "ModelSource",
     "MultiQuantConfig",
@@ -33,6 +39,7 @@ __all__ = [
     "MultiQuantNet",
     "Precision",
     "__version__",
+    "allocate",
     "calibrate",
     "cost",
     "extract_subnet",

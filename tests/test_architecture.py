@@ -34,7 +34,9 @@ FLOORS = [
 DOOR = "__init__"
 
 PUBLIC = [
+    "Allocation",
     "Assignment",
+    "Budget",
     "InPlaceDistillation",
     "ModelSource",
     "MultiQuantConfig",
@@ -42,6 +44,7 @@ PUBLIC = [
     "MultiQuantNet",
     "Precision",
     "__version__",
+    "allocate",
     "calibrate",
     "cost",
     "extract_subnet",

@@ -50,6 +50,7 @@ def lut_terms(sites: Sites, budget: Budget, choices: Choices) -> Counted:
         {(site, kind): bits for site in sites.names for kind, bits in most.items()},
         _sites_of(sites, graph),
         _weights(sites, graph, uniform),
+        {bits: found for bits, (_, found) in uniform.items()},
         target,
         board.dsp,
     )

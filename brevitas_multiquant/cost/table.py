@@ -1,15 +1,18 @@
 """What each bit-width costs: MACs, BitOPs, bytes, branches. Counted, not estimated."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Literal, overload
 
 from torch import nn
 
+from brevitas_multiquant.core.config import check_choice
 from brevitas_multiquant.core.precision import Assignment, Setting, network_bits
 from brevitas_multiquant.core.selection import uses_at
 from brevitas_multiquant.cost.inventory import BRANCH, Layer, inventory_of
 from brevitas_multiquant.cost.models import total_bitops
+from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.nn.given import given_network
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.nn.stored import entries_of, parts_of
@@ -91,13 +94,59 @@ class Cost(dict[int, BitWidthCost]):
         return "\n".join(lines)
 
 
+COUNTED = "counted"
+CostModel = Callable[..., Any]
+_MODELS: dict[str, CostModel] = {}
+
+
+def register_cost_model(name: str) -> Callable[[CostModel], CostModel]:
+    """Register what ``cost(net, model=name)`` calls: with network, shape, assignments, options.
+
+    Args:
+        name: of the model.
+    """
+
+    def register(model: CostModel) -> CostModel:
+        _MODELS[name] = model
+        return model
+
+    return register
+
+
+@overload
+def cost(  # noqa: D418
+    net: MultiQuantNet,
+    input_shape: tuple[int, ...] | None = None,
+    convention: str = "quantized",
+    *,
+    assignments: Sequence[Assignment] = (),
+    model: Literal["counted"] = "counted",
+) -> Cost:
+    """What is counted."""
+
+
+@overload
+def cost(  # noqa: D418
+    net: MultiQuantNet,
+    input_shape: tuple[int, ...] | None = None,
+    convention: str = "quantized",
+    *,
+    assignments: Sequence[Assignment] = (),
+    model: str,
+    **options: Any,
+) -> Any:
+    """What another model gives."""
+
+
 def cost(
     net: MultiQuantNet,
     input_shape: tuple[int, ...] | None = None,
     convention: str = "quantized",
     *,
     assignments: Sequence[Assignment] = (),
-) -> Cost:
+    model: str = COUNTED,
+    **options: Any,
+) -> Any:
     """MACs, BitOPs, bytes and branches of every bit-width, and of assignments.
 
     Bytes follow the paper's storage rule: 2 bits a body weight; fp32 stem and head; two floats a
@@ -116,11 +165,15 @@ def cost(
         convention: what counts as bit operations: ``"quantized"`` layers alone, or as
             ``"fracbits"`` counts, with first layer and classifier (`cost.models.CONVENTIONS`).
         assignments: bits for each site: rows of the table besides.
+        model: ``"counted"``; or ``"finn"``: LUTs, block RAMs and DSPs of each layer on an FPGA, by
+            FINN's rules (`brevitas_multiquant.export.finn.layer_costs.hardware_costs`).
+        **options: of that model, such as ``target_fps`` and ``board``.
 
     Raises:
         NetworkError: not a `MultiQuantNet`.
         BitWidthError: an assignment that does not fit the network.
-        ConfigError: images of that shape do not pass the network, or an unknown convention.
+        ConfigError: images of that shape do not pass the network, an unknown convention or model,
+            or options that the model does not have.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -129,6 +182,14 @@ def cost(
         >>> costs[4].macs == 2 * costs[2].macs, costs[4].bitops == 4 * costs[2].bitops
         (True, True)
     """
+    if model != COUNTED:
+        check_choice("model", model, (COUNTED, *_MODELS))
+        return _MODELS[model](net, input_shape, assignments, **options)
+    if options:
+        raise ConfigError(
+            f"cost: expected no options of hardware with model={COUNTED!r}, got {list(options)}: "
+            "pass model='finn'"
+        )
     net = given_network(net, "cost")
     for one in assignments:
         net._checked("cost", one)

@@ -55,6 +55,8 @@ class Dataflow:
         base: the bits that it was lowered with.
         site_of: ``where`` of a convolution -> the site that it reads; others are fixed.
         weights: ``where`` of a convolution -> its integers; none: its weights are fixed.
+        uniform: bits -> the network lowered with these everywhere, which tells how coarse weights
+            change what norms see.
         target: cycles a frame.
         dsp: the board's kind of DSP.
     """
@@ -63,10 +65,12 @@ class Dataflow:
     base: Mapping[Width, int]
     site_of: Mapping[str, str]
     weights: Mapping[str, Weights]
+    uniform: Mapping[int, IntegerGraph]
     target: int
     dsp: DspBlock = "DSP48E2"
     _giver: dict[str, Layer] = field(default_factory=dict, init=False)
     _site: dict[str, str] = field(default_factory=dict, init=False)
+    _known: dict[tuple[str, int], float] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._giver.update({layer.output.name: layer for layer in self.graph.layers})
@@ -175,10 +179,50 @@ class Dataflow:
         if isinstance(layer, Thresholds):
             scale = self._unit(layer.inputs[0], self.base) / self._unit(layer.inputs[0], bits)
             own_bits = self._own_bits(layer, bits)
+            scale *= self._spread(layer, bits)
             if (scale, own_bits) == (1.0, layer.bits):
                 return layer
             return replace(layer, table=ends(layer.table, own_bits, scale), bits=own_bits)
         return layer
+
+    def _spread(self, layer: Thresholds, bits: Mapping[Width, int]) -> float:
+        """How much farther apart thresholds are with the weights in fewer bits.
+
+        Coarse weights are larger on the whole than what they are rounded from, and so are sums;
+        the norm behind them, and with it the thresholds, follows.
+        """
+        source = self._convolution(layer.inputs[0])
+        width = None if source is None else bits[self.site_of[source.where], WEIGHT]
+        return 1.0 if width is None else self._spreads(layer.where, width)
+
+    def _convolution(self, stream: Stream) -> Convolution | None:
+        """The convolution of weights that can be chosen whose sums a stream is made of, if any."""
+        giver = self._giver.get(stream.name)
+        if giver is None or isinstance(giver, Thresholds):
+            return None
+        if isinstance(giver, Convolution):
+            return giver if giver.where in self.weights else None
+        return self._convolution(giver.inputs[0])
+
+    def _spreads(self, where: str, bits: int) -> float:
+        """`_spread` in the network of uniform bits."""
+        if (where, bits) not in self._known:
+            (mine,) = (one for one in self._tables(self.graph) if one.where == where)
+            found = [one for one in self._tables(self.uniform[bits]) if one.where == where]
+            self._known[where, bits] = self._compared(mine, found[0], bits) if found else 1.0
+        return self._known[where, bits]
+
+    @staticmethod
+    def _tables(graph: IntegerGraph) -> list[Thresholds]:
+        return [layer for layer in graph.layers if isinstance(layer, Thresholds)]
+
+    def _compared(self, mine: Thresholds, other: Thresholds, bits: int) -> float:
+        everywhere = dict.fromkeys(self.base, bits)
+        source = mine.inputs[0]
+        scale = self._unit(source, self.base) / self._unit(source, everywhere)
+        expected, got = ends(mine.table, other.bits, scale), ends(other.table, other.bits, 1.0)
+        span = int(expected.max()) - int(expected.min())
+        return (int(got.max()) - int(got.min())) / span if span > 0 else 1.0
 
     def _unit(self, stream: Stream, bits: Mapping[Width, int]) -> float:
         """The real number that 1 stands for in a stream, but for a factor that bits leave alone."""
