@@ -1,4 +1,4 @@
-"""Top-1 accuracy of a packed network, a bit-width at a time, beside what each bit-width costs."""
+"""Top-1 accuracy of a packed network, a bit-width or assignment at a time, beside its cost."""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from accelerate import Accelerator
 
-from brevitas_multiquant import MultiQuantNet, cost, load_packed
+from brevitas_multiquant import Assignment, MultiQuantNet, cost, load_packed
 from brevitas_multiquant.recipes.data.batches import eval_batches
 from brevitas_multiquant.recipes.data.shard import Shard
 from brevitas_multiquant.recipes.errors import OptionError, exit_code
@@ -21,13 +21,15 @@ from brevitas_multiquant.recipes.results.report import result_table
 from brevitas_multiquant.recipes.run.header import evaluation_header
 
 
-def run(options: EvaluateOptions) -> dict[int, float]:
+def run(options: EvaluateOptions) -> dict[int | Assignment, float]:
     """Evaluate and print the table.
 
     Raises:
         OptionError: no data is named, or it does not go with other options; bit-widths, an image
             size or classes that the network does not have.
+        BitWidthError: an assignment that cannot be read, or does not fit the network.
     """
+    assignments = [Assignment.load(path) for path in options.assignment or ()]
     accelerator = Accelerator(cpu=options.device.device == "cpu")
     net = load_packed(options.packed).to(accelerator.device)
     options.check_named()
@@ -41,9 +43,12 @@ def run(options: EvaluateOptions) -> dict[int, float]:
     check_fits(net, options.packed, data)
     if accelerator.is_main_process:
         print(evaluation_header(options.packed, data, batches, bits), flush=True)
-    accuracy = top1(net, batches, bits, accelerator)
+    settings: list[int | Assignment] = [*bits, *assignments]
+    shape = (1, IMAGE_CHANNELS, data.img_size, data.img_size)
+    costs = cost(net, shape, assignments=assignments)
+    accuracy = top1(net, batches, settings, accelerator)
     if accelerator.is_main_process:
-        print(result_table(accuracy, cost(net, (1, IMAGE_CHANNELS, data.img_size, data.img_size))))
+        print(result_table(accuracy, {**costs, **costs.assignments}))
     return accuracy
 
 

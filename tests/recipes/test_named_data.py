@@ -13,7 +13,8 @@ import torch
 import yaml
 from PIL import Image
 
-from brevitas_multiquant import calibrate, multiquantize, save_packed
+from brevitas_multiquant import Assignment, calibrate, load_packed, multiquantize, save_packed
+from brevitas_multiquant.errors import BitWidthError
 from brevitas_multiquant.recipes import evaluate, export, train
 from brevitas_multiquant.recipes.data import batches as data
 from brevitas_multiquant.recipes.data.shard import Shard
@@ -276,6 +277,21 @@ class TestEvaluation:
         assert evaluate.parse_evaluate([str(packed), "--data-dir", "D"]).data.img_size is None
         evaluate.run(evaluate.parse_evaluate([str(packed), "--data-dir", str(folder)]))
         assert "2 classes, 8 x 8 pixels" in capsys.readouterr().out
+
+    def test_an_assignment_is_a_row_too(self, packed, folder, tmp_path, capsys):
+        site = load_packed(packed).sites[0]
+        mixed, same = Assignment(4, {site: (2, 2)}), Assignment(4, {site: (2, 4)})
+        named = [str(packed), "--data-dir", str(folder), "--bits", "4", "--assignment"]
+        for one in (mixed, same):
+            one.save(tmp_path / f"{one.name}.json")
+            named.append(str(tmp_path / f"{one.name}.json"))
+        accuracy = evaluate.run(evaluate.parse_evaluate(named))
+        assert list(accuracy) == [4, mixed, same] and accuracy[same] == accuracy[4]
+        rows = [line.split() for line in capsys.readouterr().out.splitlines()[-3:]]
+        assert [row[0] for row in rows] == ["4", mixed.name, same.name]
+        assert rows[0][1:] == rows[2][1:]
+        with pytest.raises(BitWidthError, match="expected a file that can be read"):
+            evaluate.run(evaluate.parse_evaluate([*named, str(tmp_path / "none.json")]))
 
     @pytest.mark.parametrize(("more", "status"), [([], 2), (["--num-classes", "2"], 2)])
     def test_other_classes_are_refused(self, packed, capfd, more, status):

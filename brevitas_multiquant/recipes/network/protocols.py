@@ -20,8 +20,8 @@ class RunsAtBits(Protocol):
     def active_bits(self) -> int | None:
         """The one that it runs at; None for a float network."""
 
-    def at_bits(self, bits: int, /) -> AbstractContextManager[Any]:
-        """Inside the block it runs at a bit-width."""
+    def at_bits(self, bits: Any, /) -> AbstractContextManager[Any]:
+        """Inside the block it runs at a bit-width, or an assignment where it has sites."""
 
     def __call__(self, images: Tensor, /) -> Tensor:
         """Logits of images."""

@@ -20,6 +20,7 @@ class EvaluateOptions:
     bits: list[int] | None
     data: DataOptions
     device: DeviceOptions
+    assignment: list[str] | None = None
 
     def check_named(self) -> None:
         """Check that somebody said which images to score on: a network is for one data set.
@@ -46,6 +47,9 @@ def evaluate_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("packed", metavar="PACKED.safetensors")
     parser.add_argument("--bits", type=int, nargs="+", metavar="B", help="default: all")
+    parser.add_argument(
+        "--assignment", nargs="+", metavar="FILE", help="JSON or YAML with bits for each site: too"
+    )
     add_config_option(parser)
     add_group(parser, "data", DataOptions, DeviceOptions)
     parser.set_defaults(img_size=None)  # that of the network
@@ -76,4 +80,5 @@ def parse_evaluate(argv: Sequence[str] | None = None) -> EvaluateOptions:
         data = replace(data, mean=data.mean or list(mean), std=data.std or list(std))
     if (own.dataset, own.data_dir) != (None, None) and own.num_classes is None:
         data = replace(data, num_classes=None)  # of the data of the training run
-    return EvaluateOptions(own.packed, parsed.bits, data, taken(DeviceOptions, parsed))
+    device = taken(DeviceOptions, parsed)
+    return EvaluateOptions(own.packed, parsed.bits, data, device, own.assignment)

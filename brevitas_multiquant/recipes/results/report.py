@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 
+from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.recipes.options.train import TrainOptions
 from brevitas_multiquant.recipes.options.yaml_files import ENVIRONMENT
 from brevitas_multiquant.recipes.results.checkpoints import PARTIAL
@@ -114,10 +115,11 @@ def read_summary(folder: Path) -> dict[str, list[float]]:
     return {name: [float(row[name]) for row in rows] for name in rows[0]}
 
 
-def result_table(accuracy: Mapping[int, float], costs: Mapping[int, Any] | None = None) -> str:
-    """Top-1 per bit-width, beside its cost where that is known, as aligned text."""
+def result_table(accuracy: Mapping[Any, float], costs: Mapping[Any, Any] | None = None) -> str:
+    """Top-1 per bit-width or assignment, beside its cost where that is known, as aligned text."""
     header = ["bits", "top-1 %"] + (cost_header() if costs else [])
-    rows = [[str(bit), f"{value:.2f}"] for bit, value in accuracy.items()]
+    names = [one.name if isinstance(one, Assignment) else str(one) for one in accuracy]
+    rows = [[n, f"{value:.2f}"] for n, value in zip(names, accuracy.values(), strict=True)]
     if costs:
         for row, bit in zip(rows, accuracy, strict=True):
             row += cost_cells(costs[bit])
