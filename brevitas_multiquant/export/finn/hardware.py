@@ -101,7 +101,8 @@ def named_layers(graph: IntegerGraph, writable: bool = False) -> list[tuple[str,
         layers, kind = _RULES[type(layer)](layer, inputs, name == graph.output.name)
         types[name] = kind
         if writable and isinstance(layer, Thresholds):
-            layers = [_writable(layer, inputs[0], node) for node in layers]
+            # any table may come: an integer above the sums, as `RoundAndClipThresholds` has it
+            layers = [_with_table_bits(node, inputs[0].bits + 1) for node in layers]
         made += [(name, node) for node in (*layers, *_copies(layer.output, readers))]
     return made
 
@@ -165,13 +166,7 @@ def _thresholds(layer: Thresholds, inputs: Sequence[Integers], is_last: bool) ->
     return layers, Integers(layer.bits, layer.first_code < 0)
 
 
-def _writable(layer: Thresholds, source: Integers, node: Any) -> Node:
-    """Follows ``Thresholding_rtl.minimize_weight_bit_width`` of writeable tables."""
-    stream = layer.inputs[0]
-    bits = integer_bits(stream.lowest, stream.highest + 1)
-    if bits < source.bits:
-        lowest, highest = int(layer.table.min()), int(layer.table.max())
-        bits = max(bits, threshold_bits(lowest - 1, highest, bits, source.signed))
+def _with_table_bits(node: Any, bits: int) -> Node:
     return replace(node, threshold_bits=bits)
 
 
