@@ -162,26 +162,30 @@ def test_a_half_branch_of_resnet8(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "switchable"),
-    [(narrow_resnet, False), (narrow_resnet, True), (narrow_mobilenet, False)],
+    ("make", "switchable", "memory"),
+    [
+        (narrow_resnet, False, "auto"),
+        (narrow_resnet, True, "finn"),
+        (narrow_mobilenet, False, "auto"),
+    ],
 )
-def test_memory_auto_is_what_finn_reports(make, switchable, tmp_path):
+def test_memories_are_what_finn_reports(make, switchable, memory, tmp_path):
     """Resources by the rules are those of FINN's report, and every step stays exact."""
     torch.manual_seed(0)
     net = network(make(), [2, 8], negative=not switchable)
-    options = {"images": digits(3), "estimate": True, "memory": "auto", "target_fps": 20000}
+    options = {"images": digits(3), "estimate": True, "memory": memory, "target_fps": 20000}
     export_finn(net, tmp_path, [8], switchable=switchable, **options)
     project = tmp_path / ("switchable" if switchable else "8b")
     result = json.loads((project / "estimate.json").read_text())
     assert [step["difference"] for step in result["steps"]] == [0] * len(result["steps"])
     graph = lower(extract_subnet(net, 8), branch_names(net, 8), net.input_shape)
-    need = make_target(None, None, 20000, 5.0, "auto", switchable).resources(graph)
+    need = make_target(None, None, 20000, 5.0, memory, switchable).resources(graph)
     found = result["resources"]
     assert [found[name] for name in ("LUT", "BRAM_18K", "DSP", "URAM")] == [
         *(need.luts, need.bram18, need.dsp, need.uram)
     ]
-    plain = make_target(None, None, 20000, 5.0).resources(graph)
-    assert need.luts < plain.luts and need.bram18 > plain.bram18
+    plain = make_target(None, None, 20000, 5.0, writable=switchable).resources(graph)
+    assert (need.luts < plain.luts and need.bram18 > plain.bram18) == (memory == "auto")
 
 
 def test_a_folding_file_that_was_edited_is_kept(tmp_path):
