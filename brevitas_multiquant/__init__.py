@@ -22,7 +22,7 @@ from brevitas_multiquant.nn.subnet import extract_subnet
 from brevitas_multiquant.storage import hub as _hub  # noqa: F401 - gives networks its methods
 from brevitas_multiquant.storage.packed_net import load_packed, save_packed
 from brevitas_multiquant.training.calibrate import calibrate
-from brevitas_multiquant.training.norm_statistics import reestimate_norms
+from brevitas_multiquant.training.norm_statistics import assigned_norms, reestimate_norms
 from brevitas_multiquant.training.objective import InPlaceDistillation
 from brevitas_multiquant.version import __version__
 
@@ -40,6 +40,7 @@ __all__ = [
     "Precision",
     "__version__",
     "allocate",
+    "assigned_norms",
     "calibrate",
     "cost",
     "extract_subnet",

@@ -45,6 +45,7 @@ PUBLIC = [
     "Precision",
     "__version__",
     "allocate",
+    "assigned_norms",
     "calibrate",
     "cost",
     "extract_subnet",

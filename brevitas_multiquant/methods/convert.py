@@ -85,10 +85,11 @@ def multiquantize(
         config: bits and the options up to ``weights`` as one object, instead of one by one.
         method: how bit-widths are trained and run: ``"multiquant"`` (default), branches of 2-bit
             weights; or one body, of which ``"adabits"`` runs the weights at the bit-width chosen
-            at run time, ``"any_precision"`` and ``"double_rounding"`` too, and ``"individual"``
-            knows one bit-width, or an assignment, alone. Stem and classifier stay float in all.
-            The options from ``merge`` on are of some methods each; the first one named here is the
-            default of the method that has it.
+            at run time, ``"any_precision"`` and ``"double_rounding"`` too, ``"bit_mixer"`` any
+            layer at any of the bit-widths (`set_active_bits` of an assignment), and
+            ``"individual"`` knows one bit-width, or an assignment, alone. Stem and classifier stay
+            float in all. The options from ``merge`` on are of some methods each; the first one
+            named here is the default of the method that has it.
         profile: ``"paper"`` (default): stem, residual path and classifier stay float. ``"finn"``:
             they are quantized too, as FPGAs need it (docs/finn.md).
         selection: ``"amortized"`` (section 3.4, default), ``"serial"``, or bit-width -> branch

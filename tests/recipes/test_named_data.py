@@ -226,7 +226,7 @@ class TestHeader:
             f"data     {folder}/train: 8 images to train",
             f"         {folder}/val: 6 images to validate",
             "images   2 classes, 8 x 8 pixels",
-            "model    cifar_resnet8, 2, 4 bits, profile paper, weights odd",
+            "model    cifar_resnet8, multiquant, 2, 4 bits, profile paper, weights odd",
             "steps    2 per epoch, 4 in 2 epochs; 4 images per step",
             f"output   {tmp_path}/out/run",
         ]
