@@ -222,7 +222,7 @@ def _as_number(levels: Any) -> Any:
 
 
 def _rounded_again(codes: Tensor, numbers: Numbers) -> Tensor:
-    """Integers of a finer grid as those of a coarser one, straight through the rounding.
+    """Integers of a finer grid as those of a coarser one, straight through rounding and clip.
 
     Every difference here is a multiple of ``1 / shift``: nothing is lost in any sum.
     """

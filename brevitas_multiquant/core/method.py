@@ -136,6 +136,8 @@ class Method:
         return checked
 
 
+# AdaBits' SAT multiplies the quantized weights of the classifier by a number; here the classifier
+# stays float, in every method.
 _ROWS = (
     Method(
         "multiquant",

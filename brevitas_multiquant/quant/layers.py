@@ -87,7 +87,7 @@ class CodeLayer(Member):
         the weights.
         """
         divisor: float | Tensor = self.weight_quant.tensor_quant.divisor
-        factor: float | Tensor = weight_range(self).factor(self.effective_weight())
+        factor: float | Tensor = weight_range(self).factor(self.effective_weight)
         told = told_by(self.input_dial)
         if told is not None:  # in fp64, as Python computes it
             return factor / (divisor * told.levels.double())

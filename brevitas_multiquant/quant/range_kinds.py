@@ -24,8 +24,8 @@ _SMALLEST = 1e-6
 class WeightStep(WeightRange):
     """One trainable step s between the integers of the most bits, symmetric: u = s (2**(B-1) - 1).
 
-    Every bit-width has its own multiple of it (Double Rounding, 2502.01199, eqs. 4 and 5). It
-    starts where `WeightRange` does, at three standard deviations of the weights.
+    The step of b bits is 2**(B-b) s (Double Rounding, 2502.01199). It starts where `WeightRange`
+    does, at three standard deviations of the weights.
 
     Args:
         weight_format: the grid of the most bits, or one that is rounded from it.
@@ -148,7 +148,7 @@ class UnitRange(_Given):
 
 
 class WeightTanh(_Given):
-    """Weights as tanh(w) / max |tanh(w)|, from -1 to 1 (DoReFa, 1606.06160, eq. 9).
+    """Weights as tanh(w) / max |tanh(w)|, from -1 to 1 (DoReFa, 1606.06160).
 
     The whole tensor shares the maximum, and gradients pass through it to the largest weight.
 
@@ -195,7 +195,7 @@ class WeightTanh(_Given):
         """
         return ()
 
-    def factor(self, weight: Tensor) -> float | Tensor:
+    def factor(self, weight: Callable[[], Tensor]) -> float | Tensor:
         """1: the values are between -1 and 1."""
         return 1.0
 
@@ -209,7 +209,7 @@ class WeightTanhTimesMean(WeightTanh):
         mean_of_file: E of the weights of a file.
 
     Example:
-        >>> WeightTanhTimesMean().factor(torch.tensor([1.0, -3.0]))
+        >>> WeightTanhTimesMean().factor(lambda: torch.tensor([1.0, -3.0]))
         tensor(2.)
     """
 
@@ -223,19 +223,19 @@ class WeightTanhTimesMean(WeightTanh):
         """E, which the values do not tell."""
 
         def read() -> Array:
-            return fp32_numbers(name, torch.as_tensor(self.factor(weight())))
+            return fp32_numbers(name, torch.as_tensor(self.factor(weight)))
 
         def write(values: Array, trainable: bool) -> None:
             self.mean_of_file.fill_(float(values[0]))
 
         yield Entry("ranges", name, 1, read, write)
 
-    def factor(self, weight: Tensor) -> float | Tensor:
+    def factor(self, weight: Callable[[], Tensor]) -> float | Tensor:
         """E, a scalar in fp32 or wider; of the weights of a file, the one that it has."""
         if self.of_values:
             return self.mean_of_file
-        detached = weight.detach()
-        return detached.to(torch.promote_types(weight.dtype, torch.float32)).abs().mean()
+        detached = weight().detach()
+        return detached.to(torch.promote_types(detached.dtype, torch.float32)).abs().mean()
 
 
 WEIGHT_RANGES: dict[str, type[Member]] = {

@@ -252,8 +252,12 @@ class WeightRange(LearnedRange):
         """What a file has of the weights beside themselves: nothing."""
         return ()
 
-    def factor(self, weight: Tensor) -> float | Tensor:
-        """By what the values, between -1 and 1, are multiplied: nothing."""
+    def factor(self, weight: Callable[[], Tensor]) -> float | Tensor:
+        """By what the values, between -1 and 1, are multiplied: nothing.
+
+        Args:
+            weight: gives the weights that the layer uses.
+        """
         return 1.0
 
     def rule(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Networks of one body whose weights follow the bit-width, against their formulas in fp64."""
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -14,10 +15,12 @@ from brevitas_multiquant import (
     MultiQuantConfig,
     MultiQuantNet,
     calibrate,
+    cost,
     extract_subnet,
     multiquantize,
 )
 from brevitas_multiquant.core.grids import odd
+from brevitas_multiquant.cost.inventory import inventory_of
 from brevitas_multiquant.errors import BitWidthError, ConfigError
 from brevitas_multiquant.nn import SwitchableNorm, SwitchableQuantizer
 from brevitas_multiquant.quant.layers import CodeLayer, weight_range
@@ -125,6 +128,58 @@ def test_a_step_reaches_every_parameter(kind: str, images: Tensor) -> None:
     assert named == {name for name, _ in net.named_parameters() if "range_impl" in name}
     assert bool(named & set(moved)) == bool(named)
     assert sorted(out["outputs"]) == list(net.bits)
+
+
+@every_kind
+def test_bits_of_weights_and_activations_are_counted(kind: str, images: Tensor) -> None:
+    """Bit operations are MACs x weight bits x activation bits, those of float layers left out."""
+    net = made(kind, images)
+    costs = cost(net)
+    for bits in net.bits:
+        with net.at_bits(bits):
+            own = dict(net.assignment)
+        layers = inventory_of(net, IMAGE).branches[bits]
+        site_of = {"conv1": "conv1", "shortcut": "conv1", "conv2": "conv2"}
+        expected = 0
+        for layer in layers:
+            if layer.is_float:
+                assert layer.name == "shortcut" and kind == "any_precision"
+                continue
+            weight, activation = layer.bits_at(bits)
+            assert (weight, activation) == tuple(own[site_of[layer.name]])
+            expected += layer.macs * weight * activation
+        assert costs[bits].bitops == expected > 0
+
+
+@every_kind
+@torch.no_grad()
+def test_copies_run_alone(kind: str, images: Tensor) -> None:
+    net = made(kind, images)
+    net.set_active_bits(min(net.bits))
+    low = net(images)
+    for copied in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert copied.active_bits == min(net.bits) and torch.equal(copied(images), low)
+        net.set_active_bits(max(net.bits))
+        assert torch.equal(copied(images), low)
+        net.set_active_bits(min(net.bits))
+        assert copied.config == net.config
+
+
+@pytest.mark.parametrize("kind", ["centered", "any_precision", "double_rounding"])
+def test_a_step_within_autocast(kind: str, images: Tensor) -> None:
+    """Integers of 8 bits and their sums are exact in evaluation whatever autocast asks for."""
+    net = made(kind, images).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        InPlaceDistillation(net).step(images, torch.arange(len(images)))
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+    net.eval()
+    for bits in net.bits:
+        with torch.no_grad(), net.at_bits(bits):
+            conv = net.branches[0].conv2
+            codes = torch.randint(0, 2**bits, (2, 6, 4, 4)).float()
+            expected = conv(codes)
+            with torch.autocast("cpu", torch.bfloat16):
+                assert torch.equal(conv(codes), expected)
 
 
 def test_what_any_precision_leaves_float(images: Tensor) -> None:
