@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from brevitas_multiquant.core.config import MultiQuantConfig
+from brevitas_multiquant.core.method import method_named
 from brevitas_multiquant.core.panel import Panel, Setting
 from brevitas_multiquant.core.precision import Assignment, Precision
 from brevitas_multiquant.errors import PackedFileError
@@ -328,11 +329,11 @@ class MultiQuantNet(MultiBranch):
         return (parameter for parameter in self.parameters() if id(parameter) not in apart)
 
     def extra_repr(self) -> str:
-        """Bit-widths, branches, how they are merged, and the format of their weights."""
-        return (
-            f"bits={list(self.bits)}, selection={self.selection}, merge={self.config.merge!r}, "
-            f"weights={self.config.weights!r}"
-        )
+        """Bit-widths, branches, the method, and the options that it has."""
+        own = method_named(self.config.method).options
+        chosen = {name: getattr(self.config, name) for name in ("method", *own)}
+        shown = ", ".join(f"{name}={value!r}" for name, value in chosen.items())
+        return f"bits={list(self.bits)}, selection={self.selection}, {shown}"
 
 
 def device_of(module: nn.Module) -> torch.device:

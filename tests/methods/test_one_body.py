@@ -194,6 +194,8 @@ def test_what_any_precision_leaves_float(images: Tensor) -> None:
     }
     assert net.branches[0].shortcut.weight.data_ptr() != TinyNet().shortcut.weight.data_ptr()
     assert net.sites == ("conv1", "conv2")
+    for said in ("method='any_precision'", "grid='original'", "shortcuts='float'"):
+        assert said in repr(net) and "merge=" not in repr(net).split("(stem)")[0]
 
 
 class TestAssignments:
