@@ -15,6 +15,7 @@ have random scales, signs included, so that thresholds are as irregular as after
 better than the widest that costs half of the multiply-accumulates.
 ``--plain`` adds, for comparison, the same networks with one branch of 8-bit weights and 8-bit
 activations (W8A8); with one branch of 2-bit weights and 2-bit activations they are the 2-bit rows.
+``--methods`` adds the methods of one body, whose weights follow the bit-width.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,27 +66,26 @@ NETWORKS = {  # name -> (height and width of the images, frames a second)
 EVEN, WITH_HALF = (2, 4, 6, 8), (2, 3, 4)
 CANDIDATES = {2: EVEN, 3: WITH_HALF, 4: EVEN, 6: EVEN, 8: EVEN}
 """Bit-width of a row -> bit-widths of the network that it is taken from."""
+METHODS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "individual": ({"bits": [8], "method": "individual"}, (8,)),
+    "adabits centered": ({"bits": EVEN, "method": "adabits", "grid": "centered"}, EVEN),
+    "adabits modified": ({"bits": EVEN, "method": "adabits", "grid": "modified"}, EVEN),
+    "double rounding": ({"bits": EVEN, "method": "double_rounding"}, (2, 8)),
+}
+"""Name -> options of `multiquantize`, and the bit-widths that are exported."""
 HALF_CHANNELS = "3, half of the channels"
 MARKED = {"W8A8": (8, "x"), HALF_CHANNELS: (3, "v")}
 """Rows beside the lines of the plot: where, and how they are drawn."""
 SEED = 20230508
 
 
-def build(
-    name: str, size: int, candidates: Sequence[int], half_width: str = "macs"
-) -> MultiQuantNet:
+def build(name: str, size: int, **options: Any) -> MultiQuantNet:
     """The network in the finn profile, ready to export."""
     torch.manual_seed(SEED)
     model = timm.create_model(name, num_classes=10)
     shape = (1, 3, size, size)
     net = multiquantize(
-        model,
-        candidates,
-        profile="finn",
-        half_width=half_width,
-        branch_init="shuffle",
-        input_shape=shape,
-        check=False,
+        model, profile="finn", branch_init="shuffle", input_shape=shape, check=False, **options
     )
     with torch.no_grad():
         for norm in net.modules():
@@ -98,15 +98,30 @@ def build(
 
 def measure(name: str, bits: int, half_width: str = "macs") -> dict[str, Any]:
     """Export one pair; what the flow found."""
+    net = build(name, NETWORKS[name][0], bits=CANDIDATES[bits], half_width=half_width)
+    label = bits if half_width == "macs" else HALF_CHANNELS
+    return {"network": name, "bits": label, "branches": bits / 2, **exported(name, net, bits)}
+
+
+def measure_method(name: str, method: str, bits: int) -> dict[str, Any]:
+    """The same of a method of one body."""
+    net = build(name, NETWORKS[name][0], **METHODS[method][0])
+    return {
+        "network": name,
+        "bits": f"{bits}, {method}",
+        "branches": 1,
+        **exported(name, net, bits),
+    }
+
+
+def exported(name: str, net: MultiQuantNet, bits: int) -> dict[str, Any]:
+    """What the flow finds of one bit-width."""
     size, fps = NETWORKS[name]
-    net = build(name, size, CANDIDATES[bits], half_width)
     images = smooth_images((1, 3, size, size))
     with tempfile.TemporaryDirectory() as folder:
         options = {"target_fps": fps, "images": images, "must_fit": False, "estimate": True}
         projects = export_finn(net, folder, [bits], **options)
-        result = json.loads((projects[bits] / "estimate.json").read_text())
-    label = bits if half_width == "macs" else HALF_CHANNELS
-    return {"network": name, "bits": label, "size": size, "branches": bits / 2, **result}
+        return {"size": size, **json.loads((projects[bits] / "estimate.json").read_text())}
 
 
 def plain_w8a8(net: MultiQuantNet) -> Subnet:
@@ -135,7 +150,7 @@ def _with_8_bits(layer: nn.Module, weights: torch.Tensor) -> nn.Module:
 def measure_plain(name: str) -> dict[str, Any]:
     """The W8A8 network through the same flow."""
     size, fps = NETWORKS[name]
-    net = build(name, size, EVEN)
+    net = build(name, size, bits=EVEN)
     subnet = plain_w8a8(net)
     images = smooth_images((1, 3, size, size))
     with tempfile.TemporaryDirectory() as folder:
@@ -210,6 +225,7 @@ def main() -> None:
     parser.add_argument(
         "--half-channels", action="store_true", help="3 bits with half_width='channels' too"
     )
+    parser.add_argument("--methods", action="store_true", help="methods of one body too")
     parser.add_argument("--table", action="store_true", help="what is there, run nothing")
     options = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -220,6 +236,12 @@ def main() -> None:
     if options.half_channels:
         for name in options.networks:
             runs[f"{name}_3b_channels"] = partial(measure, name, 3, "channels")
+    if options.methods:
+        for name in options.networks:
+            for method, (_, exports) in METHODS.items():
+                for bits in exports:
+                    key = f"{name}_{method.replace(' ', '_')}_{bits}b"
+                    runs[key] = partial(measure_method, name, method, bits)
     if options.plain:
         for name in options.networks:
             runs[f"{name}_plain"] = partial(measure_plain, name)

@@ -269,6 +269,7 @@ def test_one_accelerator_becomes_every_bit_width_and_any_assignment(tmp_path):
 
 ONE_BODY = {  # network, bits, options, weight types at each bit-width
     "individual W8A8": (narrow_resnet, [8], {}, {8: {"INT8": 2, "INT9": 5}}),
+    "individual W8A8 in INT8": (narrow_cnn, [8], {"grid": "symmetric"}, {8: {"INT8": 4}}),
     "assignment": (
         narrow_cnn,
         Assignment(4, {"3": (8, 4), "6": (3, 5)}),
@@ -285,6 +286,12 @@ ONE_BODY = {  # network, bits, options, weight types at each bit-width
         narrow_cnn,
         [2, 8],
         {"method": "adabits", "grid": "modified"},
+        {2: {"INT2": 2, "INT8": 2}, 8: {"INT8": 4}},
+    ),
+    "double rounding": (
+        narrow_cnn,
+        [2, 8],
+        {"method": "double_rounding"},
         {2: {"INT2": 2, "INT8": 2}, 8: {"INT8": 4}},
     ),
     "sums past 2**24": (wide_cnn, [8], {}, {8: {"INT8": 2, "INT9": 1}}),

@@ -16,6 +16,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "individual, 8 bits": {"bits": [8], "method": "individual"},
     "individual, 3 bits": {"bits": [3], "method": "individual"},
     "individual, assignment": {"bits": MIXED},
+    "individual, symmetric": {"bits": [8], "method": "individual", "grid": "symmetric"},
+    "individual, integer": {"bits": MIXED, "grid": "integer"},
     "adabits centered": {"bits": [2, 3, 5, 8], "method": "adabits", "grid": "centered"},
     "adabits modified": {"bits": [2, 4, 7], "method": "adabits", "grid": "modified"},
     "adabits original": {"bits": [2, 4, 8], "method": "adabits", "grid": "original"},

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from brevitas_multiquant import ModelSource, load_packed, save_packed
-from brevitas_multiquant.storage.packed_file import VERSION
+from brevitas_multiquant.storage.packed_file import HEADER_KEYS
 from tests.data.make_golden import BITS, CLASSES, logits
 from tests.packed import rewrite, take_apart
 
 DATA = Path(__file__).parent / "data"
-VERSIONS = range(1, VERSION + 1)
+VERSIONS = tuple(HEADER_KEYS)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

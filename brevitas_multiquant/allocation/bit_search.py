@@ -37,7 +37,7 @@ from brevitas_multiquant.allocation.report import allocation_of
 from brevitas_multiquant.allocation.sites import Width, sites_of
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.errors import ConfigError, UniformBitsWarning
-from brevitas_multiquant.methods.settle import INDIVIDUAL, settle
+from brevitas_multiquant.methods.settle import CHANNEL_GRID, INDIVIDUAL, settle
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.training.task import BitWidthLoss, Objective, TrainingTask
 
@@ -329,6 +329,11 @@ def _check_method(net: MultiQuantNet) -> None:
             f"BitSearch: expected a network of one bit-width, multiquantize(model, [8], "
             f"method={INDIVIDUAL!r}), got the method {net.config.method!r}"
             + (" with an assignment" if net.config.assignment is not None else "")
+        )
+    if net.config.grid != CHANNEL_GRID:
+        raise ConfigError(
+            f"BitSearch: expected a network of the grid {CHANNEL_GRID!r}, on which bits are "
+            f"learned, got {net.config.grid!r}"
         )
     if "regulariser" in net._modules:
         raise ConfigError("BitSearch: expected a network without a search, got one that has one")

@@ -158,7 +158,7 @@ _ROWS = (
         objective="labels",
         paper="none: quantization-aware training of one network, with MultiQuant's quantizers",
         weight_bits=None,
-        options={"assignment": ()},
+        options={"assignment": (), "grid": ("original", "symmetric", "integer")},
         least_bits=1,
         most_candidates=1,
     ),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from brevitas_multiquant.core.config import MultiQuantConfig
-from brevitas_multiquant.core.grids import odd
+from brevitas_multiquant.core.grids import FAMILIES, Grid
 from brevitas_multiquant.core.method import METHODS, NORMS, Method, method_named
 from brevitas_multiquant.core.panel import Dial, Panel
 from brevitas_multiquant.nn.switchable import SwitchableNorm, SwitchableQuantizer
@@ -25,8 +25,22 @@ from brevitas_multiquant.training.task import TrainingTask
 
 __all__ = ["METHODS", "OBJECTIVES", "WEIGHTS", "Method", "fittings", "method_named", "panel_of"]
 
-GRIDS = {"centered": "centered", "modified": "modified", "original": "odd", "double": "double"}
-"""What papers call a grid -> its family in `core.grids.FAMILIES`."""
+GRIDS = {
+    **{name: name for name in ("symmetric", "integer", "centered", "modified", "double")},
+    "original": "odd",
+}
+"""What users and papers call a grid -> its family in `core.grids.FAMILIES`."""
+
+
+def own_grid(config: MultiQuantConfig, bits: int) -> Grid:
+    """Which integers weights of one bit-width are.
+
+    Example:
+        >>> config = MultiQuantConfig((8,), method="individual", grid="symmetric")
+        >>> print(own_grid(config, 3))
+        symmetric3 (-3, -2, -1, 0, 1, 2, 3)
+    """
+    return FAMILIES[GRIDS[str(config.grid)]](bits)
 
 
 def _at_run_time(config: MultiQuantConfig, dial: Dial) -> Weights:
@@ -39,7 +53,7 @@ def _at_run_time(config: MultiQuantConfig, dial: Dial) -> Weights:
 
 WEIGHTS: dict[str, Callable[[MultiQuantConfig, Dial], Weights]] = {
     "fixed": lambda config, dial: config.weight_format,  # the same codes at every bit-width
-    "own": lambda config, dial: odd(dial.weight),  # of the one bit-width that the site has
+    "own": lambda config, dial: own_grid(config, dial.weight),  # of the one that the site has
     "run-time": _at_run_time,  # of the bit-width that runs
 }
 """Family of weight codes -> which integers the weights of a site's layers become."""

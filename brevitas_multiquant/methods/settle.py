@@ -6,10 +6,11 @@ from typing import Any
 
 from brevitas.core.bit_width import BitWidthConst
 
-from brevitas_multiquant.core.grids import odd
+from brevitas_multiquant.core.config import MultiQuantConfig
 from brevitas_multiquant.core.panel import Dial
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.errors import BitWidthError, ConfigError
+from brevitas_multiquant.methods.catalogue import own_grid
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.nn.stored import layout_of
 from brevitas_multiquant.nn.switchable import SwitchableQuantizer
@@ -19,6 +20,9 @@ from brevitas_multiquant.quant.proxies import activation_tensor_quant
 from brevitas_multiquant.quant.tensor_quant import Fixed
 
 INDIVIDUAL = "individual"
+
+CHANNEL_GRID = "original"
+"""Of weights whose bits are learned, and of channels that have some of their own."""
 
 
 def settle(
@@ -57,6 +61,11 @@ def settle(
         raise ConfigError(
             f"settle: expected a network of the method {INDIVIDUAL!r}, got {net.config.method!r}"
         )
+    if channels and net.config.grid != CHANNEL_GRID:
+        raise ConfigError(
+            f"settle: expected the grid {CHANNEL_GRID!r} for channels of bits of their own, got "
+            f"{net.config.grid!r}"
+        )
     missing = [site for site in net.sites if site not in assignment]
     if missing:
         raise BitWidthError(f"settle: expected bits of every site, got none of {missing}")
@@ -71,7 +80,7 @@ def settle(
             for member in module.values():
                 _settle_activations(activation_tensor_quant(member), module.dial.bits)
     for name, layer in layers.items():
-        _settle_weights(layer, own.get(name))
+        _settle_weights(config, layer, own.get(name))
     net.layout = layout_of(net)
 
 
@@ -90,9 +99,9 @@ def _settle_activations(codes: Any, bits: int) -> None:
     codes.bit_width_impl = BitWidthConst(bits)
 
 
-def _settle_weights(layer: Any, channels: ChannelBits | None) -> None:
+def _settle_weights(config: MultiQuantConfig, layer: Any, channels: ChannelBits | None) -> None:
     codes = layer.weight_quant.tensor_quant
-    grid = odd(layer.input_dial.weight)
+    grid = own_grid(config, layer.input_dial.weight)
     del codes.grid_impl  # a module or none
     codes.grid_impl = channels or Fixed(grid)
     codes.bit_width_impl = BitWidthConst(grid.integer_bits)

@@ -1,6 +1,6 @@
 """How the golden files were made; run once for each version of the format, never again.
 
-``python tests/data/make_golden.py`` writes ``packed_v1.safetensors`` and ``packed_v1.json``.
+``python tests/data/make_golden.py 2`` writes ``packed_v2.safetensors`` and ``packed_v2.json``.
 
 The expected logits hold to the bit on every machine: an impulse image gives sums of one term in
 the stem, the body multiplies integers, the last feature map has one pixel, and each row of the
@@ -8,17 +8,19 @@ classifier has one weight. No sum of floats depends on its order.
 """
 
 import json
+import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from brevitas_multiquant import ModelSource, MultiQuantNet, calibrate, multiquantize, save_packed
-from brevitas_multiquant.storage.packed_file import VERSION
 
 FOLDER = Path(__file__).parent
 BITS = (2, 4)
 CLASSES = 3
+METHODS = {1: "multiquant", 2: "adabits"}
+"""Version of the format -> a method whose files are of it."""
 
 
 def impulses() -> Tensor:
@@ -29,12 +31,17 @@ def impulses() -> Tensor:
     return images
 
 
-def network() -> MultiQuantNet:
+def network(version: int) -> MultiQuantNet:
     """ResNet-8 whose norms and ranges have seen data, with a classifier that picks features."""
     torch.manual_seed(20230508)
     source = ModelSource("timm", "cifar_resnet8", {"num_classes": CLASSES})
     net = multiquantize(
-        source.build(), BITS, branch_init="shuffle", input_shape=(1, 3, 4, 4), source=source
+        source.build(),
+        BITS,
+        method=METHODS[version],
+        branch_init="shuffle",
+        input_shape=(1, 3, 4, 4),
+        source=source,
     )
     calibrate(net, [torch.randn(64, 3, 4, 4)])
     with torch.no_grad():
@@ -56,7 +63,8 @@ def logits(net: MultiQuantNet) -> dict[str, list[list[str]]]:
 
 
 if __name__ == "__main__":
-    golden = network()
-    save_packed(golden, FOLDER / f"packed_v{VERSION}.safetensors")
+    made = int(sys.argv[1])
+    golden = network(made)
+    save_packed(golden, FOLDER / f"packed_v{made}.safetensors")
     written = json.dumps(logits(golden), indent=1)
-    (FOLDER / f"packed_v{VERSION}.json").write_text(written + "\n")
+    (FOLDER / f"packed_v{made}.json").write_text(written + "\n")

@@ -243,7 +243,7 @@ class TestAssignments:
         (
             {"bits": [2], "grid": "centered"},
             ConfigError,
-            r"grid: expected none for the method 'multiquant', .* an option of \['adabits', ",
+            r"grid: expected none for the method 'multiquant', .* an option of \['individual', ",
         ),
         ({"bits": [2], "method": "adabits", "grid": "even"}, ConfigError, "grid: expected one of"),
         (

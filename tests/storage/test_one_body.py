@@ -94,8 +94,9 @@ def test_the_file_tells_how_to_read_it(row: str, tmp_path: Path) -> None:
         places = reference_unpack(kept[:size], said["bits"], said["count"])
         kept = kept[size:]
         top = 2 ** said["bits"]
-        others = {"modified": places - top // 2, "symmetric8": places - (top // 2 - 1)}
-        integers = others.get(said["grid"], 2 * places - (top - 1))
+        middle = {"modified": top // 2, "symmetric8": top // 2 - 1, "int8": 128, "int3": 4}
+        name = said["grid"]
+        integers = places - middle[name] if name in middle else 2 * places - (top - 1)
         assert np.array_equal(integers, layer.quant_weight().detach().flatten().numpy())
     assert not kept
 
