@@ -318,6 +318,19 @@ def test_networks_of_one_body(row, tmp_path):
     assert (largest > 2**24) == (row == "sums past 2**24")
 
 
+def test_an_assignment_of_bit_mixer(tmp_path):
+    """Each layer's weights and activations at bits of its own, and the norms between them."""
+    torch.manual_seed(0)
+    net = network(narrow_cnn(), [2, 3, 4], negative=False, method="bit_mixer")
+    mixed = Assignment(4, dict(zip(net.sites, [(2, 2), (4, 4)], strict=True)))
+    options = {"images": digits(3), "estimate": True, "assignments": [mixed]}
+    (project,) = export_finn(net, tmp_path, [], **options).values()
+    result = json.loads((project / "estimate.json").read_text())
+    assert [step["difference"] for step in result["steps"]] == [0] * len(result["steps"])
+    assert (result["partitions"], result["float_layers"]) == (1, [])
+    assert result["weight_types"] == {"INT3": 1, "INT5": 1, "INT8": 2}
+
+
 def tables_of(graph):
     """The layers of thresholds of an integer network."""
     return [layer for layer in graph.layers if isinstance(layer, Thresholds)]
