@@ -19,9 +19,19 @@ from brevitas_multiquant.training.objective import (
 )
 from brevitas_multiquant.training.range_rates import adaptive_rate, gap_rate, scaled_rate
 from brevitas_multiquant.training.task import Objective
+from tests.training.by_hand import (
+    DECAY,
+    LR,
+    MOMENTUM,
+    RANGE_LR,
+    AdamByHand,
+    adaptive_rate_by_hand,
+    cross_entropy,
+    distillation,
+    sgd_by_hand,
+)
 
 STEPS = 20
-LR, MOMENTUM, DECAY, RANGE_LR = 0.05, 0.9, 1e-4, 1e-3
 # float64; sums of the gradients of several bit-widths in another order, over 20 steps of momentum
 FP64 = {"rtol": 1e-9, "atol": 1e-12}
 
@@ -41,19 +51,6 @@ def batches(images):
         (torch.rand(images.shape, generator=generator).double(), torch.arange(len(images)) % 5)
         for _ in range(STEPS)
     ]
-
-
-def cross_entropy(logits, target):
-    """Minus the mean log of the label's softmax."""
-    shares = logits.exp() / logits.exp().sum(1, keepdim=True)
-    return -sum(shares[row, label].log() for row, label in enumerate(target)) / len(target)
-
-
-def distillation(student, teacher):
-    """Minus the mean over the batch of sum p(teacher) log p(student)."""
-    wanted = (teacher.exp() / teacher.exp().sum(1, keepdim=True)).detach()
-    got = student.exp() / student.exp().sum(1, keepdim=True)
-    return -(wanted * got.log()).sum() / len(student)
 
 
 def outputs_of(net, images):
@@ -96,18 +93,6 @@ TOGETHER = {
 }
 
 
-def sgd_by_hand(parameters, momenta):
-    """SGD with momentum and decay; what got no gradient stays as it is."""
-    for parameter in parameters:
-        if parameter.grad is None:
-            continue
-        gradient = parameter.grad + DECAY * parameter.detach()
-        momenta[parameter] = MOMENTUM * momenta.get(parameter, 0) + gradient
-        with torch.no_grad():
-            parameter -= LR * momenta[parameter]
-        parameter.grad = None
-
-
 def optimizers_of(net):
     return (
         torch.optim.SGD(net.model_parameters(), LR, MOMENTUM, weight_decay=DECAY),
@@ -141,32 +126,6 @@ def test_twenty_steps_of_one_update_for_all_bit_widths(net, batches, kind):
     assert_same(net, reference)
 
 
-class AdamByHand:
-    """Adam of each range by itself, with a learning rate for every update."""
-
-    def __init__(self, parameters):
-        self.state = {parameter: [0.0, 0.0, 0] for parameter in parameters}
-
-    def step(self, rate):
-        for parameter, state in self.state.items():
-            if parameter.grad is None:
-                continue
-            gradient = parameter.grad
-            state[0] = 0.9 * state[0] + 0.1 * gradient
-            state[1] = 0.999 * state[1] + 0.001 * gradient**2
-            state[2] += 1
-            mean, square = state[0] / (1 - 0.9 ** state[2]), state[1] / (1 - 0.999 ** state[2])
-            with torch.no_grad():
-                parameter -= rate * mean / (square.sqrt() + 1e-8)
-            parameter.grad = None
-
-
-def adaptive_rate_by_hand(net, bits):
-    eta = {6: 1.0, 4: 10**-1, 2: 10**-2}[bits]  # gaps 0, 2 and 4: 10 ** (-gap / 2)
-    sizes = [min(abs(p.grad.item()), 1) for p in net.range_parameters() if p.grad is not None]
-    return RANGE_LR * eta * (1 - sum(sizes) / len(sizes))
-
-
 @pytest.mark.parametrize("distill", [True, False])
 def test_twenty_steps_of_an_update_after_each_bit_width(net, batches, distill):
     """Double Rounding's: the later bit-widths run with what the earlier ones have learned."""
@@ -194,7 +153,7 @@ def test_twenty_steps_of_an_update_after_each_bit_width(net, batches, distill):
             elif distill:
                 loss = loss + distillation(output, teacher)
             loss.backward()
-            rate = adaptive_rate_by_hand(reference, bits)
+            rate = adaptive_rate_by_hand(reference, 6 - bits)
             sgd_by_hand(reference.model_parameters(), momenta)
             by_hand.step(rate)
         reference.set_active_bits(6)
