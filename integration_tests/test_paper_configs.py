@@ -43,6 +43,7 @@ METHODS = [
     ("cifar10_resnet20_adabits", "adabits", (3, 4, 5)),
     ("cifar10_resnet20_any_precision", "any_precision", (2, 4, 8)),
     ("cifar10_resnet20_double_rounding", "double_rounding", (2, 4, 6, 8)),
+    ("cifar10_resnet20_bit_mixer", "bit_mixer", (2, 3, 4)),
     ("cifar10_resnet20_individual", "individual", (4,)),
     ("common_cifar10_resnet8", "multiquant", (2, 4, 6, 8)),
 ]
