@@ -235,6 +235,42 @@ class TestAssignments:
         assert copied.assignment == MIXED and torch.equal(copied(images), net(images))
 
 
+class TestWeightsOfZero:
+    """Grids without a 0 say so, each by its own name; one that has it starts there."""
+
+    @staticmethod
+    def model() -> TinyNet:
+        model = TinyNet()
+        nn.init.zeros_(model.conv2.weight)
+        return model
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"bits": [2, 4], "method": "adabits"}, r"conv2: .* centered \(-15, -13, ..., 15\)"),
+            ({"bits": [3], "method": "individual"}, r"conv2: .* start at 1/7 and -1/7 in turn"),
+        ],
+    )
+    def test_there_is_none(self, options: dict[str, Any], message: str) -> None:
+        with pytest.warns(UserWarning, match=message):
+            net = multiquantize(self.model(), input_shape=IMAGE, **options)
+        assert net.branches[0].conv2.quant_weight().abs().max() == 1
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"bits": [2, 4], "method": "adabits", "grid": "modified"},
+            {"bits": [2, 4], "method": "double_rounding"},
+        ],
+    )
+    @pytest.mark.filterwarnings("error")
+    def test_there_is_one(self, options: dict[str, Any]) -> None:
+        net = multiquantize(self.model(), input_shape=IMAGE, **options)
+        for bits in net.bits:
+            with net.at_bits(bits):
+                assert not net.branches[0].conv2.quant_weight().any()
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

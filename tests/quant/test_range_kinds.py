@@ -1,10 +1,12 @@
 """Every quantizer of the methods, and its gradients, against autograd over the papers' formulas."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import ScaledStdConv2d
 from torch import Tensor, nn
 
 from brevitas_multiquant.core.panel import Panel
@@ -93,6 +95,56 @@ def test_activations_and_their_gradients(kind: str) -> None:
             for one, other in zip(ours, theirs, strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
         panel.own = {}
+
+
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "Conv1d": lambda: nn.Conv1d(6, 8, 3, stride=2, padding=1),
+    "grouped": lambda: nn.Conv2d(6, 8, 3, padding=1, groups=2, bias=False),
+    "depthwise": lambda: nn.Conv2d(6, 6, 3, padding=1, groups=6),
+    "Linear": lambda: nn.Linear(6, 8),
+    "standardised": lambda: ScaledStdConv2d(6, 8, 3, padding=1),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    ("grid", "kind"),
+    [("centered", "learned"), ("original", "tanh_times_mean"), ("double", "step")],
+)
+def test_every_kind_of_layer(grid: str, kind: str, name: str) -> None:
+    """Outputs and gradients against formulas in fp64, and the plain form to the bit in fp32."""
+    plain, bits = LAYERS[name](), (2, 4, 8)
+    if hasattr(plain, "gain"):
+        nn.init.uniform_(plain.gain, 0.5, 1.5)
+    layer, panel = layer_of(grid, kind, bits, plain)
+    spatial = {nn.Linear: (), nn.Conv1d: (9,)}.get(type(plain), (5, 5))
+    for one in bits:
+        panel.bits, levels = one, 2**one - 1
+        codes = torch.randint(0, 2**one, (4, 6, *spatial)).double()
+        found = layer.train()(codes)
+        values = weight_values(layer.effective_weight(), kind, trained(layer), grid, one, max(bits))
+        expected = operation(plain, codes / levels, values, layer.bias)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+        gradient = torch.randn_like(found)
+        inputs = list(layer.parameters())
+        ours = torch.autograd.grad(found, inputs, gradient)
+        theirs = torch.autograd.grad(expected, inputs, gradient)
+        for ours_, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(ours_, other, rtol=1e-10, atol=1e-10)
+    layer.float().eval()
+    for one in bits:
+        panel.bits = one
+        codes = torch.randint(0, 2**one, (4, 6, *spatial)).float()
+        with torch.no_grad():
+            assert torch.equal(layer.frozen(one, name)(codes), layer(codes))
+
+
+def operation(plain: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What a layer does with a weight."""
+    if isinstance(plain, nn.Linear):
+        return F.linear(x, weight, bias)
+    convolve = F.conv1d if isinstance(plain, nn.Conv1d) else F.conv2d
+    return convolve(x, weight, bias, plain.stride, plain.padding, groups=plain.groups)
 
 
 @pytest.mark.parametrize("kind", ["learned", "tanh"])
