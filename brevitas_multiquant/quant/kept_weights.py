@@ -15,7 +15,7 @@ def codes_kept(
 ) -> AbstractContextManager[None]:
     """Inside the block, what keeps ``weight`` for its backward keeps the codes as bytes instead.
 
-    As two bytes each, where one is too small for them.
+    As two bytes each, or four, where one is too small for them.
 
     Gradients are the same bits. Done where it pays, and where nobody would notice: weights that
     outweigh the input, one scale for all of them, a backward to come, no compiler that decides
@@ -38,7 +38,13 @@ def codes_kept(
         or type(weight) is not Tensor
     ):
         return nullcontext()
-    return _codes_kept(weight, codes, scale, torch.int8 if magnitude <= 128 else torch.int16)
+    return _codes_kept(weight, codes, scale, _narrowest(magnitude))
+
+
+def _narrowest(magnitude: int) -> torch.dtype:
+    """The narrowest type of integers of a magnitude, the largest of which may be negative alone."""
+    types = (torch.int8, torch.int16, torch.int32)
+    return next(one for one in types if magnitude <= -torch.iinfo(one).min)
 
 
 def _others_decide() -> bool:

@@ -7,6 +7,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
+from brevitas_multiquant.core.grids import integer, odd
 from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.quant import kept_weights, layers
 
@@ -54,6 +55,18 @@ def test_gradients_are_those_of_weights_kept_as_floats(name, autocast, as_floats
         as_floats()
         expected = gradients(layer, codes)
     for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("bits", [7, 8, 9, 16])
+@pytest.mark.parametrize("family", [odd, integer])
+def test_integers_too_large_for_a_byte(family, bits, as_floats):
+    layer = layers.code_layer(nn.Linear(64, 64), Panel(4), family(bits)).train()
+    nn.init.normal_(layer.weight, std=10 * layer.weight.std().item())  # many at the ends
+    codes = torch.randint(0, 16, (2, 64)).float().requires_grad_()
+    found = gradients(layer, codes)
+    as_floats()
+    for one, other in zip(found, gradients(layer, codes), strict=True):
         assert torch.equal(one, other)
 
 
