@@ -115,8 +115,18 @@ def is_whole(folder: Path, epochs: int) -> bool:
     return summary.is_file() and len(read_summary(folder)["epoch"]) >= epochs
 
 
+STOPPED = (130, 143)
+"""What the recipe ends with after SIGINT and SIGTERM: nobody wants the next run then."""
+
+
 def train(name: str, seed: int, options: argparse.Namespace) -> None:
-    """One run, from the start or from its newest checkpoint, unless it is whole."""
+    """One run, from the start or from its newest checkpoint, unless it is whole.
+
+    One that fails leaves its row empty, and the next one follows.
+
+    Raises:
+        SystemExit: it was asked to stop.
+    """
     folder = options.output / run_name(name, seed)
     if is_whole(folder, options.epochs):
         return
@@ -131,10 +141,14 @@ def train(name: str, seed: int, options: argparse.Namespace) -> None:
     before = cpu_seconds()
     try:
         threads = {"OMP_NUM_THREADS": str(options.threads)}
-        subprocess.run([*command, "--device", "cpu"], check=True, env=os.environ | threads)
+        done = subprocess.run([*command, "--device", "cpu"], env=os.environ | threads, check=False)
     finally:
         if folder.is_dir():
             add_seconds(folder / CPU_SECONDS, cpu_seconds() - before)
+    if done.returncode in STOPPED:
+        raise SystemExit(done.returncode)
+    if done.returncode:
+        print(f"{folder.name} failed: exit status {done.returncode}", file=sys.stderr)
 
 
 def cpu_seconds() -> float:

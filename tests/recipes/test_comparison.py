@@ -1,6 +1,9 @@
 """The comparison of methods: what it runs, and the table it makes of what is there."""
 
+import argparse
+import contextlib
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -65,3 +68,33 @@ def test_a_run_made_in_pieces_has_the_sum_of_their_time(tmp_path):
     for seconds in (1.5, 2.0):
         methods.add_seconds(tmp_path / "seconds.json", seconds)
     assert json.loads((tmp_path / "seconds.json").read_text()) == 3.5
+
+
+@pytest.mark.parametrize(("status", "ends"), [(0, False), (1, False), (143, True)])
+def test_a_run_that_fails_does_not_keep_the_next_from_running(
+    status, ends, tmp_path, monkeypatch, capsys
+):
+    """One that was asked to stop does; each is started anew or goes on where it was."""
+    commands = []
+
+    def run(command, **_):
+        commands.append(command)
+        return SimpleNamespace(returncode=status)
+
+    monkeypatch.setattr(methods.subprocess, "run", run)
+    options = argparse.Namespace(output=tmp_path, data_dir="data", epochs=2, threads=1)
+    if ends:
+        with pytest.raises(SystemExit):
+            methods.train("adabits_centered", 3, options)
+    else:
+        methods.train("adabits_centered", 3, options)
+    assert ("exit status 1" in capsys.readouterr().err) == (status == 1)
+    folder = tmp_path / "adabits_centered_s3"
+    started = parse_train(commands[0][2:-2])
+    assert (started.model.grid, started.data.seed, started.folder) == ("centered", 3, folder)
+    folder.mkdir()
+    (folder / "checkpoint-0001-0000000.safetensors").touch()
+    with contextlib.suppress(SystemExit):
+        methods.train("adabits_centered", 3, options)
+    assert commands[1][2:4] == ["--resume", str(folder)]
+    assert (folder / methods.CPU_SECONDS).is_file()
