@@ -15,7 +15,7 @@ import argparse
 import csv
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,15 @@ from brevitas_multiquant.allocation import Budget  # noqa: E402
 from brevitas_multiquant.allocation.costs import bitops_terms  # noqa: E402
 from brevitas_multiquant.allocation.hardware import lut_terms  # noqa: E402
 from brevitas_multiquant.allocation.sites import KINDS, sites_of  # noqa: E402
-from brevitas_multiquant.cost.terms import total_of  # noqa: E402
+from brevitas_multiquant.cost.terms import Term, total_of  # noqa: E402
 from brevitas_multiquant.export.finn.check import branch_names  # noqa: E402
 from brevitas_multiquant.export.finn.lower import lower  # noqa: E402
 from brevitas_multiquant.export.sample import smooth_images  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "lut_model.csv"
 PLOT = RESULTS.with_suffix(".png")
-CANDIDATES = (2, 3, 4, 5, 6, 8)
+CANDIDATES, OWN = (2, 3, 4, 5, 6, 8), 4
+"""Bits that are drawn, and those of the network, which sums behind additions have."""
 RUNS = {
     "resnet8": Run("resnet8", 1000),
     "resnet8_slow": Run("resnet8", 200, board="Pynq-Z1"),
@@ -77,11 +78,8 @@ def network_at(model: nn.Module, run: Run, assignment: Assignment) -> MultiQuant
     return net.eval()
 
 
-def compare(name: str, draws: range) -> Iterator[dict[str, Any]]:
-    """Lines for some assignments of one network."""
-    from finn_rules import finn_rows  # it needs FINN's environment
-    from finn_rules_nodes import entry
-
+def counted(name: str) -> tuple[Sequence[Term], Sequence[Term], tuple[str, ...]]:
+    """Terms of LUTs and DSPs, and of bit operations, and the sites that they are of."""
     run = RUNS[name]
     model, size = float_model(run), NETWORKS[run.network][1]
     shape = (1, 3, size, size)
@@ -90,22 +88,34 @@ def compare(name: str, draws: range) -> Iterator[dict[str, Any]]:
         *(converted, shape, 2, None),
         is_float=True,
         at=lambda assignment: network_at(model, run, assignment),
-        asked=4,
+        asked=OWN,
     )
     budget = Budget(luts=1e9, target_fps=run.fps, board=run.board)
     choices = dict.fromkeys(KINDS, CANDIDATES)
-    terms = lut_terms(sites, budget, choices).terms
-    operations = bitops_terms(sites, Budget(bitops=1), choices).terms
+    operations = bitops_terms(sites, Budget(bitops=1), choices)
+    return lut_terms(sites, budget, choices).terms, operations.terms, sites.names
+
+
+def drawn(name: str, draw: int, sites: Sequence[str]) -> Assignment:
+    """Bits of every site, by chance."""
+    chance = random.Random(f"{name} {draw}")
+    pairs = {site: (chance.choice(CANDIDATES), chance.choice(CANDIDATES)) for site in sites}
+    return Assignment(OWN, pairs)
+
+
+def compare(name: str, draws: range) -> Iterator[dict[str, Any]]:
+    """Lines for some assignments of one network."""
+    from finn_rules import finn_rows  # it needs FINN's environment
+    from finn_rules_nodes import entry
+
+    run, (terms, operations, sites) = RUNS[name], counted(name)
+    model, shape = float_model(run), (1, 3, *[NETWORKS[run.network][1]] * 2)
     for draw in draws:
-        chance = random.Random(f"{name} {draw}")
-        pairs = {
-            site: (chance.choice(CANDIDATES), chance.choice(CANDIDATES)) for site in sites.names
-        }
-        assignment = Assignment(4, pairs)
+        assignment = drawn(name, draw, sites)
         bits = {(s, kind): getattr(p, kind) for s, p in assignment.items() for kind in KINDS}
         luts, dsp = total_of(terms, bits)
         net = network_at(model, run, assignment)
-        graph = lower(extract_subnet(net, assignment), branch_names(net, 4), shape)
+        graph = lower(extract_subnet(net, assignment), branch_names(net, OWN), shape)
         finn = [entry(row)["finn"] for row in finn_rows(graph, run)]
         finn_luts, finn_dsp = sum(one[0] for one in finn), sum(one[2] for one in finn)
         yield {

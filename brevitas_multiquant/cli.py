@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from brevitas_multiquant.allocation.command import add_allocate_options, run_allocation
 from brevitas_multiquant.core.float_model import ModelSource, infer_input_shape
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.cost.table import cost
@@ -50,6 +51,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_assignment_option(command)
     _add_board_options(command)
     command.set_defaults(run=check, profile="finn")
+    command = commands.add_parser("allocate", help="print bits of every layer within a budget")
+    _add_source_options(command)
+    add_allocate_options(command)
+    command.set_defaults(run=allocate)
     return parser
 
 
@@ -64,8 +69,12 @@ def _add_assignment_option(command: argparse.ArgumentParser) -> None:
 
 
 def _add_model_options(command: argparse.ArgumentParser, leave_out: Sequence[str] = ()) -> None:
-    command.add_argument("model", help="timm model name, or torchvision:NAME")
+    _add_source_options(command)
     add_config_options(command, leave_out)
+
+
+def _add_source_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", help="timm model name, or torchvision:NAME")
     command.add_argument("--num-classes", type=int)
     command.add_argument("--img-size", type=int, help="height and width of the images")
     command.add_argument("--in-chans", type=int, help="channels of the images, of timm models")
@@ -131,6 +140,17 @@ def check(options: argparse.Namespace) -> int:
     if (options.board or options.fpga_part) and not violations:
         print(_fit(net, options))
     return len(violations)
+
+
+def allocate(options: argparse.Namespace) -> None:
+    """Print the bits of every layer within a budget, beside the uniform network.
+
+    Raises:
+        MultiQuantError: an unknown model, one that cannot be converted, or a budget that cannot be
+            kept to.
+    """
+    model = _build(options)
+    run_allocation(model, _shape(model, options), options)
 
 
 def _fit(net: MultiQuantNet, options: argparse.Namespace) -> FitTable:

@@ -1,16 +1,19 @@
 """`allocate`: a budget in, the bits of every layer out."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from brevitas_multiquant.allocation.allocation import Allocation
 from brevitas_multiquant.allocation.budget import Budget
-from brevitas_multiquant.allocation.problem import Candidates, Pin, problem_of
+from brevitas_multiquant.allocation.problem import Candidates, Pin, Problem, problem_of
 from brevitas_multiquant.allocation.report import allocation_of
 from brevitas_multiquant.allocation.sites import Sites, sites_of
+from brevitas_multiquant.allocation.solve import Found
 from brevitas_multiquant.allocation.strategies import Request, Strategy, strategy_named
+from brevitas_multiquant.core.method import method_named
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.errors import BudgetError, ConfigError
 from brevitas_multiquant.export.sample import smooth_images
@@ -21,6 +24,10 @@ from brevitas_multiquant.training.calibrate import calibrate
 
 EVERY_BIT = tuple(range(2, 9))
 """Candidates for a float model."""
+
+
+TRIES = 4
+"""How often a strategy is asked again where the network takes more than was counted."""
 
 
 def allocate(
@@ -43,7 +50,7 @@ def allocate(
 
     Of a float model, weights and activations of every site are chosen, for
     ``multiquantize(model, bits=allocation.assignment)``. Of a network of run-time bit-widths, what
-    it can switch: the activations of one with branches.
+    it can switch: the activations of one with branches, weights too of one with a single body.
 
     What reads one tensor shares its quantizer, and so its bits. Operands of an addition are no
     choice: the profile ``finn`` gives both sides the same.
@@ -100,10 +107,38 @@ def allocate(
     every = EVERY_BIT if sites.is_float else sites.net.bits
     chosen_from = every if candidates is None else candidates
     problem = problem_of(sites, budget, chosen_from, pins or {}, groups)
-    found = row.choose(problem, Request(data, samples, exact, model, made))
-    assert problem.fits(found.bits), "a strategy went above the budget"
-
+    request = Request(data, samples, exact, model, made)
+    found = _within(problem, row, request, problem.network_bits(bits))
     return allocation_of(problem, found.bits, problem.network_bits(bits), row.name, found.curve)
+
+
+def _within(problem: Problem, row: Strategy, request: Request, bits: int) -> Found:
+    """What a strategy finds, that is within the budget when it has been built too.
+
+    Where terms are near but not exact, the limits that it is asked for are those much lower.
+
+    Raises:
+        BudgetError: as of strategies; or all that is found takes more than terms say.
+    """
+    asked = problem
+    for _ in range(TRIES):
+        found = row.choose(asked, request)
+        assert asked.fits(found.bits), "a strategy went above the budget"
+        if problem.of is None:
+            return found
+        taken = problem.of(problem.assignment(found.bits, bits))
+        if all(one <= most for one, most in zip(taken, problem.limits, strict=True)):
+            return found
+        counted = zip(asked.cost(found.bits), taken, problem.limits, asked.limits, strict=True)
+        lower = [
+            min(limit, terms * most / one) if one > most else limit
+            for terms, one, most, limit in counted
+        ]
+        asked = replace(asked, limits=tuple(lower))
+    raise BudgetError(
+        f"budget: expected {problem.limits} to be kept to, got networks that take {taken} "
+        f"{problem.unit} when they are built: lower it, or fold for another frame rate"
+    )
 
 
 def _given(
@@ -143,11 +178,16 @@ def _of_network(
             f"allocate: expected {list(conversion)} for a float model, got a network, which is "
             "converted"
         )
-    weight_bits = next(iter(net.assignment.values())).weight if net.sites else None
+    if method_named(net.config.method).most_candidates == 1:
+        raise ConfigError(
+            f"allocate: expected a float model or a network of run-time bit-widths, got one of "
+            f"the method {net.config.method!r}, whose bits are fixed"
+        )
     if row.weights:
         raise ConfigError(
             f"strategy: expected a float model for {row.name!r}, which chooses bits of weights, "
             "got a network: take 'sqnr'"
         )
     shape = net.input_shape or (1, 3, 224, 224)
+    weight_bits = method_named(net.config.method).weight_bits
     return sites_of(net, shape, bits or max(net.bits), weight_bits)

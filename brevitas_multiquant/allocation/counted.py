@@ -1,8 +1,9 @@
 """What a network costs, as every unit of a budget counts it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.cost.terms import Term
 
 Choices = Mapping[str, Sequence[int]]
@@ -17,8 +18,10 @@ class Counted:
         terms: the cost.
         bits: the network's, where the cost depends on them.
         uniform: bits -> the cost of the network of these everywhere, where that is known better.
+        of: an assignment -> the cost of the network that has it, where terms are not exact.
     """
 
     terms: Sequence[Term]
     bits: int | None = None
     uniform: Mapping[int, float] = field(default_factory=dict)
+    of: Callable[[Assignment], tuple[float, ...]] | None = None

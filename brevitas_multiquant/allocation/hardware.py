@@ -54,7 +54,12 @@ def lut_terms(sites: Sites, budget: Budget, choices: Choices) -> Counted:
         target,
         board.dsp,
     )
-    return Counted(flow.terms(budget.dsp_price), own if sites.is_float else None, priced)
+
+    def of(assignment: Assignment) -> tuple[float, float]:
+        taken = _total(_lowered(sites, assignment)[1], target, board.dsp)
+        return float(taken.priced(dsp=budget.dsp_price)), taken.dsp
+
+    return Counted(flow.terms(budget.dsp_price), own if sites.is_float else None, priced, of)
 
 
 Lowered = tuple[MultiQuantNet, IntegerGraph]

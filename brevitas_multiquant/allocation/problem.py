@@ -1,6 +1,6 @@
 """What is to be chosen, what each choice costs, and the limits: the same for every strategy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -35,6 +35,7 @@ class Problem:
         terms: the cost, of the first ones.
         limits: most of each resource.
         bits: the network's, where the cost depends on them.
+        of: an assignment -> the cost of the network that has it, where terms are not exact.
     """
 
     sites: Sites
@@ -44,6 +45,7 @@ class Problem:
     terms: tuple[Term, ...]
     limits: tuple[float, ...] = ()
     bits: int | None = None
+    of: Callable[[Assignment], tuple[float, ...]] | None = None
 
     def members(self, first: Width) -> tuple[Width, ...]:
         """The widths that share a choice."""
@@ -170,7 +172,7 @@ def problem_of(
         )
         for term in counted.terms
     )
-    problem = Problem(sites, budget.unit, shared, same, terms, bits=counted.bits)
+    problem = Problem(sites, budget.unit, shared, same, terms, bits=counted.bits, of=counted.of)
 
     def of_uniform(bits: int | None) -> float:
         if bits is not None and bits in counted.uniform:
@@ -213,13 +215,12 @@ def checked_candidates(candidates: Candidates, sites: Sites) -> dict[str, tuple[
                 f"the {kind}s, got {of!r}"
             )
         checked[kind] = tuple(sorted({int(one) for one in bits}))
-    if sites.weight_bits is not None:
-        outside = [one for one in checked[ACTIVATION] if one not in sites.net.bits]
-        if outside:
-            raise BitWidthError(
-                f"candidates: expected bit-widths of the network, {list(sites.net.bits)}, got "
-                f"{outside}"
-            )
+    kinds = KINDS if sites.weight_bits is None else (ACTIVATION,)
+    outside = [one for kind in kinds for one in checked[kind] if one not in sites.net.bits]
+    if outside and not sites.is_float:
+        raise BitWidthError(
+            f"candidates: expected bit-widths of the network, {list(sites.net.bits)}, got {outside}"
+        )
     return checked
 
 

@@ -44,8 +44,10 @@ def _hats(axis: Sequence[int], bits: Tensor) -> Tensor:
     points = bits.new_tensor(axis)
     if len(axis) == 1:
         return torch.ones_like(points)
-    gaps = points.diff()
-    rise = ((bits - points[:-1]) / gaps).clamp(0, 1)  # of the way to the next one
+    low, high = points[:-1], points[1:]
+    # of the way to the next one; at a candidate the slope is its right one, at the last its left
+    inside = (bits >= low) & ((bits < high) | (high == points[-1]) & (bits == high))
+    rise = torch.where(inside, (bits - low) / (high - low), (bits >= high).to(bits))
     one = rise.new_ones(1)
     return torch.cat([one, rise]) - torch.cat([rise, 0 * one])
 

@@ -336,3 +336,13 @@ def test_a_problem_is_of_the_first_of_each_group(sites: Sites) -> None:
     assert problem.members(("left", WEIGHT)) == (("left", WEIGHT), ("last", WEIGHT))
     chosen = {("left", WEIGHT): 2, ("left", ACTIVATION): 4}
     assert problem.cost(chosen) == (sum(MACS.values()) * 8,)
+
+
+def test_weights_and_activations_of_a_network_with_one_body(model: nn.Module, batch: Any) -> None:
+    net = multiquantize(model, [2, 4, 8], method="adabits", input_shape=SHAPE)
+    calibrate(net, [batch])
+    found = allocate(net.eval(), Budget(uniform=4), data=[batch])
+    assert found.cost == by_hand(found.assignment) <= found.budget
+    assert {bits for pair in found.assignment.values() for bits in pair} <= {2, 4, 8}
+    with torch.no_grad(), net.at_bits(found.assignment):
+        assert net(batch[0]).shape == (8, 5)

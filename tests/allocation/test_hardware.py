@@ -1,14 +1,19 @@
 """LUTs of bits that are still to be chosen, against the hardware of the network that has them."""
 
+import csv
 import random
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks import lut_model
 from brevitas_multiquant import Assignment, calibrate, extract_subnet, multiquantize
-from brevitas_multiquant.allocation import Budget, allocate
+from brevitas_multiquant.allocation import Budget, allocate, hardware
+from brevitas_multiquant.allocation.costs import COSTS
 from brevitas_multiquant.allocation.hardware import lut_terms
 from brevitas_multiquant.allocation.sites import KINDS, Sites, sites_of
 from brevitas_multiquant.cost import luts
@@ -118,6 +123,7 @@ def test_a_budget_of_luts_is_kept(model: nn.Module, dsp: int | None, price: floa
     taken = resources_of(net.eval(), found.assignment)
     assert taken.dsp == found.dsp
     assert taken.luts + price * taken.dsp == pytest.approx(found.cost, rel=0.02)
+    assert taken.luts + price * taken.dsp <= found.budget  # as it was built, not only as counted
     assert sum(row.share for row in found.layers) == pytest.approx(1)
     assert {row.layer for row in found.layers} >= {"stem", "left", "deep", "last", "fc"}
 
@@ -133,6 +139,56 @@ def test_branches_of_a_network(model: nn.Module) -> None:
     taken = resources_of(net, found.assignment)
     assert found.cost <= found.budget and taken.luts == pytest.approx(found.cost, rel=0.02)
     assert found.budget == pytest.approx(0.95 * resources_of(net, 4).luts, rel=0.02)
+
+
+def test_what_is_built_is_within_the_budget_too(model: nn.Module, monkeypatch: Any) -> None:
+    """Terms that say 10% too little: the strategy is asked again for less."""
+    honest = hardware.lut_terms
+
+    def too_little(*given: Any) -> Any:
+        counted = honest(*given)
+        terms = [
+            replace(one, of=lambda *bits, of=one.of: (0.9 * of(*bits)[0], of(*bits)[1]))
+            for one in counted.terms
+        ]
+        return replace(counted, terms=terms)
+
+    monkeypatch.setitem(COSTS, "luts", too_little)
+    options: Any = {"strategy": "uniform", "candidates": (2, 3), "input_shape": SHAPE}
+    three = Assignment(2, dict.fromkeys(("left", "deep", "last"), (3, 3)))
+    limit = resources_of(at(model, three), three).luts - 1
+    found = allocate(model, Budget(luts=limit, target_fps=FPS), **options)
+    assert found.assignment == Assignment(2, dict.fromkeys(three, (2, 2)))
+    assert resources_of(at(model, found.assignment), found.assignment).luts <= limit
+
+
+ROWS = Path(__file__).parents[2] / "benchmarks" / "results" / "lut_model.csv"
+
+
+@pytest.mark.parametrize("name", ["vgg", "mobilenet"])
+def test_what_finn_itself_reported(name: str) -> None:
+    """Rows of benchmarks/lut_model.py: assignments that the terms were not written on."""
+    with ROWS.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["run"] == name]
+    terms, _, names = lut_model.counted(name)
+    assert len(rows) >= 3
+    for row in rows:
+        assignment = lut_model.drawn(name, int(row["draw"]), names)
+        assert assignment.name == row["assignment"]
+        found, dsp = total_of(terms, bits_of(assignment))
+        assert dsp == float(row["FINN DSP"])
+        # 2% is what is asked of the terms; weights are of torch's generator
+        assert found == pytest.approx(float(row["FINN LUT"]), rel=0.02)
+
+
+def test_all_rows_are_within_two_percent() -> None:
+    with ROWS.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) >= 20 and len({row["run"] for row in rows}) >= 5
+    for row in rows:
+        luts_of = float(row["terms LUT"]), float(row["FINN LUT"])
+        assert luts_of[0] == pytest.approx(luts_of[1], rel=0.02)
+        assert row["terms DSP"] == row["FINN DSP"]
 
 
 def test_ends_of_a_table_with_other_levels() -> None:

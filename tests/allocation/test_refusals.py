@@ -120,6 +120,17 @@ def test_calls_with_a_network(options: dict[str, Any], kind: Any, words: str) ->
         allocate(net, Budget(ratio=0.5), **{"data": [IMAGES], **options})
 
 
+def test_networks_whose_bits_are_fixed() -> None:
+    net = multiquantize(model(), [4], method="individual", input_shape=SHAPE)
+    with pytest.raises(ConfigError, match="'individual', whose bits are fixed"):
+        allocate(net, Budget(ratio=0.5), data=[IMAGES])
+    nested = multiquantize(model(), [2, 4], method="adabits", input_shape=SHAPE)
+    with pytest.raises(BitWidthError, match=r"bit-widths of the network, \[2, 4\], got \[3\]"):
+        allocate(
+            nested, Budget(ratio=0.5), data=[IMAGES], candidates={"weight": [3], "activation": [2]}
+        )
+
+
 def test_no_model() -> None:
     with pytest.raises(ConfigError, match="expected a model or network, got str"):
         allocate("resnet18", Budget(uniform=4))  # type: ignore[arg-type]

@@ -61,3 +61,14 @@ def test_a_term_keeps_its_widths():
 
 def test_a_constant_is_one():
     assert Table(lambda: 42, [])() == (42.0,)
+
+
+@pytest.mark.parametrize(
+    ("bits", "slope"), [(2.0, 1.0), (3.0, 2.0), (4.0, 4.0), (5.0, 4.0), (6.0, 0)]
+)
+def test_the_slope_at_a_candidate_is_one_of_its_sides(bits, slope):
+    """To the right, at the last one to the left: never both together; none beyond the ends."""
+    width = torch.tensor(bits, requires_grad=True)
+    (cost,) = Table(lambda b: {2: 0, 3: 1, 4: 3, 5: 7}[b], [(2, 3, 4, 5)])(width)
+    cost.backward()
+    assert width.grad == slope
