@@ -13,6 +13,8 @@ PAIRS = [
     ("any_precision", "timm regnet"),  # grouped convolutions, shortcuts
     ("double_rounding", "torchvision convnext"),
     ("double_rounding", "timm resnetv2"),
+    ("bit_mixer", "timm resnetv2"),  # norms in front of layers
+    ("bit_mixer", "timm mobilenetv3"),
 ]
 
 
