@@ -26,9 +26,11 @@ def outputs(net: MultiQuantNet, images: Tensor) -> list[Tensor]:
         return [net(images) for bits in net.bits for _ in [net.set_active_bits(bits)]]
 
 
-def packed(folder: Path, name: str) -> Path:
+def packed(folder: Path, name: str, method: str) -> Path:
     source = ModelSource("timm", name)
-    net = multiquantize(source.build(), BITS, input_shape=SHAPE, source=source, check=False)
+    net = multiquantize(
+        source.build(), BITS, method=method, input_shape=SHAPE, source=source, check=False
+    )
     calibrate(net, [torch.rand(2, *SHAPE[1:])])
     return save_packed(net, folder / f"{name}.safetensors")
 
@@ -36,10 +38,10 @@ def packed(folder: Path, name: str) -> Path:
 class DamagedFiles:
     """Reads damaged files and says how each was answered."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, method: str = "multiquant") -> None:
         torch.manual_seed(0)
-        self.path = packed(folder, "cifar_resnet8")
-        self.other = packed(folder, "test_resnet")
+        self.path = packed(folder, "cifar_resnet8", method)
+        self.other = packed(folder, "test_resnet", method)
         self.target = folder / "damaged.safetensors"
         self.images = torch.rand(2, *SHAPE[1:])
         self.saved = load_packed(self.path)
@@ -75,3 +77,11 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> DamagedFiles:
 def test_damaged_files_are_refused_or_equal(tenth: int, damaged: DamagedFiles) -> None:
     answers = [damaged.check(seed) for seed in range(10 * tenth, 10 * tenth + 10)]
     assert "PackedFileError" in answers
+
+
+@pytest.mark.parametrize("method", ["adabits", "double_rounding"])
+def test_damaged_files_of_version_2(method: str, tmp_path: Path) -> None:
+    """Their headers have more to damage, and arrays of more bits."""
+    damaged = DamagedFiles(tmp_path, method)
+    answers = [damaged.check(seed) for seed in range(30)]
+    assert answers.count("PackedFileError") > 10

@@ -15,7 +15,7 @@ from brevitas_multiquant.cost.models import total_bitops
 from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.nn.given import given_network
 from brevitas_multiquant.nn.network import MultiQuantNet
-from brevitas_multiquant.nn.stored import entries_of, parts_of
+from brevitas_multiquant.nn.stored import entries_of, parts_of, weights_in_words
 from brevitas_multiquant.quant.entries import FLOAT_BYTES, Entry
 from brevitas_multiquant.quant.member import WEIGHT, answers_of, running_modules
 
@@ -52,6 +52,7 @@ class Cost(dict[int, BitWidthCost]):
         file_bytes: the numbers in a file of `brevitas_multiquant.save_packed`: ``total_bytes``, but
             8-bit weights are there in fp32; default ``total_bytes``.
         assignments: assignment -> cost; rows of the table by their names.
+        weights: how the file keeps weights, where that is not two bits each.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class Cost(dict[int, BitWidthCost]):
         float_bytes: int,
         file_bytes: int | None = None,
         assignments: Mapping[Assignment, BitWidthCost] | None = None,
+        weights: str | None = None,
     ) -> None:
         super().__init__(costs)
         self.total_bytes = total_bytes
         self.float_bytes = float_bytes
         self.assignments = dict(assignments or {})
+        self.weights = weights
         self.file_bytes = total_bytes if file_bytes is None else file_bytes
 
     def __str__(self) -> str:
@@ -91,6 +94,8 @@ class Cost(dict[int, BitWidthCost]):
                 f"all bit-widths in hardware: {self.total_bytes / 1e6:.3f} MB; "
                 "the file has 8-bit weights in fp32"
             )
+        if self.weights is not None:
+            lines.append(f"weights in the file: {self.weights}")
         return "\n".join(lines)
 
 
@@ -209,7 +214,9 @@ def cost(
     costs, mixed = {bits: at(bits) for bits in net.bits}, {one: at(one) for one in assignments}
     entries = [entry for part in parts_of(net) for entry in entries_of(*part)]
     total, in_file = (sum(one) for one in zip(*map(_sizes, entries), strict=True))
-    return Cost(costs, total, _float_bytes(net), in_file, mixed)
+    two_bits = all(entry.coding is None or entry.coding.is_format for entry in entries)
+    kept = None if two_bits else weights_in_words(net)
+    return Cost(costs, total, _float_bytes(net), in_file, mixed, kept)
 
 
 def _sizes(entry: Entry) -> tuple[int, int]:

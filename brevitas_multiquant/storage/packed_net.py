@@ -133,7 +133,8 @@ def load_packed(
     * latent weights start at the values of their codes; where in its bin each was, is lost;
     * batch norms train as the factor and the summand per channel that they are in evaluation:
       statistics, and so normalisation by the batch, are lost;
-    * standardised weights are plain weights from then on, and their gain is 1;
+    * weights that a function placed, standardised ones or those behind a tanh, are plain weights
+      from then on, and a gain is 1;
     * optimizers' state, schedules, counters and moving averages are not in the file;
     * do not calibrate: it would move the ranges, and with them the codes.
 

@@ -24,7 +24,7 @@ from brevitas_multiquant.errors import PackedFileError
 from brevitas_multiquant.quant.layers import CodeLayer, weight_range
 from tests.one_body import FLOATS, NESTED, ROWS, build, network, sample
 from tests.packed import rewrite, take_apart
-from tests.tiny import TinyNet
+from tests.tiny import IMAGE, TinyNet
 
 
 def layers_of(net: MultiQuantNet) -> dict[str, CodeLayer]:
@@ -68,6 +68,16 @@ def test_bytes_are_those_of_the_file(row: str, profile: str, tmp_path: Path) -> 
     net = network(row, profile)
     _, arrays = take_apart(save_packed(net, tmp_path / "net.safetensors"))
     assert cost(net).file_bytes == sum(array.nbytes for array in arrays.values())
+
+
+def test_a_cost_says_how_weights_are_kept() -> None:
+    assert cost(multiquantize(TinyNet(), [2, 4], input_shape=IMAGE)).weights is None
+    for row in FLOATS:
+        last = str(cost(network(row))).splitlines()[-1]
+        assert (
+            last
+            == "weights in the file: odd, kept as floats, from which every bit-width is rounded"
+        )
 
 
 @pytest.mark.parametrize("row", ROWS)
