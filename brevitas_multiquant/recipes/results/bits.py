@@ -90,7 +90,7 @@ def plot_bits_of_layers(folder: Path, settled: Settled, title: str) -> None:
         bits = allocation.uniform.bits
         bars.axhline(bits, color="#444444", linestyle="--", linewidth=1, label=f"uniform {bits}")
     bars.set(ylabel="bits", title=title)
-    bars.legend(frameon=False, loc="upper left", ncols=3)
+    bars.legend(frameon=False, loc="upper left", ncols=3, fontsize=9)
     bars.margins(y=0.18)
     shares.bar(places, [100 * row.share for row in rows], 0.6, color="#999999")
     shares.set(ylabel="% of the cost")
