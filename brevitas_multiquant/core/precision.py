@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from brevitas_multiquant.core.assignment_files import read_values, write_values
+from brevitas_multiquant.core.misfits import misfits
 from brevitas_multiquant.core.selection import BRANCH_BITS, is_whole
 from brevitas_multiquant.errors import BitWidthError, NetworkError
 
@@ -251,30 +252,10 @@ class Assignment(Mapping[str, Precision]):
                 f"expected one of the bit-widths {expected} this network was built for, got "
                 f"{self._bits!r}"
             )
-        for site, (weight, activation) in self.items():
+        for site, precision in self.items():
             if site not in sites:
                 reasons.append(_unknown(site, sites))
-            own = None if fixed is None else fixed.get(site)
-            if own is not None:
-                if own != (weight, activation):
-                    reasons.append(
-                        f"{site}: expected the {tuple(own)} bits that it was built with, got "
-                        f"{(weight, activation)}"
-                    )
-                continue
-            if activation not in candidates:
-                reasons.append(f"{site}: expected activation bits of {expected}, got {activation}")
-            if weight_bits is not None and weight != weight_bits:
-                reasons.append(
-                    f"{site}: expected the {weight_bits}-bit weights of branches, got {weight}"
-                )
-            if weight_bits is None and weight not in candidates:
-                reasons.append(f"{site}: expected weight bits of {expected}, got {weight}")
-            if tied and weight != activation:
-                reasons.append(
-                    f"{site}: expected weights and activations of the same bits, as this network "
-                    f"was built to train them, got {(weight, activation)}"
-                )
+            reasons += misfits(site, precision, candidates, weight_bits, fixed, tied)
         if reasons:
             raise BitWidthError(f"{caller}: {'; '.join(reasons)}")
 

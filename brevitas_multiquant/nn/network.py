@@ -122,7 +122,8 @@ class MultiQuantNet(MultiBranch):
 
         An assignment gives sites bits of their own, out of the candidates: branches, norms and
         ranges are those of its ``bits``, and each site's codes have as many levels as it says,
-        within the same range.
+        within the same range. So have the weights that read it, where these follow the bit-width;
+        those of branches have two bits always.
 
         Raises:
             BitWidthError: not a candidate of this network, or an assignment that does not fit it.
