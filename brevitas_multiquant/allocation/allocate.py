@@ -61,7 +61,9 @@ def allocate(
         strategy: ``"sqnr"`` (default): noise at the output, from images without labels;
             ``"fisher"``: one backward, with labels; ``"fracbits"``: learned in some hundred updates
             of the network, with labels; ``"mixquant"``: weights by their rounding error
-            alone, no data; ``"uniform"``: the same bits everywhere.
+            alone, no data; ``"fracbits"``: learned in a short training; ``"supernet"``: measured
+            step by step on a network of run-time bit-widths, with labels; ``"uniform"``: the same
+            bits everywhere.
         data: batches of images (N, C, H, W), or of (images, labels).
         candidates: bits that may be chosen, or a mapping of ``"weight"`` and ``"activation"`` to
             them; default: 2 to 8, or those of the network.
@@ -155,6 +157,11 @@ def _given(
     if any(isinstance(module, MultiQuantNet) for module in model.modules()):
         net = given_network(model, "allocate")
         return _of_network(net, row, bits, conversion)
+    if row.run_time:
+        raise ConfigError(
+            f"strategy: expected a network of run-time bit-widths for {row.name!r}, got a float "
+            "model: train one first, or take 'sqnr'"
+        )
     if unit == "luts":
         conversion = {"profile": "finn", **conversion}
     net = multiquantize(model, [2], check=False, **conversion)
@@ -178,7 +185,8 @@ def _of_network(
             f"allocate: expected {list(conversion)} for a float model, got a network, which is "
             "converted"
         )
-    if method_named(net.config.method).most_candidates == 1:
+    method = method_named(net.config.method)
+    if method.most_candidates == 1:
         raise ConfigError(
             f"allocate: expected a float model or a network of run-time bit-widths, got one of "
             f"the method {net.config.method!r}, whose bits are fixed"
@@ -189,5 +197,5 @@ def _of_network(
             "got a network: take 'sqnr'"
         )
     shape = net.input_shape or (1, 3, 224, 224)
-    weight_bits = method_named(net.config.method).weight_bits
-    return sites_of(net, shape, bits or max(net.bits), weight_bits)
+    own = bits or max(net.bits)
+    return sites_of(net, shape, own, method.weight_bits, tied=method.tied)

@@ -44,7 +44,8 @@ def add_allocate_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--dsp", type=int, metavar="N", help="most DSPs; default: the board's")
     group.add_argument("--dsp-price", type=float, metavar="LUTS", help="LUTs that a DSP counts as")
     group.add_argument("--cost-table", metavar="FILE", help="CSV of measured costs of layers")
-    command.add_argument("--strategy", choices=list(STRATEGIES), default="sqnr")
+    of_float_models = [name for name, row in STRATEGIES.items() if not row.run_time]
+    command.add_argument("--strategy", choices=of_float_models, default="sqnr")
     command.add_argument("--candidates", type=int, nargs="+", metavar="B", help="default: 2 to 8")
     command.add_argument(
         "--pin",

@@ -274,6 +274,14 @@ def _leaders(
 ) -> dict[Width, Width]:
     """Width -> the first of those that it shares its choice with."""
     leader = {width: width for width in free}
+    if sites.tied:
+        for site in sites.names:
+            leader[site, ACTIVATION] = (site, WEIGHT)
+            if free[site, ACTIVATION] != free[site, WEIGHT]:
+                raise BitWidthError(
+                    f"pins and candidates, {site}: expected the same bits for weights and "
+                    "activations, as the network's method ties them, got others"
+                )
     for group in groups:
         listed = [group] if isinstance(group, str) else group
         members = [site for pattern in listed for site in matching(sites, pattern, "groups")]

@@ -32,6 +32,7 @@ class Sites:
         is_float: whether ``net`` stands for a float model, and has no quantizers to run.
         at: an assignment -> the network at it, with ranges, for what has to look into one.
         asked: the bit-width of the network that a float model is to become; None: it follows.
+        tied: whether a site's weights have as many bits as its activations.
     """
 
     net: MultiQuantNet
@@ -43,6 +44,7 @@ class Sites:
     is_float: bool = False
     at: Callable[[Assignment], MultiQuantNet] | None = None
     asked: int | None = None
+    tied: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:

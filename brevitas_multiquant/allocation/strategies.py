@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from brevitas_multiquant.allocation import fisher, fracbits, mixquant, sqnr
+from brevitas_multiquant.allocation import fisher, fracbits, mixquant, sqnr, supernet
 from brevitas_multiquant.allocation.problem import Problem
 from brevitas_multiquant.allocation.solve import Found, solve
 from brevitas_multiquant.errors import ConfigError
@@ -41,12 +41,14 @@ class Strategy:
         choose: a problem, and what it may look at -> bits of each width.
         weights: whether it needs bits of weights to choose, and so a float model.
         paper: where it is from.
+        run_time: whether it needs a network of run-time bit-widths.
     """
 
     name: str
     choose: Callable[[Problem, Request], Found]
     weights: bool
     paper: str
+    run_time: bool = False
 
 
 def _uniform(problem: Problem, request: Request) -> Found:
@@ -72,12 +74,17 @@ def _fracbits(problem: Problem, request: Request) -> Found:
     )
 
 
+def _supernet(problem: Problem, request: Request) -> Found:
+    return supernet.supernet(problem, request.data, request.samples)
+
+
 _ROWS = (
     Strategy("uniform", _uniform, weights=False, paper="the baseline: one bit-width everywhere"),
     Strategy("sqnr", _sqnr, weights=False, paper="Practical mixed precision (2302.05397)"),
     Strategy("mixquant", _mixquant, weights=True, paper="MixQuant (2309.17341)"),
     Strategy("fracbits", _fracbits, weights=True, paper="FracBits (2007.02017), a short search"),
     Strategy("fisher", _fisher, weights=True, paper="NVIDIA Model Optimizer, auto_quantize"),
+    Strategy("supernet", _supernet, weights=False, paper="RFQuant (CVPR 2024)", run_time=True),
 )
 STRATEGIES = {row.name: row for row in _ROWS}
 """Name -> strategy."""

@@ -24,6 +24,8 @@ from brevitas_multiquant.allocation.problem import Problem, problem_of
 from brevitas_multiquant.allocation.simulate import Simulation, quantized, weights
 from brevitas_multiquant.allocation.sites import ACTIVATION, WEIGHT, Sites, sites_of
 from brevitas_multiquant.allocation.solve import solve
+from brevitas_multiquant.errors import ConfigError
+from brevitas_multiquant.training.norm_statistics import assigned_norms
 
 SHAPE = (1, 3, 8, 8)
 
@@ -74,7 +76,7 @@ def by_hand(assignment: Assignment) -> int:
     return sum(macs * pairs[layer].weight * pairs[layer].activation for layer, macs in MACS.items())
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [name for name, row in STRATEGIES.items() if not row.run_time])
 @pytest.mark.parametrize("bits", [3, 4])
 def test_within_the_budget_and_counted_right(
     model: nn.Module, batch: Any, strategy: str, bits: int
@@ -346,3 +348,27 @@ def test_weights_and_activations_of_a_network_with_one_body(model: nn.Module, ba
     assert {bits for pair in found.assignment.values() for bits in pair} <= {2, 4, 8}
     with torch.no_grad(), net.at_bits(found.assignment):
         assert net(batch[0]).shape == (8, 5)
+
+
+@pytest.mark.parametrize("method", ["multiquant", "adabits", "bit_mixer"])
+def test_steps_down_that_are_measured(model: nn.Module, batch: Any, method: str) -> None:
+    """Every point of the curve has the loss of the network that it is, with norms of its own."""
+    net = multiquantize(model, [2, 4, 8], method=method, input_shape=SHAPE)
+    calibrate(net, [batch])
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    found = allocate(net.eval(), Budget(ratio=0.5), strategy="supernet", data=[batch])
+    assert found.cost <= found.budget and found.curve
+    for point in found.curve:
+        view = assigned_norms(net, point.assignment, [batch], batches=1).eval()
+        with torch.no_grad():
+            loss = nn.functional.cross_entropy(view(batch[0]), batch[1])
+        assert point.loss == pytest.approx(float(loss), rel=1e-5)  # fp32 sums and means
+    if method == "bit_mixer":  # its weights have the bits of their input
+        assert all(pair.weight == pair.activation for pair in found.assignment.values())
+    after = net.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_a_float_model_is_no_supernet(model: nn.Module, batch: Any) -> None:
+    with pytest.raises(ConfigError, match="'supernet', got a float model"):
+        allocate(model, Budget(uniform=4), strategy="supernet", data=[batch], input_shape=SHAPE)
