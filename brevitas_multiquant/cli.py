@@ -3,14 +3,16 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import nn
 
 from brevitas_multiquant.allocation.command import add_allocate_options, run_allocation
 from brevitas_multiquant.core.float_model import ModelSource, infer_input_shape
+from brevitas_multiquant.core.method import method_named
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.cost.table import cost
-from brevitas_multiquant.errors import MultiQuantError, SourceError, grouped
+from brevitas_multiquant.errors import BitWidthError, MultiQuantError, SourceError, grouped
 from brevitas_multiquant.export import check_finn, fit_table
 from brevitas_multiquant.export.finn import FitTable
 from brevitas_multiquant.export.finn.target import MEMORIES
@@ -64,7 +66,8 @@ def _add_assignment_option(command: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="JSON or YAML: bits for each site (Assignment.save); it is looked at too",
+        help="JSON or YAML: bits for each site (Assignment.save); it is looked at too, or is what "
+        "the network of --method individual has",
     )
 
 
@@ -100,14 +103,13 @@ def inspect(options: argparse.Namespace) -> None:
         MultiQuantError: an unknown model, one that cannot be converted, or an assignment that does
             not fit it.
     """
-    assignments = [Assignment.load(path) for path in options.assignment]
-    net = _network(options)
+    net, assignments = _network(options)
     if options.plan:
         print(net.plan, end="\n\n")
     shape = "x".join(map(str, net.input_shape or ()))
     print(f"{options.model} at {shape}, weights {weights_in_words(net)}")
     print(cost(net, assignments=assignments))
-    for one in assignments:
+    for one in (*assignments, *filter(None, [net.config.assignment])):
         print(f"\n{one.name}: {one}")
 
 
@@ -118,8 +120,7 @@ def check(options: argparse.Namespace) -> int:
         MultiQuantError: an unknown model, one that cannot be converted, or an assignment that does
             not fit it.
     """
-    assignments = [Assignment.load(path) for path in options.assignment]
-    net = _network(options)
+    net, assignments = _network(options)
     violations = check_finn(net, assignments=assignments)
     kinds = grouped((violation.where, violation.advice) for violation in violations)
     print("\n".join(kinds), end="\n" if kinds else "")
@@ -166,14 +167,26 @@ def _fit(net: MultiQuantNet, options: argparse.Namespace) -> FitTable:
     )
 
 
-def _network(options: argparse.Namespace) -> MultiQuantNet:
+def _network(options: argparse.Namespace) -> tuple[MultiQuantNet, list[Assignment]]:
+    """The network, and assignments to look at besides."""
+    assignments = [Assignment.load(path) for path in options.assignment]
+    own = None
+    if assignments and "assignment" in method_named(options.method).options:
+        own, *more = assignments
+        if more:
+            raise BitWidthError(
+                f"--assignment: expected one file with --method {options.method}, whose network "
+                f"has it for good, got {len(assignments)}"
+            )
+        options.bits, assignments = [own.bits], []
     model = _build(options)
-    return multiquantize(
+    net = multiquantize(
         model,
-        config=config_from(options),
+        config=replace(config_from(options), assignment=own),
         input_shape=_shape(model, options),
         check=False,
     )
+    return net, assignments
 
 
 def _build(options: argparse.Namespace) -> nn.Module:

@@ -158,3 +158,18 @@ def test_check_prints_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
     *_, head, two, eight = capsys.readouterr().out.splitlines()
     assert head.split() == ["bits", "ZCU104", "xc7z010clg400-1"]
     assert "no: " not in two and eight.rstrip().split("  ")[-1].startswith("no: ")
+
+
+def test_an_assignment_of_the_networks_own(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a search leaves: weights and activations of any bits, for good."""
+    own = Assignment(4, {"layer1.0.conv1": (3, 8), "layer1.0.conv2": (5, 2)})
+    own.save(tmp_path / "own.json")
+    given = ["cifar_resnet8", "--method", "individual", "--assignment", str(tmp_path / "own.json")]
+    assert main(["inspect", *given]) == 0
+    printed = capsys.readouterr().out
+    rows = [line.split()[0] for line in printed.splitlines() if line.strip()[:1].isdigit()]
+    assert rows == ["4", f"{own.name}:"]
+    assert main(["check", *given]) == 0
+    assert "cifar_resnet8 at 1x3x32x32, 4 bits: maps to one" in capsys.readouterr().out
+    assert main(["inspect", *given, given[-1]]) == 1
+    assert "expected one file with --method individual" in capsys.readouterr().err
