@@ -144,7 +144,8 @@ class BitSearch(TrainingTask):
         _check_method(net)
         if isinstance(budget, Budget):
             shape = input_shape or net.input_shape or (1, 3, 224, 224)
-            sites = sites_of(net, shape, net.bits[0], None, at=partial(_settled_copy, net))
+            at = partial(_settled_copy, net)
+            sites = sites_of(net, shape, net.bits[0], None, at=at, takes_any_bits=True)
             budget = problem_of(sites, budget, candidates, pins or {}, groups)
         self.problem = between_whole_bits(budget)
         require_below_the_most(self.problem)

@@ -217,7 +217,7 @@ def checked_candidates(candidates: Candidates, sites: Sites) -> dict[str, tuple[
         checked[kind] = tuple(sorted({int(one) for one in bits}))
     kinds = KINDS if sites.weight_bits is None else (ACTIVATION,)
     outside = [one for kind in kinds for one in checked[kind] if one not in sites.net.bits]
-    if outside and not sites.is_float:
+    if outside and not (sites.is_float or sites.takes_any_bits):
         raise BitWidthError(
             f"candidates: expected bit-widths of the network, {list(sites.net.bits)}, got {outside}"
         )

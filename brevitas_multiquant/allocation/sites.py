@@ -30,6 +30,7 @@ class Sites:
         of_layer: name of a layer of the branches -> the site that it reads.
         weight_bits: bits that weights have whatever is chosen; None: they are chosen.
         is_float: whether ``net`` stands for a float model, and has no quantizers to run.
+        takes_any_bits: whether its sites may get bits that are none of the network's, for good.
         at: an assignment -> the network at it, with ranges, for what has to look into one.
         asked: the bit-width of the network that a float model is to become; None: it follows.
         tied: whether a site's weights have as many bits as its activations.
@@ -42,6 +43,7 @@ class Sites:
     of_layer: Mapping[str, str]
     weight_bits: int | None
     is_float: bool = False
+    takes_any_bits: bool = False
     at: Callable[[Assignment], MultiQuantNet] | None = None
     asked: int | None = None
     tied: bool = False

@@ -177,6 +177,35 @@ def optimizers_of(net: Any) -> list[Any]:
     ]
 
 
+@pytest.mark.parametrize("channels", [None, range(9)])
+def test_updates_of_bits_by_hand(images: Tensor, channels: Any) -> None:
+    """Gradient descent whose rate falls to a tenth, as fast for channels as for a whole layer."""
+    net = individual(TinyNet(), images).train()
+    search = BitSearch(net, Budget(uniform=3), channels=channels)
+    spread(search)
+    ratio, integral = search.ratio(), search.regulariser.multiplier
+    values = search.widths.parameters()
+    loss = search(images, LABELS)["loss"]
+    task = F.cross_entropy(net(images), LABELS)  # norms normalise by the batch: the same logits
+    force = 2 * (ratio - 1)  # k_p = 1 / (0.1 x 5), I = 0
+    terms = torch.autograd.grad(search.widths.cost()[0] / search.problem.limits[0], values)
+    by_task = torch.autograd.grad(task, values)
+    loss.backward()
+    rate = search.speed * (1 - 0.9 * 0.5)
+    expected = []
+    for value, one, other in zip(values, by_task, terms, strict=True):
+        low, high = (0, 8) if value.dim() else (2, 8)
+        moved = value.detach() - rate * value.numel() * (one + force * other)
+        expected.append(moved.clamp(low, high))
+    search.update_bits(done=0.5)
+    for value, one in zip(values, expected, strict=True):
+        # the same gradients, added up in fp32 in another order
+        assert torch.allclose(value, one, atol=1e-4) and value.grad is None
+    assert integral == 0 and search.regulariser.multiplier == pytest.approx(
+        0.1 * (ratio - 1), rel=1e-5
+    )
+
+
 def test_bits_are_no_parameters_of_the_model(net: Any) -> None:
     before = [id(parameter) for parameter in net.model_parameters()]
     ranges = [id(parameter) for parameter in net.range_parameters()]
