@@ -48,6 +48,41 @@ def check(project, settings):
     return found
 
 
+TAKE_DEPTHS = """
+import json, sys
+from pathlib import Path
+import estimate
+estimate.prepare(Path("build"))
+import finn.builder.build_dataflow_steps as steps
+from finn.builder.build_dataflow import resolve_build_steps
+from finn.builder.build_dataflow_config import DataflowBuildConfig, DataflowOutputType
+from finn.util.basic import getHWCustomOp
+from qonnx.core.modelwrapper import ModelWrapper
+cfg = DataflowBuildConfig.construct_from(Path("dataflow_build_config.json"))
+cfg.output_dir, cfg.stop_step = "build/output", estimate.LAST_STEP
+cfg.generate_outputs = [DataflowOutputType.ESTIMATE_REPORTS]
+model = ModelWrapper("model.onnx")
+for step in resolve_build_steps(cfg):
+    model = step(model, cfg)
+# what Vivado and Vitis would do has nothing to do with depths
+steps.step_hw_codegen = steps.step_hw_ipgen = lambda model, cfg, parent_node=None: model
+model = model.transform(steps.GiveUniqueNodeNamesRecursive())
+model = steps.step_set_fifo_depths(model, cfg)
+found = model.get_nodes_by_op_type("StreamingFIFO_rtl")
+depths = {node.name: getHWCustomOp(node).get_nodeattr("depth") for node in found}
+Path("taken.json").write_text(json.dumps(depths))
+"""
+"""FINN's own step that puts FIFOs in, on a project."""
+
+
+def check_build_takes_depths(project):
+    """FINN's build finds each FIFO under the name that the simulation gave it."""
+    command = [sys.executable, "-W", "ignore", "-c", TAKE_DEPTHS]
+    subprocess.run(command, cwd=project, check=True)
+    wanted = json.loads((project / "fifo_config.json").read_text())["fifo_depths"]
+    assert json.loads((project / "taken.json").read_text()) == wanted
+
+
 @pytest.mark.parametrize(
     ("make", "bits", "memory"), [(narrow_resnet, [2, 4], "auto"), (narrow_cnn, [2, 3, 4], "finn")]
 )
@@ -64,6 +99,7 @@ def test_switched_through_its_ports(make, bits, memory, tmp_path):
         assert found["shallow"] is None
         assert found["stand_ins"]["ElementwiseAdd"] == 5
         assert found["stand_ins"]["DuplicateStreams"] == 3
+        check_build_takes_depths(project)
     assert "`rtl.json` has what was found" in (project / "README.md").read_text()
 
 

@@ -238,8 +238,9 @@ what changes is the function, without another bitstream.
 | `runtime_weights/4b/*.dat` | the same as words of the AXI-lite ports; made by `estimate.py` |
 | `switch.py` | writes a set through a driver |
 
-The sets are verified by executing the graph, here and after FINN's last estimate step; not on a
-board.
+The sets are verified by executing the graph, here and after FINN's last estimate step, and where
+`rtl.py` was run by simulating the ports; not on a board. `switch.py` refuses words that were made
+for another folding.
 """
 
 
