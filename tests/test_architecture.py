@@ -134,6 +134,7 @@ def test_core_below_the_leaves_knows_no_torch():
         "selection",
         "packing",
         "grids",
+        "build_options",
         "config",
         "precision",
         "exact_sums",

@@ -23,6 +23,9 @@ class _NotGiven:
 NOT_GIVEN: Any = _NotGiven()
 """Default of an option that may be in a configuration instead."""
 
+_NEWEST_REVISION = {"finn": 2}
+"""Profile -> revision of its rules; 1 where there has only been one."""
+
 DEFAULT_SELECTION = "amortized"
 
 
@@ -43,17 +46,19 @@ def option(
     later: bool = False,
     unwritten: bool = False,
     asked: bool = True,
+    before: Any = NOT_GIVEN,
 ) -> dict[str, Any]:
     """What files and command lines need to know of a field of `MultiQuantConfig`: its metadata.
 
     Args:
         help: for a command line.
         choices: what it may be; none: what the class checks itself.
-        later: files of before it was there have the default.
-        unwritten: files leave the default out.
+        later: files of before it was there have the default, or ``before``.
+        unwritten: files leave that out.
         asked: users give it under its own name.
+        before: what files of before it was there have instead of the default.
     """
-    facts = {"later": later, "unwritten": unwritten, "asked": asked}
+    facts = {"later": later, "unwritten": unwritten, "asked": asked, "before": before}
     return {"help": help, "choices": choices, **facts}
 
 
@@ -90,9 +95,11 @@ class MultiQuantConfig:
             ``"quantized"``.
         norms: what chooses a norm, of ``"bit_mixer"``: ``"transitional"``, the bits of the layers
             in front of it and behind; ``"own"``, of the one in front; ``"bits"``, the network's.
+        revision: of the profile's rules; 0 is the newest, which is 2 for ``"finn"``: products,
+            and averages in stem and head, are quantized too. Files keep theirs.
 
-    Those from ``assignment`` on, and ``merge``, ``half_width`` and ``weights``, are options of some
-    methods (`core.method.Method.options`); in others they have to be left alone.
+    Those from ``assignment`` to ``norms``, and ``merge``, ``half_width`` and ``weights``, are
+    options of some methods (`core.method.Method.options`); in others they have to be left alone.
 
     Raises:
         BitWidthError, SelectionError, ConfigError: a value outside its range.
@@ -130,6 +137,10 @@ class MultiQuantConfig:
     activation_range: str | None = option_of_methods("what places activations between 0 and 1")
     shortcuts: str | None = option_of_methods("1x1 convolutions of shortcuts: as they are, or not")
     norms: str | None = option_of_methods("what chooses norms")
+    revision: int = field(
+        default=0,
+        metadata=option("of the profile", later=True, unwritten=True, asked=False, before=1),
+    )
 
     def __post_init__(self) -> None:
         row = method_named(self.method)
@@ -145,6 +156,11 @@ class MultiQuantConfig:
                 "shortcuts: expected 'quantized' with the profile 'finn', whose hardware has no "
                 "float layers in branches, got 'float', which is how the method was published"
             )
+        newest = _NEWEST_REVISION.get(self.profile, 1)
+        if self.revision not in range(newest + 1):
+            expected = f"from 1 to {newest}, or 0 for the newest"
+            raise ConfigError(f"revision: expected {expected}, got {self.revision!r}")
+        self._set(revision=self.revision or newest)
 
     def _check_option_of(self, row: Method, one: Field[Any]) -> None:
         """Of the options that not every method has: the method's default, or its choice."""
@@ -261,7 +277,7 @@ class MultiQuantConfig:
         Raises:
             ConfigError: another version, or keys missing or unknown.
         """
-        later = {one.name: one.default for one in FIELDS if one.metadata["later"]}
+        later = {one.name: _in_older_files(one) for one in FIELDS if one.metadata["later"]}
         expected = {"version", *(one.name for one in FIELDS)}
         values = {**later, **data} if isinstance(data, Mapping) else data
         if not isinstance(values, dict) or set(values) != expected:
@@ -290,7 +306,12 @@ class MultiQuantConfig:
 
 def _default(one: Field[Any], row: Method) -> Any:
     choices = row.options.get(one.name)
-    return choices[0] if choices else one.default
+    return choices[0] if choices else _in_older_files(one)
+
+
+def _in_older_files(one: Field[Any]) -> Any:
+    before = one.metadata["before"]
+    return one.default if before is NOT_GIVEN else before
 
 
 def _unfolded(given: dict[str, Any]) -> dict[str, Any]:
@@ -319,27 +340,3 @@ def choices_of(name: str) -> tuple[str, ...]:
     (one,) = (one for one in FIELDS if one.name == name)
     of_methods = (row.options.get(name, ()) for row in METHODS.values())
     return tuple(one.metadata["choices"]) or tuple(dict.fromkeys(sum(of_methods, ())))
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """How a network is built, beside what it is.
-
-    Args:
-        branch_init: ``"copy"``: each branch has the model's weights; ``"shuffle"``: each but the
-            first a permutation of them.
-        stem: module that ends the stem.
-        head: module that starts the head.
-        seed: of the permutations.
-
-    Raises:
-        ConfigError: a value outside its range.
-    """
-
-    branch_init: str = "copy"
-    stem: str | None = None
-    head: str | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_choice("branch_init", self.branch_init, ("copy", "shuffle"))

@@ -8,7 +8,8 @@ from functools import partial
 
 from torch import fx, nn
 
-from brevitas_multiquant.core.config import NOT_GIVEN, BuildOptions, MultiQuantConfig
+from brevitas_multiquant.core.build_options import BuildOptions
+from brevitas_multiquant.core.config import NOT_GIVEN, MultiQuantConfig
 from brevitas_multiquant.core.float_model import ModelSource, infer_input_shape, infer_source
 from brevitas_multiquant.core.paused_collector import collector_paused
 from brevitas_multiquant.core.precision import Assignment

@@ -225,8 +225,8 @@ def can_quantize(layer: nn.Module) -> bool:
     return rule_of(layer) is not None
 
 
-def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a layer computes as a layer type of torch does.
+def is_plain(layer: nn.Module, kind: type[nn.Module] | str) -> bool:
+    """Whether a layer computes as a layer type of torch does, or as one that has a rule by place.
 
     Example:
         >>> is_plain(nn.Conv2d(3, 4, 1), nn.Conv2d), is_plain(nn.Linear(3, 4), nn.Conv2d)

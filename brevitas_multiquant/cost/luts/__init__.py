@@ -11,6 +11,7 @@ from brevitas_multiquant.cost.luts.folding import fold, target_cycles, unfolded
 from brevitas_multiquant.cost.luts.memories import fewest_luts
 from brevitas_multiquant.cost.luts.nodes import (
     Addition,
+    Concatenation,
     DepthwiseProduct,
     Duplication,
     MatrixProduct,
@@ -19,6 +20,7 @@ from brevitas_multiquant.cost.luts.nodes import (
     Pool,
     PositionSum,
     Thresholds,
+    Upsampling,
     WidthConverter,
     Window,
 )
@@ -38,6 +40,7 @@ __all__ = [
     "CHIPS",
     "Addition",
     "Board",
+    "Concatenation",
     "ConvolutionShape",
     "DepthwiseProduct",
     "Duplication",
@@ -49,6 +52,7 @@ __all__ = [
     "ResourceTable",
     "Resources",
     "Thresholds",
+    "Upsampling",
     "WidthConverter",
     "Window",
     "accumulator_bits",

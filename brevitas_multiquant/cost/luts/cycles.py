@@ -5,6 +5,7 @@ from typing import Any
 
 from brevitas_multiquant.cost.luts.nodes import (
     Addition,
+    Concatenation,
     DepthwiseProduct,
     Duplication,
     MatrixProduct,
@@ -14,6 +15,7 @@ from brevitas_multiquant.cost.luts.nodes import (
     PositionSum,
     Streamed,
     Thresholds,
+    Upsampling,
     Window,
 )
 from brevitas_multiquant.errors import HardwareError
@@ -92,4 +94,5 @@ _CYCLES: dict[type[Node], Callable[[Any], int]] = {
     Pool: _pool,
     PositionSum: _position_sum,
     **dict.fromkeys((Thresholds, Addition, Duplication, Padding), _streamed),
+    **dict.fromkeys((Concatenation, Upsampling), _streamed),
 }

@@ -251,7 +251,7 @@ class Streamed(Node):
 
 @dataclass(frozen=True)
 class Addition(Streamed):
-    """Sum of two streams. FINN's ElementwiseAdd."""
+    """Sum, difference or product of two streams. FINN's ElementwiseAdd, -Sub and -Mul."""
 
 
 @dataclass(frozen=True)
@@ -262,6 +262,35 @@ class Duplication(Streamed):
 @dataclass(frozen=True)
 class Padding(Streamed):
     """Zeros around an image. FINN's FMPadding."""
+
+
+@dataclass(frozen=True)
+class Upsampling(Streamed):
+    """Positions several times. FINN's UpsampleNearestNeighbour.
+
+    Args:
+        channels: of the image.
+        positions: that go out.
+        pe: channels at once.
+    """
+
+
+@dataclass(frozen=True)
+class Concatenation(Streamed):
+    """Channels of several streams. FINN's StreamingConcat.
+
+    Args:
+        channels: of all streams together.
+        positions: of the image.
+        pe: channels at once.
+        common: the largest number that divides the channels of each stream, and so does ``pe``.
+    """
+
+    common: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._divides("pe", self.common)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 from brevitas_multiquant.cost.luts import products, streams
 from brevitas_multiquant.cost.luts.nodes import (
     Addition,
+    Concatenation,
     DepthwiseProduct,
     Duplication,
     MatrixProduct,
@@ -14,6 +15,7 @@ from brevitas_multiquant.cost.luts.nodes import (
     Pool,
     PositionSum,
     Thresholds,
+    Upsampling,
     WidthConverter,
     Window,
 )
@@ -32,6 +34,7 @@ RULES: dict[type[Node], Callable[[Any], Resources]] = {
     Window: streams.window,
     WidthConverter: streams.width_converter,
     **dict.fromkeys((Addition, Duplication, Padding, Pool, PositionSum), streams.nothing),
+    **dict.fromkeys((Concatenation, Upsampling), streams.nothing),
 }
 """All other kinds."""
 

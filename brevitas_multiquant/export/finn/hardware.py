@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import gcd
 from typing import Any
 
 from torch import Tensor, eye
@@ -23,15 +24,21 @@ from brevitas_multiquant.cost.luts import (
 from brevitas_multiquant.cost.luts.widths import accumulator_range
 from brevitas_multiquant.export.finn.integer_graph import (
     Addition,
+    ChannelPick,
     ChannelSlice,
+    Concatenation,
     Convolution,
     IntegerGraph,
     Layer,
     MaxPool,
     PositionSum,
+    Product,
     Stream,
+    Subtraction,
     Thresholds,
+    Upsampling,
 )
+from brevitas_multiquant.export.finn.integer_graph import Padding as ZeroPadding
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,16 @@ def _channel_slice(layer: ChannelSlice, inputs: Sequence[Integers], is_last: boo
     return _product(shape, eye(kept, channels), inputs[0], is_last)
 
 
+def _channel_pick(layer: ChannelPick, inputs: Sequence[Integers], is_last: bool) -> Made:
+    channels, height, width = layer.inputs[0].shape
+    weight = layer.weight
+    shape = ConvolutionShape(
+        *(channels, layer.output.shape[0], (height, width)),
+        *((weight.shape[2], weight.shape[3]), layer.stride),
+    )
+    return _product(shape, weight, inputs[0], is_last)
+
+
 def _thresholds(layer: Thresholds, inputs: Sequence[Integers], is_last: bool) -> Made:
     (source,), (lowest, highest) = inputs, inputs[0].range
     table = layer.table.clamp(lowest, highest + 1)
@@ -179,6 +196,34 @@ def _addition(layer: Addition, inputs: Sequence[Integers], is_last: bool) -> Mad
     more = 2 if narrow.signed and not wide.signed else 1
     layers = [nodes.Addition(layer.output.shape[0], _positions(layer.output))]
     return layers, Integers(wide.bits + more, signed)
+
+
+def _subtraction(layer: Subtraction, inputs: Sequence[Integers], is_last: bool) -> Made:
+    """Follows ``ElementwiseSub._derive_out_dtype``: signed always."""
+    (layers, kind) = _addition(layer, inputs, is_last)  # type: ignore[arg-type]
+    return layers, replace(kind, signed=True)
+
+
+def _multiplication(layer: Product, inputs: Sequence[Integers], is_last: bool) -> Made:
+    """Follows ``ElementwiseMul._derive_out_dtype``."""
+    bits, signed = sum(one.bits for one in inputs), any(one.signed for one in inputs)
+    layers = [nodes.Addition(layer.output.shape[0], _positions(layer.output))]
+    return layers, Integers(bits, signed)
+
+
+def _concatenation(layer: Concatenation, inputs: Sequence[Integers], is_last: bool) -> Made:
+    channels = [stream.shape[0] for stream in layer.inputs]
+    lowest, highest = zip(*(one.range for one in inputs), strict=True)
+    made = nodes.Concatenation(sum(channels), _positions(layer.output), common=gcd(*channels))
+    return [made], Integers.holding(min(*lowest, 0), max(highest))
+
+
+def _upsampling(layer: Upsampling, inputs: Sequence[Integers], is_last: bool) -> Made:
+    return [nodes.Upsampling(layer.output.shape[0], _positions(layer.output))], inputs[0]
+
+
+def _padding(layer: ZeroPadding, inputs: Sequence[Integers], is_last: bool) -> Made:
+    return [Padding(layer.output.shape[0], _positions(layer.output))], inputs[0]
 
 
 def _max_pool(layer: MaxPool, inputs: Sequence[Integers], is_last: bool) -> Made:
@@ -204,6 +249,12 @@ _RULES: dict[type[Layer], Callable[[Any, Sequence[Integers], bool], Made]] = {
     ChannelSlice: _channel_slice,
     Thresholds: _thresholds,
     Addition: _addition,
+    ChannelPick: _channel_pick,
+    Subtraction: _subtraction,
+    Product: _multiplication,
+    Concatenation: _concatenation,
+    Upsampling: _upsampling,
+    ZeroPadding: _padding,
     MaxPool: _max_pool,
     PositionSum: _position_sum,
 }

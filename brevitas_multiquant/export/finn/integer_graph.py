@@ -1,6 +1,6 @@
 """A network of integers: what the dataflow hardware computes, and nothing else.
 
-Streams of integers, and the six things that happen to them. It can be executed in torch, exactly,
+Streams of integers, and the few things that happen to them. It can be executed in torch, exactly,
 which is the oracle of every later form.
 """
 
@@ -129,6 +129,93 @@ class ChannelSlice(Layer):
 
 
 @dataclass(frozen=True, eq=False)
+class ChannelPick(Layer):
+    """Some channels of a stream in some order, at every so many positions.
+
+    Args:
+        picks: for each channel of the output one of the input; -1 for zeros.
+        first: row and column of the first position.
+        stride: rows and columns from one to the next.
+    """
+
+    picks: tuple[int, ...]
+    first: tuple[int, int] = (0, 0)
+    stride: tuple[int, int] = (1, 1)
+
+    @property
+    def weight(self) -> Tensor:
+        """Zeros and ones (O, I, kH, kW) of the convolution that does the same."""
+        (source,) = self.inputs
+        row, column = self.first
+        weight = torch.zeros(len(self.picks), source.shape[0], row + 1, column + 1)
+        for place, pick in enumerate(self.picks):
+            if pick >= 0:
+                weight[place, pick, row, column] = 1
+        return weight
+
+    def run(self, *values: Tensor) -> Tensor:
+        """Integers as they are, and zeros."""
+        (row, column), (down, right) = self.first, self.stride
+        kept = values[0][:, :, row::down, column::right]
+        zeros = torch.zeros_like(kept[:, :1])
+        return torch.cat(
+            [kept[:, pick : pick + 1] if pick >= 0 else zeros for pick in self.picks], 1
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Concatenation(Layer):
+    """Channels of several streams, one stream behind the other."""
+
+    def run(self, *values: Tensor) -> Tensor:
+        """All channels."""
+        return torch.cat(values, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Padding(Layer):
+    """Zeros around an image: rows and columns before and behind it."""
+
+    before: tuple[int, int]
+    after: tuple[int, int]
+
+    def run(self, *values: Tensor) -> Tensor:
+        """A larger image."""
+        (top, left), (bottom, right) = self.before, self.after
+        return F.pad(values[0], (left, right, top, bottom))
+
+
+@dataclass(frozen=True, eq=False)
+class Upsampling(Layer):
+    """Every position as many times, down and across."""
+
+    factors: tuple[int, int]
+
+    def run(self, *values: Tensor) -> Tensor:
+        """Nearest neighbours."""
+        down, right = self.factors
+        return values[0].repeat_interleave(down, 2).repeat_interleave(right, 3)
+
+
+@dataclass(frozen=True, eq=False)
+class Subtraction(Layer):
+    """Difference of two streams."""
+
+    def run(self, *values: Tensor) -> Tensor:
+        """Integer differences."""
+        return values[0] - values[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Product(Layer):
+    """Product of two streams; the second may have one position, which stands for all."""
+
+    def run(self, *values: Tensor) -> Tensor:
+        """Integer products."""
+        return values[0] * values[1]
+
+
+@dataclass(frozen=True, eq=False)
 class Addition(Layer):
     """Sum of two streams."""
 
@@ -173,9 +260,10 @@ class HostSide:
     Args:
         input_scale: ``code = clip(floor(x / input_scale + 1/2), *input_range)``.
         input_range: smallest and largest code of the image.
-        output_scale: ``logit = integer * output_scale + output_bias``.
+        output_scale: ``logit = integer * output_scale / output_divisor + output_bias``.
         output_bias: (classes,).
         finish: what the network does with its logits: keys of `FINISHES`, in order.
+        output_divisor: how many positions a pool behind the last layer averages.
     """
 
     input_scale: float
@@ -183,6 +271,7 @@ class HostSide:
     output_scale: float
     output_bias: Tensor
     finish: tuple[str, ...] = ()
+    output_divisor: int = 1
 
     def codes(self, images: Tensor) -> Tensor:
         """Integers of images (N, C, H, W), fp32."""
@@ -191,7 +280,8 @@ class HostSide:
 
     def logits(self, integers: Tensor) -> Tensor:
         """Logits (N, classes) of the hardware's output (N, classes, 1, 1)."""
-        logits = integers.flatten(1).float() * self.output_scale + self.output_bias
+        scaled = integers.flatten(1).float() * self.output_scale
+        logits = scaled / self.output_divisor + self.output_bias
         for name in self.finish:
             logits = FINISHES[name](logits)
         return logits

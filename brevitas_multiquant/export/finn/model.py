@@ -16,14 +16,20 @@ from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export.exporter import IR_VERSION, OPSET_VERSION
 from brevitas_multiquant.export.finn.integer_graph import (
     Addition,
+    ChannelPick,
     ChannelSlice,
+    Concatenation,
     Convolution,
     IntegerGraph,
     Layer,
     MaxPool,
+    Padding,
     PositionSum,
+    Product,
     Stream,
+    Subtraction,
     Thresholds,
+    Upsampling,
 )
 
 DOMAIN = "qonnx.custom_op.general"
@@ -164,8 +170,39 @@ def _channel_slice(emitted: _Emitter, layer: ChannelSlice) -> None:
     _convolution(emitted, Convolution(layer.where, layer.inputs, layer.output, picks, 2))
 
 
-def _addition(emitted: _Emitter, layer: Addition) -> None:
-    emitted.node("Add", [stream.name for stream in layer.inputs], layer.output.name)
+def _channel_pick(emitted: _Emitter, layer: ChannelPick) -> None:
+    """A convolution of zeros and ones."""
+    product = Convolution(layer.where, layer.inputs, layer.output, layer.weight, 2, layer.stride)
+    _convolution(emitted, product)
+
+
+def _of_streams(kind: str, **attributes: Any) -> Callable[[_Emitter, Layer], None]:
+    """A standard operation of the streams alone."""
+
+    def emit(emitted: _Emitter, layer: Layer) -> None:
+        names = [stream.name for stream in layer.inputs]
+        emitted.node(kind, names, layer.output.name, **attributes)
+
+    return emit
+
+
+def _padding(emitted: _Emitter, layer: Padding) -> None:
+    name = layer.output.name
+    pads = torch.tensor([0, 0, *layer.before, 0, 0, *layer.after])
+    sizes = emitted.constant(f"{name}_pads", pads, "INT64")
+    emitted.node("Pad", [layer.inputs[0].name, sizes], name)
+
+
+def _upsampling(emitted: _Emitter, layer: Upsampling) -> None:
+    name = layer.output.name
+    factors = torch.tensor([1.0, 1.0, *layer.factors])
+    scales = emitted.constant(f"{name}_factors", factors, "UINT8")
+    emitted.node(
+        *("Resize", [layer.inputs[0].name, "", scales], name),
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
 
 
 def _max_pool(emitted: _Emitter, layer: MaxPool) -> None:
@@ -188,7 +225,13 @@ _EMIT: dict[type[Layer], Callable[[_Emitter, Any], None]] = {
     Convolution: _convolution,
     Thresholds: _thresholds,
     ChannelSlice: _channel_slice,
-    Addition: _addition,
+    ChannelPick: _channel_pick,
+    Concatenation: _of_streams("Concat", axis=1),
+    Addition: _of_streams("Add"),
+    Subtraction: _of_streams("Sub"),
+    Product: _of_streams("Mul"),
+    Padding: _padding,
+    Upsampling: _upsampling,
     MaxPool: _max_pool,
     PositionSum: _position_sum,
 }

@@ -117,6 +117,7 @@ class Beside:
             "input_scale": host.input_scale,
             "input_range": list(host.input_range),
             "output_scale": host.output_scale,
+            "output_divisor": host.output_divisor,
             "output_bias": host.output_bias.tolist(),
             "finish": list(host.finish),
         }

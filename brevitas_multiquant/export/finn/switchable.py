@@ -24,7 +24,9 @@ from brevitas_multiquant.core.selection import BranchUse, Selection, uses_at
 from brevitas_multiquant.errors import FinnMappingError
 from brevitas_multiquant.export.finn.check import branch_name
 from brevitas_multiquant.export.finn.integer_graph import (
+    ChannelPick,
     ChannelSlice,
+    Concatenation,
     Convolution,
     IntegerGraph,
     Layer,
@@ -105,11 +107,13 @@ def table_set(template: IntegerGraph, graph: IntegerGraph) -> Tables:
 
     Raises:
         FinnMappingError: a convolution whose weights are others at this bit-width, or whose
-            hardware would need them with another sign.
+            hardware would need them with another sign; channels put together in another way; codes
+            that fall at this bit-width alone, or by more.
     """
     own, places = _by_place(graph), _by_place(template)
-    assert own.keys() <= places.keys(), "the template has all branches"
-    _check_weights(template, graph.bits, own)
+    problems = [*_other_weights(template, graph.bits, own), *_other_layers(template, graph)]
+    if problems:
+        raise FinnMappingError(f"{graph.bits} bits", problems)
     return {
         layer.output.name: _table_of(own.get(place), layer)
         for place, layer in places.items()
@@ -133,10 +137,9 @@ def _by_place(graph: IntegerGraph) -> dict[tuple[str, str, int], Layer]:
     return found
 
 
-def _check_weights(
+def _other_weights(
     template: IntegerGraph, bits: int, own: dict[tuple[str, str, int], Layer]
-) -> None:
-    problems = []
+) -> Iterable[tuple[str, str]]:
     for place, layer in _by_place(template).items():
         other = own.get(place)
         if not isinstance(layer, Convolution) or not isinstance(other, Convolution):
@@ -148,9 +151,34 @@ def _check_weights(
             only_signs = torch.equal(kept.abs(), other.weight.abs())
             advice = _OTHER_SIGNS if only_signs else _OTHER_WEIGHTS
             numbers = {"bits": bits, "template": template.bits, "channels": differs}
-            problems.append((layer.where, advice.format(**numbers)))
-    if problems:
-        raise FinnMappingError(f"{bits} bits", problems)
+            yield layer.where, advice.format(**numbers)
+
+
+ONE_EACH = "export one project per bit-width (switchable=False)"
+
+
+def _other_layers(template: IntegerGraph, graph: IntegerGraph) -> Iterable[tuple[str, str]]:
+    """What the template's layers cannot be, whatever is in their tables."""
+    places = _by_place(template)
+    for place, layer in _by_place(graph).items():
+        there = places.get(place)
+        if isinstance(layer, (Concatenation, ChannelPick)):
+            if there is None or there.output.shape != layer.output.shape:
+                yield layer.where, f"a half branch puts other channels together: {ONE_EACH}"
+        elif isinstance(layer, Thresholds):
+            fits = isinstance(there, Thresholds) and min(_room(layer, there)) >= 0
+            if not fits:
+                yield (
+                    layer.where,
+                    f"its codes fall at {graph.bits} bits and not at {template.bits}, or further: "
+                    f"train on with positive norm scales, or {ONE_EACH}",
+                )
+
+
+def _room(own: Thresholds, layer: Thresholds) -> tuple[int, int]:
+    """Entries that the template's table has below and above another's."""
+    below = own.first_code - layer.first_code
+    return below, layer.table.shape[1] - own.table.shape[1] - below
 
 
 _OTHER_SIGNS = (
@@ -176,9 +204,8 @@ def _table_of(own: Layer | None, layer: Thresholds) -> Tensor:
 def _padded(own: Thresholds, layer: Thresholds) -> Tensor:
     """A table of fewer codes as one of the template's layer."""
     source = layer.inputs[0]
-    channels, levels = own.table.shape
-    below = own.first_code - layer.first_code
-    above = layer.table.shape[1] - levels - below
+    channels = len(own.table)
+    below, above = _room(own, layer)
     always = torch.full((channels, below), float(source.lowest))
     never = torch.full((channels, above), float(source.highest + 1))
     return torch.cat([always, own.table, never], 1)

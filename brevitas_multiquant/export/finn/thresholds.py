@@ -108,3 +108,60 @@ def threshold_table(
         below = torch.where(searching & ~at_least, middle, below)
     table = reached.T.contiguous()
     return table.float() if torch.equal(table.float().long(), table) else table.double()
+
+
+ROWS = 4096
+"""Integers that are evaluated at once."""
+
+
+def steps_up_and_down(
+    codes: Staircase, lowest: int, highest: int, channels: int, first_code: int
+) -> tuple[Tensor, Tensor]:
+    """Where any staircase rises, and where it falls: every integer is looked at.
+
+    Sums that fp32 does not hold count as `rounded_down`.
+
+    Args:
+        codes: torch's function.
+        lowest: smallest integer that can occur.
+        highest: largest integer that can occur.
+        channels: C.
+        first_code: smallest code of the quantizer.
+
+    Returns:
+        Two tables (C, levels) of integers as of `threshold_table`: the code of an integer a is
+        ``first_code`` plus the entries of the first that are at most a, less those of the second.
+
+    Example:
+        >>> valley = lambda a: a.abs().clamp(max=2)
+        >>> steps_up_and_down(valley, -3, 3, 1, 0)
+        (tensor([[-3., -3.,  1.,  2.]]), tensor([[-1.,  0.]]))
+    """
+    found = []
+    before = torch.full((1, channels), float(first_code))
+    for first in range(lowest, highest + 1, ROWS):
+        integers = torch.arange(first, min(first + ROWS, highest + 1))
+        now = codes(rounded_down(integers).unsqueeze(1).expand(-1, channels).contiguous())
+        steps = now - torch.cat([before, now[:-1]])
+        rows, places = steps.nonzero(as_tuple=True)
+        found.append((integers[rows], places, steps[rows, places].long()))
+        before = now[-1:]
+    where, place, step = (torch.cat(parts) for parts in zip(*found, strict=True))
+    up, down = (_table_of_steps(where, place, sign * step, channels, highest) for sign in (1, -1))
+    return up, down
+
+
+def _table_of_steps(
+    where: Tensor, place: Tensor, step: Tensor, channels: int, highest: int
+) -> Tensor:
+    """A row for each channel, of the integers at which it goes up, each as often as it does."""
+    goes = step > 0
+    entries = where[goes].repeat_interleave(step[goes])
+    owner = place[goes].repeat_interleave(step[goes])
+    levels = max(int(torch.bincount(owner, minlength=channels).max()) if len(owner) else 0, 1)
+    never = -rounded_down(torch.tensor([-(highest + 1)]))
+    table = torch.full((channels, levels), int(never))
+    for channel in range(channels):
+        own = entries[owner == channel]
+        table[channel, : len(own)] = own
+    return table.float()

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from brevitas_multiquant.core.power_of_two import EDGE_BITS
-from brevitas_multiquant.profiles.finn.branches import ADDITIONS, is_average, quantize_average
 from brevitas_multiquant.profiles.finn.graph import (
     insert_before,
     is_call,
@@ -15,7 +14,16 @@ from brevitas_multiquant.profiles.finn.graph import (
     source_of,
     swap_layers,
 )
-from brevitas_multiquant.profiles.finn.modules import BranchMean, SwitchableFixedPoint
+from brevitas_multiquant.profiles.finn.modules import (
+    BranchMean,
+    SwitchableFixedPoint,
+    operand_bits,
+)
+from brevitas_multiquant.profiles.finn.operands import (
+    ADDITIONS,
+    is_average,
+    quantize_operands,
+)
 from brevitas_multiquant.profiles.finn.signs import merge_is_signed, never_negative
 from brevitas_multiquant.profiles.profile import Parts
 from brevitas_multiquant.quant.layers import WEIGHTED
@@ -91,11 +99,31 @@ def quantize_head(parts: Parts) -> None:
     edge = dict.fromkeys(parts.config.bits, EDGE_BITS)
     known = () if merge_is_signed(parts) else (source_of(head),)
     for node in list(head.graph.nodes):
-        if not parts.merges and is_average(head, node):
-            quantize_average(head, node, parts.config.bits, parts.active, known)
         if not isinstance(module_of(head, node), WEIGHTED):
             continue
         (read,) = node.all_input_nodes
         quantizer = SwitchableFixedPoint(edge, not never_negative(head, read, known), parts.active)
         insert_before(head, node, read, f"input_quants.{node.target}", quantizer)
+    if not parts.merges:
+        operands = {bit: operand_bits(bit) for bit in parts.config.bits}
+        quantize_operands(head, operands, parts, known=known)
+    elif parts.config.revision > 1:
+        quantize_operands(head, edge, parts, _sums_of_integers(head), known)
     head.recompile()
+
+
+def _sums_of_integers(head: fx.GraphModule) -> set[fx.Node]:
+    """Nodes whose values are the branches' integers, and sums of them, still of one scale."""
+    exact = {source_of(head)}
+    for node in head.graph.nodes:
+        read = [operand for operand in node.all_input_nodes if not _is_no_tensor(operand)]
+        quantized = isinstance(module_of(head, node), SwitchableFixedPoint)
+        if quantized or (read and set(read) <= exact and _keeps_integers(head, node)):
+            exact.add(node)
+    return exact
+
+
+def _keeps_integers(head: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether integers of one scale stay so: not averages, whose divisor may be any number."""
+    falls = isinstance(module_of(head, node), (nn.LeakyReLU, nn.PReLU))
+    return _scales_with_input(head, node) and not is_average(head, node) and not falls

@@ -161,6 +161,57 @@ class QuantizedMerge(Member):
         return PlainMerge(self.sum.frozen(bits, name, self.branches[bits]))
 
 
+class QuantizedProduct(Member):
+    """A product whose operands pass a quantizer each, as the gates of squeeze-and-excitation.
+
+    Args:
+        operands: bit-width -> bits of the integers, of each operand.
+        signed: whether they can be negative, of each operand.
+        active: the network's state.
+    """
+
+    stored = stores_nothing
+    sites = has_no_sites
+
+    def __init__(
+        self, operands: Sequence[dict[int, int]], signed: Sequence[bool], active: Panel
+    ) -> None:
+        super().__init__()
+        pairs = zip(operands, signed, strict=True)
+        self.quantizers = nn.ModuleList(SwitchableFixedPoint(*pair, active) for pair in pairs)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        """The product of two tensors that broadcast to each other's shape."""
+        first, second = self.quantizers
+        return first(left).mul(second(right))
+
+    def frozen(self, bits: int, name: str) -> nn.Module:
+        """The product of one bit-width."""
+        named = enumerate(self.quantizers)
+        return PlainProduct(
+            quantizer.frozen(bits, f"{name}.quantizers.{index}")  # type: ignore[operator]
+            for index, quantizer in named
+        )
+
+
+class PlainProduct(nn.Module):
+    """`QuantizedProduct` of one bit-width.
+
+    Args:
+        quantizers: one per operand.
+    """
+
+    def __init__(self, quantizers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.quantizers = nn.ModuleList(quantizers)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        """The product of the operands."""
+        first, second = self.quantizers
+        product: Tensor = first(left).mul(second(right))
+        return product
+
+
 class PlainMerge(nn.Module):
     """`QuantizedMerge` of one bit-width."""
 

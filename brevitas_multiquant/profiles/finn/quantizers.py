@@ -161,7 +161,8 @@ class FixedPointLinear(FixedPointLayer, QuantLinear):
 def fixed_point_layer(layer: nn.Module, active: Panel) -> FixedPointLayer | None:
     """A plain convolution or linear layer with 8-bit weights; None for any other kind."""
     quantized_type: Any
-    if is_plain(layer, nn.Conv2d):
+    same_padded = is_plain(layer, "timm.layers.Conv2dSame")
+    if same_padded or is_plain(layer, nn.Conv2d):
         quantized_type = FixedPointConv2d
     elif is_plain(layer, nn.Linear):
         quantized_type = FixedPointLinear
@@ -176,5 +177,7 @@ def fixed_point_layer(layer: nn.Module, active: Panel) -> FixedPointLayer | None
     for name, parameter in layer.named_parameters(recurse=False):
         quantized.register_parameter(name, copy.deepcopy(parameter))
     quantized.active = active
+    if same_padded:
+        quantized.is_same_padded_strided = True
     quantized.weight_quant.skip_create_quant_tensor = True
     return quantized.train(layer.training).to(quantized.weight.device)

@@ -12,6 +12,7 @@ from brevitas_multiquant.profiles.finn.graph import (
     swap_layers,
 )
 from brevitas_multiquant.profiles.finn.modules import FixedPointQuantizer
+from brevitas_multiquant.profiles.finn.operands import quantize_operands
 from brevitas_multiquant.profiles.profile import Parts
 
 FIRST = "first_quant"
@@ -25,6 +26,8 @@ def quantize_stem(parts: Parts) -> None:
     if result_of(stem) is image:
         return  # the network has no stem of its own
     swap_layers(parts, stem)
+    if parts.config.revision > 1:
+        quantize_operands(stem, dict.fromkeys(parts.config.bits, EDGE_BITS), parts)
     insert_after(stem, image, "image_quant", FixedPointQuantizer(EDGE_BITS, True, parts.active))
     stem.recompile()
 

@@ -71,6 +71,24 @@ class Window:
         axes = zip(shape[1:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
         return all((n + 2 * p - d * (k - 1) - 1) % s == 0 for n, k, s, p, d in axes)
 
+    def ceil_padding(self, shape: Shape) -> Pair:
+        """Padding behind an image for as many positions as torch's ``ceil_mode`` has.
+
+        Every window starts on the image or on the padding before it.
+
+        Example:
+            >>> Window((3, 3), stride=(2, 2)).ceil_padding((8, 32, 31))
+            (1, 0)
+        """
+        axes = zip(shape[1:], self.kernel, self.stride, self.padding, strict=True)
+        found = []
+        for n, k, s, p in axes:
+            positions = -(-(n + 2 * p - k) // s) + 1
+            if (positions - 1) * s >= n + p:
+                positions -= 1
+            found.append(max((positions - 1) * s + k - n - p, 0))
+        return found[0], found[1]
+
     def positions(self, shape: Shape) -> Pair:
         """Positions, vertical and horizontal, on an image (C, H, W).
 
@@ -111,8 +129,6 @@ def is_global(sizes: Any) -> bool:
 
 def unsupported_convolution(conv: nn.Conv2d) -> str | None:
     """What keeps a convolution from hardware, and what to do; None if nothing does."""
-    if getattr(conv, "is_same_padded_strided", False):
-        return "padding that depends on the image's size: use a fixed padding"
     if conv.padding == "same" and not Window.of(conv).has_middle:
         return "padding='same' of an even kernel, more on one side: use an odd kernel"
     if conv.padding_mode != "zeros" and any(conv.padding):
@@ -140,3 +156,16 @@ def dense_weight(weight: Tensor, groups: int) -> Tensor:
     for group, block in enumerate(blocks):
         dense[group, :, group] = block
     return dense.flatten(0, 1).flatten(1, 2)
+
+
+def same_padding(window: Window, shape: Shape) -> tuple[Pair, Pair]:
+    """Rows and columns before and behind an image, as TensorFlow pads for a stride.
+
+    Example:
+        >>> same_padding(Window((3, 3), stride=(2, 2)), (8, 32, 31))
+        ((0, 1), (1, 1))
+    """
+    axes = zip(shape[1:], window.kernel, window.stride, window.dilation, strict=True)
+    total = [max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in axes]
+    before = (total[0] // 2, total[1] // 2)
+    return before, (total[0] - before[0], total[1] - before[1])

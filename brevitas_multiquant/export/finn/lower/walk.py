@@ -1,5 +1,6 @@
 """The walk over the network of one bit-width, in order of execution."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,11 @@ from brevitas_multiquant.core.precision import described
 from brevitas_multiquant.errors import FinnMappingError
 from brevitas_multiquant.export.finn.integer_graph import HostSide, IntegerGraph
 from brevitas_multiquant.export.finn.lower.builder import NOT_FINN, Builder
-from brevitas_multiquant.export.finn.lower.calls import as_module, name_of
-from brevitas_multiquant.export.finn.lower.rules import add_up, apply_rule, unknown
-from brevitas_multiquant.export.finn.lower.values import Finish, Value
+from brevitas_multiquant.export.finn.lower.calls import call
+from brevitas_multiquant.export.finn.lower.joins import add_up
+from brevitas_multiquant.export.finn.lower.layout import Laid, settle
+from brevitas_multiquant.export.finn.lower.registry import apply_rule, unknown
+from brevitas_multiquant.export.finn.lower.values import Finish, MeanOfSum, Value
 from brevitas_multiquant.nn.merge import OnlyOutput
 from brevitas_multiquant.nn.subnet import Subnet
 from brevitas_multiquant.profiles.finn.modules import PlainMerge
@@ -54,10 +57,11 @@ def problems_of(
 
 
 def _check_logits(builder: Builder, logits: Value) -> None:
-    """What is left to the processor is a factor, a bias and a softmax."""
-    factors = [f for f in logits.factors() if not isinstance(f, (OutputScale, Finish))]
-    if logits.known and (factors or logits.pools):
-        name = type(factors[0]).__name__ if factors else "max pool"
+    """What is left to the processor is a factor, a divisor, a bias and a softmax."""
+    host = (OutputScale, Finish, MeanOfSum)
+    factors = [f for f in logits.factors() if not isinstance(f, host)]
+    if logits.known and (factors or logits.moves or logits.parts):
+        name = type(factors[0]).__name__ if factors else "an operation"
         advice = f"{name} behind the last layer: leave it to those who read the logits"
         builder.problem("head", advice, logits)
 
@@ -91,23 +95,30 @@ def _part(builder: Builder, prefix: str, part: Any, source: Value) -> Value:
     """Walk the graph of stem, branch or head."""
     values: dict[fx.Node, Any] = {}
     for node in part.graph.nodes:
-        read = [values.get(argument) for argument in node.all_input_nodes]
+        where = f"{prefix}.{node.target if node.op == 'call_module' else node.name}"
+        args, kwargs = (
+            fx.node.map_arg(given, lambda read: values[read]) for given in (node.args, node.kwargs)
+        )
         if node.op == "placeholder":
             values[node] = source
+        elif node.op == "get_attr":
+            values[node] = operator.attrgetter(str(node.target))(part)
         elif node.op == "output":
-            return values[node.args[0]]
+            return settle(builder, where, args[0])
         elif node.op == "call_module":
             module = part.get_submodule(str(node.target))
-            values[node] = apply_rule(builder, f"{prefix}.{node.target}", module, read)  # type: ignore[arg-type]
-        elif node.op in ("call_function", "call_method"):
-            values[node] = _call(builder, f"{prefix}.{node.name}", node, read)
+            values[node] = _of_module(builder, where, module, args)
+        else:
+            values[node] = call(builder, where, node, args, kwargs)
     raise AssertionError("a graph without an output")
 
 
-def _call(builder: Builder, where: str, node: fx.Node, read: Sequence[Any]) -> Value:
-    """What a function or method makes of its inputs."""
-    known = [value for value in read if isinstance(value, Value)]
-    module = as_module(node) if len(read) == len(known) == 1 else None
-    if module is not None:
-        return apply_rule(builder, where, module, known)
-    return unknown(builder, where, name_of(node), known[0] if known else Value(None, (1, 1, 1)))
+def _of_module(builder: Builder, where: str, module: nn.Module, args: Sequence[Any]) -> Any:
+    """What a module makes of tensors; of constants alone, a constant."""
+    tensors = [one for one in args if isinstance(one, (Value, Laid))]
+    if not tensors:
+        return module(*args)
+    read = [settle(builder, where, one) for one in tensors]
+    if len(tensors) < len(args):
+        return unknown(builder, where, type(module).__name__, read[0])
+    return apply_rule(builder, where, module, read)

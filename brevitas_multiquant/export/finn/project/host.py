@@ -49,6 +49,7 @@ class Host:
         self.input_range = constants["input_range"]
         self.output_scale = np.float32(constants["output_scale"])
         self.output_bias = np.array(constants["output_bias"], dtype=np.float32)
+        self.output_divisor = np.float32(constants.get("output_divisor", 1))
         self.finish = [FINISHES[name] for name in constants["finish"]]
         self.images = constants.get("images")
 
@@ -96,7 +97,7 @@ class Host:
     def logits(self, integers: np.ndarray) -> np.ndarray:
         """Logits (N, classes) of the accelerator's output, of any shape with N in front."""
         flat = integers.reshape(len(integers), -1).astype(np.float32)
-        logits = flat * self.output_scale + self.output_bias
+        logits = flat * self.output_scale / self.output_divisor + self.output_bias
         for function in self.finish:
             logits = function(logits)
         return logits

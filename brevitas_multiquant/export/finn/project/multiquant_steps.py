@@ -43,6 +43,7 @@ def step_multiquant_channels_last(model: ModelWrapper, cfg: Any) -> ModelWrapper
         rewrite = _CHANNELS_LAST.get(node.op_type)
         if rewrite is not None:
             rewrite(model, node)
+    _fold_upsampling(model, cfg)
     model = model.transform(GiveUniqueNodeNames())
     for transformation in (InferShapes(), InferDataTypes(), InferDataLayouts()):
         model = model.transform(transformation)
@@ -133,17 +134,76 @@ def _max_pool(model: ModelWrapper, node: Any) -> None:
 
 def _position_sum(model: ModelWrapper, node: Any) -> None:
     *positions, channels = model.get_tensor_shape(node.input[0])
-    layer = helper.make_node(
-        "GlobalAccPool",
-        [node.input[0]],
-        list(node.output),
-        domain=HARDWARE,
-        backend="fpgadataflow",
+    _replace(
+        *(model, node, "GlobalAccPool"),
         NumChannels=channels,
         PE=1,
         inputDataType=model.get_tensor_datatype(node.input[0]).name,
         numInputVectors=positions,
-        name=f"GlobalAccPool_{node.name}",
+    )
+
+
+def _concatenation(model: ModelWrapper, node: Any) -> None:
+    for attribute in node.attribute:
+        if attribute.name == "axis":
+            attribute.i = 3
+
+
+def _padding(model: ModelWrapper, node: Any) -> None:
+    _, _, top, left, _, _, bottom, right = model.get_initializer(node.input[1])
+    _, height, width, channels = model.get_tensor_shape(node.input[0])
+    _replace(
+        *(model, node, "FMPadding"),
+        ImgDim=[height, width],
+        Padding=[int(top), int(left), int(bottom), int(right)],
+        NumChannels=channels,
+        SIMD=1,
+        inputDataType=model.get_tensor_datatype(node.input[0]).name,
+    )
+
+
+def _upsampling(model: ModelWrapper, node: Any) -> None:
+    _, height, width, channels = model.get_tensor_shape(node.input[0])
+    _, rows, columns, _ = model.get_tensor_shape(node.output[0])
+    _replace(
+        *(model, node, "UpsampleNearestNeighbour"),
+        HI=height,
+        WI=width,
+        HO=rows,
+        WO=columns,
+        NumChannels=channels,
+        SIMD=1,
+        inputDataType=model.get_tensor_datatype(node.input[0]).name,
+        batchSize=1,
+        cpp_interface="hls_vector",
+        hls_style="freerunning",
+    )
+
+
+def _fold_upsampling(model: ModelWrapper, cfg: Any) -> None:
+    """Channels at once for the frame rate: a layer that FINN does not fold."""
+    if cfg.target_fps is None:
+        return
+    cycles = 1e9 / cfg.synth_clk_period_ns / cfg.target_fps
+    for node in model.get_nodes_by_op_type("UpsampleNearestNeighbour"):
+        layer = getCustomOp(node)
+        _, rows, columns, channels = layer.get_normal_output_shape()
+        divisors = (simd for simd in range(1, channels + 1) if channels % simd == 0)
+        meets = (simd for simd in divisors if channels // simd * rows * columns <= cycles)
+        layer.set_nodeattr("SIMD", next(meets, channels))
+
+
+def _replace(model: ModelWrapper, node: Any, kind: str, **attributes: Any) -> None:
+    """A layer of hardware of the same tensor in the node's place."""
+    layer = helper.make_node(
+        kind,
+        [node.input[0]],
+        list(node.output),
+        domain=HARDWARE,
+        backend="fpgadataflow",
+        name=f"{kind}_{node.name}",
+        doc_string=node.doc_string,
+        **attributes,
     )
     index = next(i for i, other in enumerate(model.graph.node) if other is node or other == node)
     model.graph.node.insert(index, layer)
@@ -154,4 +214,7 @@ _CHANNELS_LAST = {
     "MultiThreshold": _thresholds,
     "MaxPool": _max_pool,
     "ReduceSum": _position_sum,
+    "Concat": _concatenation,
+    "Pad": _padding,
+    "Resize": _upsampling,
 }
