@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import nn
 
@@ -33,12 +34,16 @@ HARDWARE_LAYERS = {
     "ConvolutionInputGenerator",
     "DuplicateStreams",
     "ElementwiseAdd",
+    "ElementwiseMul",
+    "ElementwiseSub",
     "FMPadding",
     "GlobalAccPool",
     "MVAU",
     "Pool",
+    "StreamingConcat",
     "StreamingMaxPool",
     "Thresholding",
+    "UpsampleNearestNeighbour",
     "VVAU",
 }
 
@@ -97,6 +102,50 @@ def wide_cnn() -> nn.Module:
     )
 
 
+class PutTogether(nn.Module):
+    """Channels split, shuffled and concatenated; a shortcut of slices and zeros; odd padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.side = conv(3, 8), conv(4, 4)
+        self.down = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(8, 12, 3, 2), nn.ReLU())
+        self.last, self.fc = conv(24, 8), nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (N, 3, 8, 8) to logits."""
+        left, right = self.stem(x).chunk(2, 1)
+        x = torch.cat([left, self.side(right)], 1)
+        n, c, h, w = x.shape
+        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
+        down = self.down(x)
+        return self.fc(self.last(torch.cat([down, down + shortcut], 1)).mean((2, 3)))
+
+
+class Gated(nn.Module):
+    """Activations that fall and rise, a gate for each channel, two scales, averages of windows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide = conv(3, 8), conv(8, 8, nn.SiLU)
+        self.reduce, self.expand = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+        self.last, self.fc = conv(8, 8, nn.Hardswish), nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (N, 3, 8, 8) to logits."""
+        x = self.wide(self.stem(x))
+        gate = self.expand(torch.relu(self.reduce(x.mean((2, 3), keepdim=True))))
+        x = x * torch.sigmoid(gate)
+        x = x + F.interpolate(F.avg_pool2d(x, 2), scale_factor=2)
+        return self.fc(self.last(x).mean((2, 3)))
+
+
+def conv(inputs: int, outputs: int, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Convolution, norm, activation."""
+    layer = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(outputs), act())
+
+
 def digits(count: int) -> torch.Tensor:
     """Handwritten digits of all ten classes, 3x8x8."""
     data, labels = load_digits(return_X_y=True)
@@ -145,6 +194,32 @@ def test_every_step_is_exact_and_the_whole_network_is_one_partition(make, tmp_pa
         assert set(json.loads((project / "folding_config.json").read_text())) > {"Defaults"}
         assert "check of every step" in (project / "README.md").read_text()
         assert not (project / "finn_build").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "kinds"),
+    [
+        (PutTogether, {"StreamingConcat", "ElementwiseAdd", "FMPadding"}),
+        (Gated, {"ElementwiseMul", "ElementwiseSub", "UpsampleNearestNeighbour", "VVAU"}),
+    ],
+)
+def test_everyday_operations_are_hardware(make, kinds, tmp_path):
+    """Each step exact, one partition, and FINN's totals by the rules without it."""
+    torch.manual_seed(0)
+    net = network(make(), [2], negative=True)
+    assert check_finn(net) == []
+    (project,) = export_finn(net, tmp_path, images=digits(3), estimate=True).values()
+    result = json.loads((project / "estimate.json").read_text())
+    assert [step["difference"] for step in result["steps"]] == [0] * len(result["steps"])
+    assert (result["partitions"], result["outside_the_partition"]) == (1, {})
+    assert result["float_layers"] == result["not_hardware"] == []
+    found = {kind.rpartition("_")[0] for kind in result["steps"][-1]["nodes"]}
+    assert kinds <= found <= HARDWARE_LAYERS
+    graph = lower(extract_subnet(net, 2), branch_names(net, 2), (1, 3, 8, 8))
+    dsp = luts.board_named("ZCU104").dsp
+    total = luts.total(luts.fold(hardware_layers(graph), luts.target_cycles(1000), dsp), dsp)
+    names = {"LUT": "luts", "BRAM_18K": "bram18", "DSP": "dsp", "URAM": "uram"}
+    assert {name: getattr(total, ours) for name, ours in names.items()} == result["resources"]
 
 
 def test_a_half_branch_of_resnet8(tmp_path):

@@ -234,6 +234,7 @@ def _build(
         options.stem,
         options.head,
         float_shortcuts=config.shortcuts == "float",
+        perceptrons=PROFILES[config.profile].takes_perceptrons,
     )
     _describe_kept(plan, kept)
     active = panel_of(config)
@@ -315,5 +316,11 @@ def _checked_shape(shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
         return None
     listed = isinstance(shape, (tuple, list))
     if not listed or len(shape) != 4 or any(not isinstance(s, int) or s < 1 for s in shape):
-        raise ConfigError(f"input_shape: expected (1, channels, height, width), got {shape!r}")
+        instead = {
+            2: "; for vectors put nn.Flatten() in front, and take images (1, features, 1, 1)",
+            3: "; for signals put nn.Flatten(2) in front, and take images (1, channels, 1, length)",
+        }.get(len(shape) if listed else 0, "")
+        raise ConfigError(
+            f"input_shape: expected (1, channels, height, width), got {shape!r}{instead}"
+        )
     return (1, *shape[1:])

@@ -66,6 +66,8 @@ class Profile:
         name: as in `MultiQuantConfig.profile`.
         edges: what stem and classifier are, with an article.
         passes: run in this order over the parts.
+        takes_perceptrons: whether networks without a convolution are welcome: linear layers are
+            what their 2-bit codes are for as well.
 
     Example:
         >>> Profile("paper", "a float").passes
@@ -75,6 +77,7 @@ class Profile:
     name: str
     edges: str
     passes: tuple[Pass, ...] = ()
+    takes_perceptrons: bool = False
 
     def apply(self, parts: Parts) -> None:
         """Run every pass over the parts of a network."""

@@ -17,7 +17,7 @@ from brevitas_multiquant.rewrite.graph.kinds import has_parameters, is_norm
 from brevitas_multiquant.rewrite.graph.paths import image_path, nodes_between, separators
 from brevitas_multiquant.rewrite.graph.trace import Trace, shape_of
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
+CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d)
 _STATELESS_LINEAR_MODULES = (
     nn.AvgPool2d,
     nn.AdaptiveAvgPool2d,
@@ -45,9 +45,16 @@ class Joints:
     Args:
         traced: the model's graph.
         reasons: where a reason to refuse the model is added.
+        firsts: kinds of layers that a stem ends behind.
     """
 
-    def __init__(self, traced: Trace, reasons: list[str]) -> None:
+    def __init__(
+        self,
+        traced: Trace,
+        reasons: list[str],
+        firsts: tuple[type[nn.Module], ...] = CONVOLUTIONS,
+    ) -> None:
+        self._firsts = firsts
         self._traced = traced
         self._reasons = reasons
         self._path = image_path(traced)
@@ -89,7 +96,7 @@ class Joints:
         behind: set[fx.Node] = set()
         firsts = []
         for node in self._path:
-            convolution = isinstance(self._traced.module(node), _CONVOLUTIONS)
+            convolution = isinstance(self._traced.module(node), self._firsts)
             after = any(source in behind for source in node.all_input_nodes)
             if convolution and not after:
                 firsts.append(node)

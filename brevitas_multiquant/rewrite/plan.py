@@ -21,11 +21,12 @@ from brevitas_multiquant.rewrite.graph.paths import ancestors
 from brevitas_multiquant.rewrite.graph.sizes import CannotSettleError, settle_sizes
 from brevitas_multiquant.rewrite.graph.trace import Trace
 from brevitas_multiquant.rewrite.intake.ties import shared_between_parts
-from brevitas_multiquant.rewrite.joints import Joints, body_between
+from brevitas_multiquant.rewrite.joints import CONVOLUTIONS, Joints, body_between
 from brevitas_multiquant.rewrite.refusals import (
     fixed_filter,
     hidden_layers,
     is_functional_convolution,
+    is_perceptron,
     is_product,
     not_convolutional,
     unknown_layers,
@@ -120,6 +121,7 @@ def make_plan(
     head: str | None = None,
     *,
     float_shortcuts: bool = False,
+    perceptrons: bool = False,
 ) -> Plan:
     """Decide the cut and every layer's treatment.
 
@@ -129,14 +131,16 @@ def make_plan(
         stem: name of the module that ends the stem, instead of the first convolution.
         head: name of the module that starts the head, instead of the classifier.
         float_shortcuts: the 1x1 convolutions of shortcuts stay as they are.
+        perceptrons: a network of linear layers alone is welcome.
 
     Raises:
         UnsupportedModelError: with every reason found.
     """
-    reasons = not_convolutional(traced)
+    reasons = not_convolutional(traced, perceptrons)
     if reasons:
         raise UnsupportedModelError(name, reasons)
-    joints = Joints(traced, reasons)
+    linear = perceptrons and is_perceptron(traced)
+    joints = Joints(traced, reasons, (nn.Linear,) if linear else CONVOLUTIONS)
     stem_end, head_start = joints.stem_end(stem), joints.head_start(head)
     if reasons or stem_end is None or head_start is None:
         raise UnsupportedModelError(name, reasons)

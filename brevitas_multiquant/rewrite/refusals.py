@@ -18,8 +18,21 @@ _ATTENTION_MODULES = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, nn.Tran
 _PRODUCT_METHODS = {"matmul", "bmm", "mm", "__matmul__"}
 
 
-def not_convolutional(traced: Trace) -> list[str]:
-    """Every sign that the model is not a convolutional classification network."""
+def is_perceptron(traced: Trace) -> bool:
+    """Whether a network has linear layers of vectors (N, features) alone."""
+    layers = [node for node in traced.graph.nodes if isinstance(traced.module(node), LAYERS)]
+    read = [shape_of(node.all_input_nodes[0]) for node in layers if node.all_input_nodes]
+    linear = all(isinstance(traced.module(node), nn.Linear) for node in layers)
+    return bool(layers) and linear and all(len(shape) == 2 for shape in read)
+
+
+def not_convolutional(traced: Trace, perceptrons: bool = False) -> list[str]:
+    """Every sign that the model is not a convolutional classification network.
+
+    Args:
+        traced: the model's graph.
+        perceptrons: whether one of linear layers alone is welcome, too.
+    """
     reasons = [reason for module in _modules(traced) for reason in _of_module(*module)]
     on_path = set(image_path(traced))
     products = [n for n in traced.graph.nodes if _multiplies_activations(n, on_path)]
@@ -31,6 +44,8 @@ def not_convolutional(traced: Trace) -> list[str]:
         )
     axes = axes_of(traced)
     mixers = [node for node in traced.graph.nodes if mixes_positions(traced, node, axes)]
+    if perceptrons and is_perceptron(traced):
+        mixers = []  # what it adds up was flattened: there are no positions left
     if mixers:
         reasons.append(
             f"{_count(mixers, 'adds', 'add')} up positions where a convolutional network adds up "

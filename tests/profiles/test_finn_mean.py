@@ -120,6 +120,11 @@ class Joined(Twins):
 HEADS = [Twins, MeanAndMax, Normed, NormedMap, TwoInARow, Shifted, Joined]
 
 
+def atol_of(head):
+    """Of fp32 sums; half a step, where a sigmoid's average reads 8-bit values of up to 1."""
+    return 2**-8 if head is NormedMap else 1e-5
+
+
 def trained(model):
     """Norms with statistics and factors of their own, as after training."""
     generator = torch.Generator().manual_seed(3)
@@ -207,7 +212,7 @@ def test_every_classifier_reads_the_mean(head, bits, images):
     assert ours.keys() == expected.keys()
     for name, values in ours.items():
         # fp32 sums of 64 terms and one division against float64
-        torch.testing.assert_close(values.double(), expected[name], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(values.double(), expected[name], rtol=1e-5, atol=atol_of(head))
     with torch.no_grad():
         assert torch.equal(extract_subnet(net, bits)(images), net(images))
 
@@ -220,7 +225,7 @@ def test_a_sum_is_not_divided(head, images):
     total, ours = read_by_classifiers(net, images)
     expected = float_readings(net, model, total.double())
     for name, values in ours.items():
-        torch.testing.assert_close(values.double(), expected[name], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(values.double(), expected[name], rtol=1e-5, atol=atol_of(head))
 
 
 @pytest.mark.parametrize(

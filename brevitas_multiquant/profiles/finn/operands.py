@@ -20,7 +20,7 @@ from brevitas_multiquant.rewrite.graph.trace import is_tensor, shape_of
 
 ADDITIONS = {operator.add, torch.add, "add", operator.iadd, "add_"}
 PRODUCTS = {operator.mul, torch.mul, torch.multiply, "mul", operator.imul, "mul_"}
-_AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+_AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AvgPool1d, nn.AdaptiveAvgPool1d)
 _AVERAGE_CALLS = {torch.mean, "mean", F.adaptive_avg_pool2d, F.avg_pool2d}
 _FUNCTION_MODULES = (
     *(nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.Sigmoid, nn.Hardsigmoid, nn.Tanh),

@@ -29,4 +29,5 @@ FINN = Profile(
         divide_sum,
         quantize_head,
     ),
+    takes_perceptrons=True,
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from brevitas.inject.enum import BitWidthImplType, FloatToIntImplType, QuantType
-from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear
+from brevitas.nn import QuantConv1d, QuantConv2d, QuantIdentity, QuantLinear
 from brevitas.quant import Int8WeightPerTensorFixedPoint
 from brevitas.quant.solver.act import ActQuantSolver
 from torch import Tensor, nn
@@ -154,6 +154,10 @@ class FixedPointConv2d(FixedPointLayer, QuantConv2d):
     """`FixedPointLayer` over ``brevitas.nn.QuantConv2d``."""
 
 
+class FixedPointConv1d(FixedPointLayer, QuantConv1d):
+    """`FixedPointLayer` over ``brevitas.nn.QuantConv1d``."""
+
+
 class FixedPointLinear(FixedPointLayer, QuantLinear):
     """`FixedPointLayer` over ``brevitas.nn.QuantLinear``."""
 
@@ -164,6 +168,8 @@ def fixed_point_layer(layer: nn.Module, active: Panel) -> FixedPointLayer | None
     same_padded = is_plain(layer, "timm.layers.Conv2dSame")
     if same_padded or is_plain(layer, nn.Conv2d):
         quantized_type = FixedPointConv2d
+    elif is_plain(layer, nn.Conv1d):
+        quantized_type = FixedPointConv1d
     elif is_plain(layer, nn.Linear):
         quantized_type = FixedPointLinear
     else:

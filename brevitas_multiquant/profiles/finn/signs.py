@@ -18,6 +18,7 @@ _NEVER_NEGATIVE = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid)
 _NEVER_NEGATIVE_CALLS = {torch.relu, F.relu, F.relu6, "relu"}
 _KEEPS_SIGN = (
     *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
+    *(nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d),
     *(nn.Flatten, nn.Dropout, nn.Dropout2d, BranchMean),
 )
 _KEEPS_SIGN_CALLS = {

@@ -98,6 +98,35 @@ def in_order(*layers: nn.Module) -> Everyday:
     return Everyday(lambda net, x: net.layers(x), layers=nn.Sequential(*layers))
 
 
+class Line(nn.Module):
+    """Convolutions along a signal, in images of height 1; everything that torch has in 1-d."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Flatten(2), nn.Conv1d(3, 8, 5, 2, 2), nn.BatchNorm1d(8), nn.LeakyReLU(0.2)),
+            *(nn.MaxPool1d(3, 2, 1), nn.Conv1d(8, 8, 3, padding=1, groups=8), nn.BatchNorm1d(8)),
+            *(
+                nn.LeakyReLU(0.2),
+                nn.AvgPool1d(2),
+                nn.Conv1d(8, 8, 1),
+                nn.BatchNorm1d(8),
+                nn.LeakyReLU(0.2),
+            ),
+        )
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Signals (N, 3, 1, L) to logits (N, 5)."""
+        return self.fc(self.layers(x).mean(-1))
+
+
+def perceptron() -> nn.Module:
+    """Linear layers alone, on images of 3 x 8 x 8."""
+    hidden = [nn.Linear(192, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU()]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(16, 5))
+
+
 BODIES: dict[str, Callable[[], Everyday]] = {
     "concatenation": lambda: Everyday(
         _dense, a=block(8, 4), b=block(12, 4), c=block(16, 8), norm=nn.BatchNorm2d(16)

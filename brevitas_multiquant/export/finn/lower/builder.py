@@ -93,7 +93,7 @@ class Builder:
                 return self.problem(where, NEGATIVE, value)
             # all factors are positive, so that order is kept
             value = replace(value, stream=self.moved(where, value.stream, move))
-        return replace(value, functions=factors, vector=value.flat, moves=())
+        return replace(value, functions=factors, held=value.rank, moves=())
 
     def _put_together(self, where: str, value: Value) -> Value:
         """One stream of parts that are integers of one scale."""
@@ -101,7 +101,7 @@ class Builder:
         if any(part.stream is None for part in parts):
             return value.hidden()
         one = torch.ones(1, 1)
-        scales = {float(replace(part, vector=True).evaluate(one)) for part in parts}
+        scales = {float(replace(part, held=2).evaluate(one)) for part in parts}
         if len(scales) > 1:
             return self.problem(where, NO_QUANTIZER, value)
         streams = [part.stream for part in parts]

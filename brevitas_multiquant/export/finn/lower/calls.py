@@ -52,6 +52,16 @@ def _mean(dims: Any = None, keeps: bool = False, **kwargs: Any) -> nn.Module | N
     return pool if keeps else nn.Sequential(pool, nn.Flatten())
 
 
+def _mean_of_line(
+    tensor: Value | Laid, dims: Any = None, keeps: bool = False, **kwargs: Any
+) -> nn.Module | None:
+    dims, keeps = kwargs.get("dim", dims), kwargs.get("keepdim", keeps)
+    if lay(tensor).places.dim() != 3 or dims not in (2, -1, (2,), (-1,), [2], [-1]):
+        return None
+    pool = nn.AdaptiveAvgPool1d(1)
+    return pool if keeps else nn.Sequential(pool, nn.Flatten())
+
+
 def _max(dims: Any = None, keeps: bool = False, **kwargs: Any) -> nn.Module | None:
     dims, keeps = kwargs.get("dim", dims), kwargs.get("keepdim", keeps)
     if not isinstance(dims, (tuple, list)) or {dim % 4 for dim in dims} != {2, 3}:
@@ -98,6 +108,9 @@ _MODULE_OF: dict[Any, Make] = {
     F.hardswish: _always(nn.Hardswish),
     F.gelu: _always(nn.GELU, "approximate"),
     F.mish: _always(nn.Mish),
+    F.max_pool1d: nn.MaxPool1d,
+    F.avg_pool1d: nn.AvgPool1d,
+    F.adaptive_avg_pool1d: _always(nn.AdaptiveAvgPool1d, "output_size"),
     F.max_pool2d: nn.MaxPool2d,
     F.avg_pool2d: nn.AvgPool2d,
     F.adaptive_avg_pool2d: _always(nn.AdaptiveAvgPool2d, "output_size"),
@@ -111,6 +124,7 @@ _MODULE_OF: dict[Any, Make] = {
     "narrow": _narrow,
 }
 
+MEANS = {torch.mean, "mean"}
 CONCATENATIONS = {torch.cat, torch.concat, torch.concatenate}
 ARITHMETIC = {
     *(operator.add, operator.sub, operator.mul, operator.truediv, operator.neg),
@@ -143,6 +157,8 @@ def call(builder: Builder, where: str, node: fx.Node, args: Any, kwargs: Any) ->
         return _arithmetic(builder, where, node, operands)
     if len(tensors) == 1 and (args[:1] or (kwargs.pop("input"),))[0] is tensors[0]:
         module = _as_module(node.target, args[1:], kwargs)
+        if module is None and node.target in MEANS:
+            module = _mean_of_line(tensors[0], *args[1:], **kwargs)
         if module is not None:
             return apply_rule(builder, where, module, [settle(builder, where, tensors[0])])
         if node.target in OPERATIONS:
@@ -226,5 +242,5 @@ def _is_per_channel(constant: Any, value: Value) -> bool:
         return isinstance(constant, (int, float))
     if constant.numel() == 1:
         return True
-    sizes = (*(1,) * 4, *constant.shape)[-1 if value.flat else -3 :]
-    return sizes == ((value.shape[0],) if value.flat else (value.shape[0], 1, 1))
+    sizes = (*(1,) * 4, *constant.shape)[1 - value.rank :]
+    return sizes == (value.shape[0], *(1,) * (value.rank - 2))

@@ -39,14 +39,21 @@ class Window:
     @classmethod
     def of(cls, layer: Any) -> "Window":
         """The window of a convolution or a pool; "same" where it is as wide on both sides."""
-        kernel, stride, dilation = layer.kernel_size, layer.stride, getattr(layer, "dilation", 1)
-        window = cls(pair(kernel), pair(stride), dilation=pair(dilation))
-        return replace(
-            window,
-            padding=window.same_padding
-            if layer.padding == "same"
-            else ((0, 0) if layer.padding == "valid" else pair(layer.padding)),
+        line = isinstance(layer, nn.Conv1d)  # of images of height 1
+
+        def sizes(value: Any, other: int) -> Pair:
+            return (other, value[0]) if line else pair(value)
+
+        window = cls(
+            sizes(layer.kernel_size, 1),
+            sizes(layer.stride, 1),
+            dilation=sizes(getattr(layer, "dilation", 1), 1),
         )
+        if layer.padding == "same":
+            return replace(window, padding=window.same_padding)
+        if layer.padding == "valid":
+            return window
+        return replace(window, padding=sizes(layer.padding, 0))
 
     @property
     def same_padding(self) -> Pair:
@@ -127,7 +134,7 @@ def is_global(sizes: Any) -> bool:
     return pair(sizes) == (1, 1)
 
 
-def unsupported_convolution(conv: nn.Conv2d) -> str | None:
+def unsupported_convolution(conv: nn.Conv1d | nn.Conv2d) -> str | None:
     """What keeps a convolution from hardware, and what to do; None if nothing does."""
     if conv.padding == "same" and not Window.of(conv).has_middle:
         return "padding='same' of an even kernel, more on one side: use an odd kernel"
@@ -136,7 +143,7 @@ def unsupported_convolution(conv: nn.Conv2d) -> str | None:
     return None
 
 
-def has_no_layer(conv: nn.Conv2d) -> bool:
+def has_no_layer(conv: nn.Conv1d | nn.Conv2d) -> bool:
     """Whether a convolution is neither dense nor depthwise, which is all that FINN has."""
     depthwise = conv.groups == conv.in_channels == conv.out_channels
     return conv.groups > 1 and not depthwise

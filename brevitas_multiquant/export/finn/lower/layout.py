@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from brevitas_multiquant.export.finn.lower.builder import Builder
 from brevitas_multiquant.export.finn.lower.moves import Sampling
@@ -45,14 +45,18 @@ OPERATIONS: set[Any] = {
 """Functions and methods that only lay numbers elsewhere, or ask for sizes."""
 
 
+LAYOUTS = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle)
+"""Modules that do."""
+
+
 def lay(value: Value | Laid) -> Laid:
     """The places of a value's own numbers."""
     if isinstance(value, Laid):
         return value
-    shape = value.shape[:1] if value.flat and value.shape[1:] == (1, 1) else value.shape
-    count = value.shape[0] * value.shape[1] * value.shape[2]
-    places = torch.arange(IMAGES * count).view(IMAGES, *shape)
-    return Laid(value, places.flatten(1) if value.flat else places)
+    channels, height, width = value.shape
+    sizes = {2: (-1,), 3: (channels, height * width), 4: value.shape}[value.rank]
+    places = torch.arange(IMAGES * channels * height * width)
+    return Laid(value, places.view(IMAGES, *sizes))
 
 
 def run(call: Callable[..., Any], laid: Laid, *args: Any, **kwargs: Any) -> Any:
@@ -82,15 +86,18 @@ def settle(builder: Builder, where: str, laid: Value | Laid) -> Value:
     if len(places) == IMAGES and torch.equal(places[1], image + count):
         if image.numel() == count and torch.equal(image.flatten(), whole):
             if image.dim() == 1:
-                return value.flattened()
+                return value.in_rank(2)
             if image.shape == value.shape and (not value.flat or height == width == 1):
-                return value.as_map()
-        if image.dim() == 3 and not value.flat:
-            found = _picked(value, image)
+                return value.in_rank(4)
+            if height == 1 and image.shape == (channels, width):
+                return value.in_rank(3)
+        lines = image.dim() == 2 and height == 1
+        if (image.dim() == 3 or lines) and not value.flat:
+            found = _picked(value, image.unsqueeze(1) if lines else image)
             if found is not None:
-                return found
+                return found.in_rank(3) if lines else found.in_rank(4)
         if image.dim() == 1 and height == width == 1:
-            return value.picked(image.tolist()).flattened()
+            return value.picked(image.tolist()).in_rank(2)
     advice = (
         "lays numbers where no dataflow layer does: flatten, slices and shuffles of whole "
         "channels, and every so many positions are possible"
@@ -100,7 +107,8 @@ def settle(builder: Builder, where: str, laid: Value | Laid) -> Value:
 
 def _hidden(value: Value, places: Tensor) -> Value:
     shape = (*places.shape[1:], 1, 1, 1)[:3]
-    return Value(None, shape, flat=places.dim() == 2, vector=places.dim() == 2, known=False)  # type: ignore[arg-type]
+    rank = min(max(places.dim(), 2), 4)
+    return Value(None, shape, held=rank, rank=rank, known=False)  # type: ignore[arg-type]
 
 
 def _picked(value: Value, image: Tensor) -> Value | None:

@@ -163,3 +163,33 @@ def _zero_pad(builder: Builder, where: str, pad: Any, value: Value) -> Value:
     if min(pad.padding) < 0:
         return builder.problem(where, "padding below zero, which crops: leave it out", value)
     return value.moved(ZeroPadding((top, left), (bottom, right)))
+
+
+def _one(value: Any) -> Any:
+    return value[0] if isinstance(value, (tuple, list)) else value
+
+
+@register_rule(nn.MaxPool1d)
+def _max_pool_of_lines(builder: Builder, where: str, pool: Any, value: Value) -> Value:
+    kernel, stride, padding = map(_one, (pool.kernel_size, pool.stride, pool.padding))
+    moves = ((1, kernel), (1, stride), (0, padding), (1, _one(pool.dilation)))
+    return _max_pool(builder, where, nn.MaxPool2d(*moves, ceil_mode=pool.ceil_mode), value)
+
+
+@register_rule(nn.AvgPool1d)
+def _average_of_lines(builder: Builder, where: str, pool: Any, value: Value) -> Value:
+    kernel, stride, padding = map(_one, (pool.kernel_size, pool.stride, pool.padding))
+    moves: Any = ((1, kernel), (1, stride), (0, padding), pool.ceil_mode, pool.count_include_pad)
+    return _average_of_windows(builder, where, nn.AvgPool2d(*moves), value)
+
+
+@register_rule(nn.AdaptiveAvgPool1d)
+def _average_of_line(builder: Builder, where: str, pool: Any, value: Value) -> Value:
+    flat = nn.AdaptiveAvgPool2d((1, _one(pool.output_size)))
+    return _average(builder, where, flat, value)
+
+
+@register_rule(nn.AdaptiveMaxPool1d)
+def _global_max_pool_of_line(builder: Builder, where: str, pool: Any, value: Value) -> Value:
+    flat = nn.AdaptiveMaxPool2d((1, _one(pool.output_size)))
+    return _global_max_pool(builder, where, flat, value)

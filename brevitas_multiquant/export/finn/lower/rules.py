@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear
+from brevitas.nn import QuantConv1d, QuantConv2d, QuantIdentity, QuantLinear
 from torch import Tensor, nn
 
 from brevitas_multiquant.export.finn.integer_graph import ChannelSlice, Convolution
@@ -49,9 +49,12 @@ def _in_order(builder: Builder, where: str, modules: Any, value: Value) -> Value
     return value
 
 
-@register_rule(QuantConv2d)
+@register_rule(QuantConv1d, QuantConv2d)
 def _convolution(builder: Builder, where: str, conv: Any, value: Value) -> Value:
-    window = Window.of(conv)
+    """Along lines, one of height 1."""
+    window, weight = Window.of(conv), conv.weight
+    if isinstance(conv, QuantConv1d):
+        weight = weight.unsqueeze(2)
     problem = unsupported_convolution(conv)
     if problem is None and getattr(conv, "is_same_padded_strided", False):
         value, window = _padded_alike(builder, where, window, value)
@@ -59,7 +62,7 @@ def _convolution(builder: Builder, where: str, conv: Any, value: Value) -> Value
     if problem:
         return builder.problem(where, problem, replace(value, shape=shape))
     grouped = conv.groups if has_no_layer(conv) else 1
-    weight = dense_weight(conv.weight, grouped) if grouped > 1 else conv.weight
+    weight = dense_weight(weight, grouped) if grouped > 1 else weight
     weight, window = without_taps_on_padding(weight, value.shape, window)
     return _weighted(builder, where, conv, value, shape, weight, window, grouped)
 
@@ -148,7 +151,7 @@ def _first_channels(builder: Builder, where: str, cut: FirstChannels, value: Val
 
 @register_rule(nn.Flatten)
 def _flatten(builder: Builder, where: str, flatten: Any, value: Value) -> Value:
-    return value.flattened()
+    return value.in_rank(2)
 
 
 @register_rule(nn.Dropout, nn.Dropout2d, nn.Identity)

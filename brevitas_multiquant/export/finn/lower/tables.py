@@ -63,7 +63,7 @@ def _on_the_host(builder: Builder, where: str, value: Value, code_range: CodeRan
         return builder.problem(where, advice, value)
     stream = builder.stream(value.shape, *code_range)
     builder.image = HostQuantizer(stream, 1 / float(to_codes.gain), code_range)
-    return Value(stream, value.shape, vector=value.vector, flat=value.flat)
+    return Value(stream, value.shape, held=value.held, rank=value.rank)
 
 
 def _of_parts(builder: Builder, where: str, quantizer: Any, value: Value) -> Value:
@@ -133,7 +133,7 @@ def _codes(builder: Builder, where: str, value: Value, code_range: CodeRange, bi
         if problem is not None:
             return builder.problem(where, problem, value)
         output = builder.moved(where, output, move)
-    return Value(output, value.shape, vector=value.flat, flat=value.flat)
+    return Value(output, value.shape, held=value.rank, rank=value.rank)
 
 
 def _may_be_negative(value: Value, codes: Stream) -> bool:

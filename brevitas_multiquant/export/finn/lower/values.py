@@ -91,8 +91,9 @@ class Value:
         shape: (C, H, W) of the tensor.
         functions: applied to each integer, in order.
         moves: moves of positions among them, as (number of functions before, move).
-        vector: whether torch holds the stream's integers as (N, C), not as (N, C, H, W).
-        flat: the same of the tensor itself.
+        held: rank in which torch holds the stream's integers: 4 as (N, C, H, W), 3 as (N, C, W)
+            of height 1, 2 as (N, C).
+        rank: the same of the tensor itself.
         known: False behind a problem, so that none is reported that only follows from another.
         bends: whether the functions may fall and rise.
         parts: tensors of which this one was put together, channel by channel; no stream then.
@@ -104,13 +105,18 @@ class Value:
     shape: Shape
     functions: tuple[Function, ...] = ()
     moves: tuple[tuple[int, Move], ...] = ()
-    vector: bool = False
-    flat: bool = False
+    held: int = 4
+    rank: int = 4
     known: bool = True
     bends: bool = False
     parts: tuple["Value", ...] = ()
     picks: tuple[int, ...] = ()
     zeros: bool = False
+
+    @property
+    def flat(self) -> bool:
+        """Whether torch holds the tensor as vectors (N, C)."""
+        return self.rank == 2
 
     def then(self, function: Function, bends: bool = False) -> "Value":
         """The value after one more function; ``bends``: it falls and rises."""
@@ -149,27 +155,19 @@ class Value:
 
     def nothing_yet(self) -> "Value":
         """The same tensor as one that is put together of parts."""
-        return Value(None, self.shape, vector=self.flat, flat=self.flat, bends=self.bends)
+        return Value(None, self.shape, held=self.rank, rank=self.rank, bends=self.bends)
 
     def hidden(self) -> "Value":
         """The same tensor where its integers are not known."""
-        return Value(None, self.shape, vector=self.vector, flat=self.flat, known=False)
+        return Value(None, self.shape, held=self.held, rank=self.rank, known=False)
 
-    def flattened(self) -> "Value":
-        """Only how torch holds it changes."""
-        if self.flat:
+    def in_rank(self, rank: int) -> "Value":
+        """Only how torch holds it changes: as vectors, lines or maps."""
+        if rank == self.rank:
             return self
-        parts = tuple(part.flattened() for part in self.parts)
-        flat = replace(self, flat=True, parts=parts)
-        return flat if parts else replace(flat, functions=(*self.functions, flatten))
-
-    def as_map(self) -> "Value":
-        """A vector as a map of one position."""
-        if not self.flat:
-            return self
-        parts = tuple(part.as_map() for part in self.parts)
-        image = replace(self, flat=False, parts=parts)
-        return image if parts else replace(image, functions=(*self.functions, unflatten))
+        parts = tuple(part.in_rank(rank) for part in self.parts)
+        held = replace(self, rank=rank, parts=parts)
+        return held if parts else replace(held, functions=(*self.functions, _RANKS[rank]))
 
     def turned_over(self, stream: Stream, signs: Tensor) -> "Value":
         """The value of another stream, whose integers are these times the signs (C,)."""
@@ -183,14 +181,14 @@ class Value:
 
     def run(self, functions: Sequence[Function], integers: Tensor) -> Tensor:
         """Some of the functions, on integers (n, C)."""
-        x = integers if self.vector else integers[:, :, None, None]
+        x = integers[(..., *(None,) * (self.held - 2))]
         for function in functions:
             x = function(x)
         return x.reshape(integers.shape)
 
     def factors(self) -> tuple[Function, ...]:
         """The functions that are more than another way to hold the tensor."""
-        return tuple(f for f in self.functions if f not in _ONLY_HELD)
+        return tuple(f for f in self.functions if f not in _RANKS.values())
 
     def host_side(self) -> tuple[float, Tensor, tuple[str, ...], int]:
         """What makes logits of the last integers: one factor, a bias (C,), a softmax, a divisor."""
@@ -222,17 +220,20 @@ def _on_some(function: Any, channels: int, places: tuple[int, ...]) -> Function:
     return OnSomeChannels(function, channels, places)
 
 
-def flatten(x: Tensor) -> Tensor:
-    """(N, C, 1, 1) as (N, C)."""
+def _as_vectors(x: Tensor) -> Tensor:
     return x.flatten(1)
 
 
-def unflatten(x: Tensor) -> Tensor:
-    """(N, C) as (N, C, 1, 1)."""
-    return x[:, :, None, None]
+def _as_lines(x: Tensor) -> Tensor:
+    return x.flatten(1)[:, :, None]
 
 
-_ONLY_HELD: tuple[Function, ...] = (flatten, unflatten)
+def _as_maps(x: Tensor) -> Tensor:
+    return x.flatten(1)[:, :, None, None]
+
+
+_RANKS: dict[int, Function] = {2: _as_vectors, 3: _as_lines, 4: _as_maps}
+"""Of what a table sees, which is one position."""
 
 
 def turn_over(signs: Tensor, x: Tensor) -> Tensor:

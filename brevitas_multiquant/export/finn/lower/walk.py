@@ -13,7 +13,7 @@ from brevitas_multiquant.export.finn.integer_graph import HostSide, IntegerGraph
 from brevitas_multiquant.export.finn.lower.builder import NOT_FINN, Builder
 from brevitas_multiquant.export.finn.lower.calls import call
 from brevitas_multiquant.export.finn.lower.joins import add_up
-from brevitas_multiquant.export.finn.lower.layout import Laid, settle
+from brevitas_multiquant.export.finn.lower.layout import LAYOUTS, Laid, lay, run, settle
 from brevitas_multiquant.export.finn.lower.registry import apply_rule, unknown
 from brevitas_multiquant.export.finn.lower.values import Finish, MeanOfSum, Value
 from brevitas_multiquant.nn.merge import OnlyOutput
@@ -118,6 +118,8 @@ def _of_module(builder: Builder, where: str, module: nn.Module, args: Sequence[A
     tensors = [one for one in args if isinstance(one, (Value, Laid))]
     if not tensors:
         return module(*args)
+    if isinstance(module, LAYOUTS) and len(args) == 1:
+        return run(module, lay(args[0]))
     read = [settle(builder, where, one) for one in tensors]
     if len(tensors) < len(args):
         return unknown(builder, where, type(module).__name__, read[0])

@@ -1,0 +1,143 @@
+"""What becomes of everyday edge networks in the finn profile: the table of docs/finn.md.
+
+    python -m benchmarks.finn_edge          # all of `edge_networks.EDGE`, some minutes
+    python -m benchmarks.finn_edge --only SiLU ResNet
+
+Each network gets norm scales of both signs. Where it maps, its integers and the exported ONNX model
+are executed at every bit-width and compared with torch: a difference of 0, or the row says what it
+was. LUTs are by FINN's rules (`brevitas_multiquant.cost.luts`), for 1000 frames a second on a
+ZCU104.
+Writes ``benchmarks/results/finn_edge.csv`` and the table between the marks in docs/finn.md.
+"""
+
+import argparse
+import csv
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from benchmarks.edge_networks import EDGE, EdgeNetwork
+from brevitas_multiquant import (
+    MultiQuantError,
+    MultiQuantNet,
+    calibrate,
+    extract_subnet,
+    multiquantize,
+)
+from brevitas_multiquant.cost import luts
+from brevitas_multiquant.export import check_finn, export_finn
+from brevitas_multiquant.export.finn.check import branch_names
+from brevitas_multiquant.export.finn.hardware import hardware_layers
+from brevitas_multiquant.export.finn.lower import lower
+from brevitas_multiquant.export.sample import smooth_images
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "finn_edge.csv"
+BITS = (2, 4)
+COLUMNS = ("network", "input", "outcome", "difference", *(f"LUT at {bits}" for bits in BITS))
+MARKS = "<!-- finn_edge -->", "<!-- /finn_edge -->"
+
+
+def network_of(row: EdgeNetwork) -> MultiQuantNet:
+    """Calibrated, with norm scales of both signs, in evaluation mode.
+
+    Raises:
+        MultiQuantError: the network is refused.
+    """
+    torch.manual_seed(0)
+    net = multiquantize(row.make(), BITS, profile="finn", input_shape=row.input_shape)
+    with torch.no_grad():
+        for norm in net.modules():
+            if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                norm.weight.normal_(1.0, 0.6)
+                norm.bias.normal_(0.0, 0.3)
+    calibrate(net, [images_of(row, 8)])
+    return net.eval()
+
+
+def images_of(row: EdgeNetwork, count: int = 2) -> torch.Tensor:
+    """Images of the network's size."""
+    return smooth_images((count, *row.input_shape[1:]))  # type: ignore[arg-type]
+
+
+def refusal(row: EdgeNetwork) -> tuple[MultiQuantNet | None, str]:
+    """The network, and why it does not map: nothing if it does."""
+    try:
+        net = network_of(row)
+    except MultiQuantError as error:
+        return None, " ".join(str(error).split())
+    found = [violation.advice for violation in check_finn(net)]
+    return net, "; ".join(dict.fromkeys(found))
+
+
+def largest_difference(net: MultiQuantNet, row: EdgeNetwork) -> float:
+    """Of the logits of the integers from torch's, at every bit-width."""
+    images, largest = images_of(row), 0.0
+    for bits in net.bits:
+        subnet = extract_subnet(net, bits)
+        graph = lower(subnet, branch_names(net, bits), row.input_shape)
+        with torch.no_grad():
+            difference = (graph.logits(images) - subnet(images)).abs().max()
+        largest = max(largest, float(difference))
+    return largest
+
+
+def luts_of(net: MultiQuantNet, row: EdgeNetwork, bits: int) -> int:
+    """By FINN's rules."""
+    graph = lower(extract_subnet(net, bits), branch_names(net, bits), row.input_shape)
+    layers = luts.fold(hardware_layers(graph), luts.target_cycles(1000))
+    return luts.total(layers).luts
+
+
+def measured(row: EdgeNetwork) -> dict[str, str]:
+    """One line of the table."""
+    size = "x".join(map(str, row.input_shape[1:]))
+    net, reason = refusal(row)
+    if reason or net is None:
+        cells = (row.name, size, f"refused: {reason}", *("-",) * (len(COLUMNS) - 3))
+        return dict(zip(COLUMNS, cells, strict=True))
+    with tempfile.TemporaryDirectory() as folder:  # the ONNX model is compared before it is written
+        export_finn(net, folder, images=images_of(row), estimate=False)
+    costs = (str(luts_of(net, row, bits)) for bits in BITS)
+    cells = (row.name, size, "maps", f"{largest_difference(net, row):g}", *costs)
+    return dict(zip(COLUMNS, cells, strict=True))
+
+
+def markdown(rows: list[dict[str, str]]) -> str:
+    """The table, and how many map."""
+    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    lines += [f"| {' | '.join(row[name] for name in COLUMNS)} |" for row in rows]
+    maps = sum(row["outcome"] == "maps" for row in rows)
+    return "\n".join([f"{maps} of {len(rows)} map.\n", *lines])
+
+
+def write_into_docs(table: str) -> None:
+    """Between the marks in docs/finn.md."""
+    page = ROOT / "docs" / "finn.md"
+    before, rest = page.read_text().split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    page.write_text(f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}")
+
+
+def main() -> None:
+    """Run all, or those whose names have one of some words."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", default=[""], help="words of names; writes nothing")
+    words = parser.parse_args().only
+    rows = []
+    for row in EDGE:
+        if any(word in row.name for word in words):
+            rows.append(measured(row))
+            print(" | ".join(rows[-1].values()), flush=True)
+    if words == [""]:
+        with RESULTS.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        write_into_docs(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()
