@@ -3,16 +3,14 @@
     python -m benchmarks.finn_edge          # all of `edge_networks.EDGE`, some minutes
     python -m benchmarks.finn_edge --only SiLU ResNet
 
-Each network gets norm scales of both signs. Where it maps, its integers and the exported ONNX model
-are executed at every bit-width and compared with torch: a difference of 0, or the row says what it
-was. LUTs are by FINN's rules (`brevitas_multiquant.cost.luts`), for 1000 frames a second on a
-ZCU104.
+Each network gets norm scales of both signs. Where it maps, its integers are executed at every
+bit-width and compared with torch: a difference of 0, or the row says what it was. LUTs are by
+FINN's rules (`brevitas_multiquant.cost.luts`), for 1000 frames a second on a ZCU104.
 Writes ``benchmarks/results/finn_edge.csv`` and the table between the marks in docs/finn.md.
 """
 
 import argparse
 import csv
-import tempfile
 from pathlib import Path
 
 import torch
@@ -27,9 +25,10 @@ from brevitas_multiquant import (
     multiquantize,
 )
 from brevitas_multiquant.cost import luts
-from brevitas_multiquant.export import check_finn, export_finn
+from brevitas_multiquant.errors import FinnMappingError
 from brevitas_multiquant.export.finn.check import branch_names
 from brevitas_multiquant.export.finn.hardware import hardware_layers
+from brevitas_multiquant.export.finn.integer_graph import IntegerGraph
 from brevitas_multiquant.export.finn.lower import lower
 from brevitas_multiquant.export.sample import smooth_images
 
@@ -53,56 +52,57 @@ def network_of(row: EdgeNetwork) -> MultiQuantNet:
             if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 norm.weight.normal_(1.0, 0.6)
                 norm.bias.normal_(0.0, 0.3)
-    calibrate(net, [images_of(row, 8)])
+    calibrate(net, [smooth_images((8, *row.input_shape[1:]))])  # type: ignore[arg-type]
     return net.eval()
 
 
-def images_of(row: EdgeNetwork, count: int = 2) -> torch.Tensor:
-    """Images of the network's size."""
-    return smooth_images((count, *row.input_shape[1:]))  # type: ignore[arg-type]
+def graphs_of(net: MultiQuantNet) -> dict[int, IntegerGraph]:
+    """Bit-width -> the network of integers.
+
+    Raises:
+        FinnMappingError: with every reason why not.
+    """
+    return {
+        bits: lower(extract_subnet(net, bits), branch_names(net, bits), net.input_shape or ())
+        for bits in net.bits
+    }
 
 
-def refusal(row: EdgeNetwork) -> tuple[MultiQuantNet | None, str]:
-    """The network, and why it does not map: nothing if it does."""
+def brought_over(row: EdgeNetwork) -> tuple[MultiQuantNet | None, dict[int, IntegerGraph], str]:
+    """The network, its integers at each bit-width, and why it is refused: nothing if it maps."""
     try:
         net = network_of(row)
+        return net, graphs_of(net), ""
+    except FinnMappingError as error:
+        return None, {}, "; ".join(dict.fromkeys(advice for _, advice in error.problems))
     except MultiQuantError as error:
-        return None, " ".join(str(error).split())
-    found = [violation.advice for violation in check_finn(net)]
-    return net, "; ".join(dict.fromkeys(found))
+        return None, {}, " ".join(str(error).split())
 
 
-def largest_difference(net: MultiQuantNet, row: EdgeNetwork) -> float:
+def largest_difference(net: MultiQuantNet, graphs: dict[int, IntegerGraph]) -> float:
     """Of the logits of the integers from torch's, at every bit-width."""
-    images, largest = images_of(row), 0.0
-    for bits in net.bits:
-        subnet = extract_subnet(net, bits)
-        graph = lower(subnet, branch_names(net, bits), row.input_shape)
-        with torch.no_grad():
-            difference = (graph.logits(images) - subnet(images)).abs().max()
-        largest = max(largest, float(difference))
-    return largest
-
-
-def luts_of(net: MultiQuantNet, row: EdgeNetwork, bits: int) -> int:
-    """By FINN's rules."""
-    graph = lower(extract_subnet(net, bits), branch_names(net, bits), row.input_shape)
-    layers = luts.fold(hardware_layers(graph), luts.target_cycles(1000))
-    return luts.total(layers).luts
+    images = smooth_images((2, *net.input_shape[1:]))  # type: ignore[index, arg-type]
+    with torch.no_grad():
+        differences = [
+            (graph.logits(images) - extract_subnet(net, bits)(images)).abs().max()
+            for bits, graph in graphs.items()
+        ]
+    return float(max(differences))
 
 
 def measured(row: EdgeNetwork) -> dict[str, str]:
     """One line of the table."""
     size = "x".join(map(str, row.input_shape[1:]))
-    net, reason = refusal(row)
-    if reason or net is None:
+    net, graphs, reason = brought_over(row)
+    if net is None:
         cells = (row.name, size, f"refused: {reason}", *("-",) * (len(COLUMNS) - 3))
         return dict(zip(COLUMNS, cells, strict=True))
-    with tempfile.TemporaryDirectory() as folder:  # the ONNX model is compared before it is written
-        export_finn(net, folder, images=images_of(row), estimate=False)
-    costs = (str(luts_of(net, row, bits)) for bits in BITS)
-    cells = (row.name, size, "maps", f"{largest_difference(net, row):g}", *costs)
-    return dict(zip(COLUMNS, cells, strict=True))
+    cycles = luts.target_cycles(1000)
+    costs = (
+        luts.total(luts.fold(hardware_layers(graph), cycles)).luts for graph in graphs.values()
+    )
+    difference = f"{largest_difference(net, graphs):g}"
+    return dict(zip(COLUMNS, (row.name, size, "maps", difference, *map(str, costs)), strict=True))
 
 
 def markdown(rows: list[dict[str, str]]) -> str:

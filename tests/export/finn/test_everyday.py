@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from benchmarks.edge_networks import EDGE
-from benchmarks.finn_edge import largest_difference, refusal
+from benchmarks.finn_edge import brought_over, largest_difference
 from brevitas_multiquant import MultiQuantConfig, calibrate, extract_subnet, multiquantize
 from brevitas_multiquant.errors import ConfigError, UnsupportedModelError
 from brevitas_multiquant.export import check_finn, export_finn
@@ -110,11 +110,11 @@ ROWS = [EDGE[place] for place in (1, 7, 14, 34, 41, 48, 54, 60)]
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_some_networks_of_the_edge_list(row):
     """All of them: ``python -m benchmarks.finn_edge``."""
-    net, reason = refusal(row)
+    net, graphs, reason = brought_over(row)
     assert not reason and row.advice is None
-    assert largest_difference(net, row) == 0
+    assert largest_difference(net, graphs) == 0
 
 
 @pytest.mark.parametrize("row", [row for row in EDGE if row.advice], ids=lambda row: row.name)
 def test_refused_networks_are_told_what_to_use_instead(row):
-    assert row.advice in refusal(row)[1]
+    assert row.advice in brought_over(row)[2]
