@@ -78,7 +78,7 @@ def requested_settings(
         raise BitWidthError(
             f"export: expected assignments as a list of Assignment, got {assignments!r}"
         )
-    none = bits is not None and not len(bits) and assignments
+    none = isinstance(bits, Sequence) and not bits and assignments
     chosen: dict[Setting, Setting] = {}
     if not none:
         chosen |= {bit: bit for bit in requested_bits(net, bits)}
