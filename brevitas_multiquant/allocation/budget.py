@@ -1,17 +1,26 @@
 """What a network of its own bits may cost, in one of several units."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import inf, isfinite
 from typing import Any
 
 from brevitas_multiquant.core.config import check_choice
+from brevitas_multiquant.core.selection import MAX_BITS, is_whole
 from brevitas_multiquant.cost.luts import BOARDS, board_named
 from brevitas_multiquant.cost.models import CONVENTIONS
 from brevitas_multiquant.errors import BudgetError
 
 UNITS = ("bitops", "bytes", "luts", "custom")
 """What a budget can be of."""
+
+NAMES = {"bitops": "BitOPs", "luts": "LUTs"}
+
+OPTIONS_OF = {
+    "convention": "bitops",
+    **dict.fromkeys(("target_fps", "board", "clock_ns", "dsp", "dsp_price"), "luts"),
+}
+"""Option -> the unit that it says something of."""
 
 LUTS_PER_DSP = 55.0
 """HGQ's price of a DSP (arXiv:2405.00645): EBOPs are about LUT + 55 DSP."""
@@ -29,7 +38,8 @@ class Budget:
         bytes: of storage.
         luts: look-up tables of an FPGA, by FINN's rules; needs ``target_fps``.
         custom: in the unit of ``cost``.
-        ratio: share of what the network costs with ``uniform`` bits everywhere.
+        ratio: share of what the network costs with ``uniform`` bits everywhere but where bits are
+            pinned; without ``uniform``, with the most bits that are candidates.
         uniform: bits of weights and activations that ``ratio`` is of; alone, the ratio is 1.
         of: unit of a ratio.
         convention: what counts as bit operations: one of
@@ -86,18 +96,41 @@ class Budget:
         check_choice("of", self.of, UNITS)
         check_choice("convention", self.convention, tuple(CONVENTIONS))
         board_named(self.board)
-        if self.unit == "luts" and self.target_fps is None:
-            raise BudgetError(
-                "target_fps: expected frames a second for a budget of LUTs, got none: how many "
-                "LUTs a layer takes depends on how parallel it has to be"
-            )
+        bits = self.uniform
+        if bits is not None and not (is_whole(bits) and 1 <= bits <= MAX_BITS):
+            raise BudgetError(f"uniform: expected whole bits from 1 to {MAX_BITS}, got {bits!r}")
+        self._check_units()
+        if self.unit == "luts":
+            self._check_hardware()
+
+    def _check_units(self) -> None:
+        """Refuse options that would say nothing."""
+        if self.ratio is None and self.of != "bitops":
+            raise BudgetError(f"of: expected it with a ratio, got {self.of!r} with {self.unit}")
         if (self.unit == "custom") != (self.cost is not None):
             raise BudgetError(
                 f"cost: expected a function or table with a budget of the unit 'custom', got "
                 f"{self.cost!r} with {self.unit!r}"
             )
-        if self.unit != "luts" and (self.dsp is not None or self.dsp_price):
-            raise BudgetError(f"dsp: expected it with a budget of LUTs, got {self.unit}")
+        defaults = {field.name: field.default for field in fields(self)}
+        for name, unit in OPTIONS_OF.items():
+            if self.unit != unit and getattr(self, name) != defaults[name]:
+                raise BudgetError(
+                    f"{name}: expected it with a budget of {NAMES[unit]}, got "
+                    f"{getattr(self, name)!r} with {self.unit}"
+                )
+
+    def _check_hardware(self) -> None:
+        if self.target_fps is None:
+            raise BudgetError(
+                "target_fps: expected frames a second for a budget of LUTs, got none: how many "
+                "LUTs a layer takes depends on how parallel it has to be"
+            )
+        for name in ("target_fps", "clock_ns"):
+            if not _is_positive(getattr(self, name)):
+                raise BudgetError(
+                    f"{name}: expected a positive number, got {getattr(self, name)!r}"
+                )
         if self.dsp is not None and self.dsp < 0:
             raise BudgetError(f"dsp: expected 0 or more, got {self.dsp}")
         if self.dsp_price < 0:

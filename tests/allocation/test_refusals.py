@@ -43,6 +43,27 @@ BUDGETS = [
     ({"luts": 1e4, "target_fps": 9, "dsp_price": -1}, BudgetError, "dsp_price: expected 0 or more"),
     ({"custom": 1.0}, BudgetError, "cost: expected a function or table"),
     ({"bitops": 1.0, "cost": max}, BudgetError, "cost: expected a function or table"),
+    ({"uniform": 0}, BudgetError, "uniform: expected whole bits from 1 to 16, got 0"),
+    ({"uniform": -3}, BudgetError, "uniform: expected whole bits from 1 to 16, got -3"),
+    ({"uniform": 2.5}, BudgetError, "uniform: expected whole bits from 1 to 16, got 2.5"),
+    ({"uniform": "3"}, BudgetError, "uniform: expected whole bits from 1 to 16, got '3'"),
+    ({"ratio": 0.5, "uniform": 99}, BudgetError, "uniform: expected whole bits"),
+    ({"bitops": 1e9, "of": "bytes"}, BudgetError, "of: expected it with a ratio"),
+    (
+        {"bytes": 1e6, "convention": "fracbits"},
+        BudgetError,
+        "convention: expected it with .*BitOPs",
+    ),
+    ({"bitops": 1e9, "target_fps": 30}, BudgetError, "target_fps: expected it with .*LUTs"),
+    ({"bytes": 1e6, "board": "Pynq-Z1"}, BudgetError, "board: expected it with .*LUTs"),
+    ({"uniform": 4, "clock_ns": 10}, BudgetError, "clock_ns: expected it with .*LUTs"),
+    ({"bitops": 1e9, "dsp_price": 55}, BudgetError, "dsp_price: expected it with .*LUTs"),
+    ({"luts": 1e4, "target_fps": -9}, BudgetError, "target_fps: expected a positive number"),
+    (
+        {"luts": 1e4, "target_fps": 9, "clock_ns": 0},
+        BudgetError,
+        "clock_ns: expected a positive number, got 0",
+    ),
 ]
 
 
