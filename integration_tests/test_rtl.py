@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from brevitas_multiquant.export import Preprocessing, export_finn
 from integration_tests.test_finn import (
@@ -83,8 +84,31 @@ def check_build_takes_depths(project):
     assert json.loads((project / "taken.json").read_text()) == wanted
 
 
+class Joined(nn.Module):
+    """Two convolutions whose channels are joined, of different numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU())
+        self.narrow = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
+        self.wide = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.mix = nn.Sequential(nn.Conv2d(12, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
+        self.fc = nn.Linear(4, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (N, 3, H, W) to logits (N, 10)."""
+        x = self.stem(x)
+        joined = torch.cat([self.narrow(x), self.wide(x)], 1)
+        return self.fc(self.mix(joined).mean((2, 3)))
+
+
 @pytest.mark.parametrize(
-    ("make", "bits", "memory"), [(narrow_resnet, [2, 4], "auto"), (narrow_cnn, [2, 3, 4], "finn")]
+    ("make", "bits", "memory"),
+    [
+        (narrow_resnet, [2, 4], "auto"),
+        (narrow_cnn, [2, 3, 4], "finn"),
+        (Joined, [2, 4], "finn"),
+    ],
 )
 def test_switched_through_its_ports(make, bits, memory, tmp_path):
     """Every bit-width in one accelerator, up and down; the odd one with its gate."""
@@ -100,6 +124,8 @@ def test_switched_through_its_ports(make, bits, memory, tmp_path):
         assert found["stand_ins"]["ElementwiseAdd"] == 5
         assert found["stand_ins"]["DuplicateStreams"] == 3
         check_build_takes_depths(project)
+    if make is Joined:
+        assert found["stand_ins"]["StreamingConcat"] == 2
     assert "`rtl.json` has what was found" in (project / "README.md").read_text()
 
 
