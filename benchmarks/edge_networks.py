@@ -704,7 +704,7 @@ EDGE = [
         "transposed convolution",
         between(nn.ConvTranspose2d(16, 16, 2, 2), nn.ReLU()),
         PHOTOS,
-        "register a rule",
+        "expected layers of a known kind",
     ),
     EdgeNetwork(
         "reflecting padding",
