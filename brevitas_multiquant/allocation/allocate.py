@@ -68,7 +68,7 @@ def allocate(
         candidates: bits that may be chosen, or a mapping of ``"weight"`` and ``"activation"`` to
             them; default: 2 to 8, or those of the network.
         pins: name or glob of layers or sites -> bits that are no choice: one number, or (weights,
-            activations) with None for what stays free.
+            activations) with None for what stays free. A name counts before a glob.
         groups: names or globs of sites that get the same bits.
         samples: how many images are looked at.
         exact: solve the knapsack exactly, with scipy.

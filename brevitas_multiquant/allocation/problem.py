@@ -161,7 +161,8 @@ def problem_of(
     """
     per_kind = checked_candidates(candidates, sites)
     free = {width: per_kind[width[1]] for width in sites.widths()}
-    free |= _pinned(sites, free, pins)
+    pinned = _pinned(sites, free, pins)
+    free |= pinned
     same = _leaders(sites, free, groups)
     shared = {first: of for first, of in free.items() if same[first] == first}
     counted = COSTS[budget.unit](sites, budget, per_kind)
@@ -175,22 +176,17 @@ def problem_of(
     problem = Problem(sites, budget.unit, shared, same, terms, bits=counted.bits, of=counted.of)
 
     def of_uniform(bits: int | None) -> float:
-        if bits is not None and bits in counted.uniform:
+        if bits is not None and bits in counted.uniform and not pinned:
             return counted.uniform[bits]
-        return float(problem.cost(_everywhere(problem, bits))[0])
+        chosen = problem.uniform() if bits is None else dict.fromkeys(shared, bits)
+        chosen |= {same[width]: one for width, (one,) in pinned.items()}
+        return float(problem.cost(chosen)[0])
 
     limit = budget.limit(of_uniform)
     resources = len(problem.cost(problem.uniform()))
     problem = replace(problem, limits=(limit, budget.most_dsps)[:resources])
     problem.require_possible()
     return problem
-
-
-def _everywhere(problem: Problem, bits: int | None) -> dict[Width, int]:
-    """The bits that a ratio is of, candidates or not, where nothing is pinned."""
-    most = problem.uniform()
-    pins = {width for width, of in problem.candidates.items() if len(of) == 1}
-    return {w: own if bits is None or w in pins else bits for w, own in most.items()}
 
 
 def checked_candidates(candidates: Candidates, sites: Sites) -> dict[str, tuple[int, ...]]:
@@ -227,6 +223,23 @@ def checked_candidates(candidates: Candidates, sites: Sites) -> dict[str, tuple[
 def _pinned(
     sites: Sites, free: Mapping[Width, tuple[int, ...]], pins: Mapping[str, Pin]
 ) -> dict[Width, tuple[int, ...]]:
+    """Width -> its only bits; what a name says counts before what a glob does.
+
+    Raises:
+        BitWidthError: pins that cannot be, or that differ.
+    """
+    names = {pattern: pin for pattern, pin in pins.items() if not _is_glob(pattern)}
+    globs = {pattern: pin for pattern, pin in pins.items() if pattern not in names}
+    return _pins_alike(sites, free, globs) | _pins_alike(sites, free, names)
+
+
+def _is_glob(pattern: object) -> bool:
+    return any(one in str(pattern) for one in "*?[")
+
+
+def _pins_alike(
+    sites: Sites, free: Mapping[Width, tuple[int, ...]], pins: Mapping[str, Pin]
+) -> dict[Width, tuple[int, ...]]:
     pinned: dict[Width, tuple[int, ...]] = {}
     for pattern, pin in pins.items():
         pair = (pin, pin) if is_whole(pin) else pin
@@ -237,8 +250,15 @@ def _pinned(
                 width = (site, kind)
                 if width not in free and is_whole(pin):
                     continue  # weights of branches are what they are
-                if bits is not None:
-                    pinned[width] = (_allowed(sites, free, width, bits, pattern),)
+                if bits is None:
+                    continue
+                (before,) = pinned.get(width, (bits,))
+                if before != bits:
+                    raise BitWidthError(
+                        f"pins, {pattern}: expected the {before} bits that another pin gives the "
+                        f"{kind}s of {site!r}, got {bits}: all layers that read a tensor share it"
+                    )
+                pinned[width] = (_allowed(sites, free, width, bits, pattern),)
     return pinned
 
 

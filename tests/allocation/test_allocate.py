@@ -127,6 +127,24 @@ def test_pins_groups_and_candidates(model: nn.Module, batch: Any) -> None:
     assert {pair.weight for pair in few.values()} <= {2, 8}
 
 
+def test_a_name_counts_before_a_glob(model: nn.Module) -> None:
+    for pins in ({"last": 3, "*": 2}, {"*": 2, "last": 3}):
+        budget = Budget(uniform=4)
+        found = allocate(model, budget, strategy="uniform", pins=pins, input_shape=SHAPE)
+        assert dict(found.assignment) == {"left": (2, 2), "last": (3, 3)}
+
+
+def test_what_uniform_bits_cost_has_pins_but_whatever_candidates(model: nn.Module) -> None:
+    def limit(**options: Any) -> float:
+        options = {"strategy": "uniform", "input_shape": SHAPE, **options}
+        return allocate(model, Budget(uniform=3), **options).budget
+
+    assert limit(candidates=[2]) == limit(candidates={"weight": [2], "activation": [2, 5]})
+    assert limit(candidates=[2]) == by_hand(Assignment(3, {"left": (3, 3), "last": (3, 3)}))
+    pinned = Assignment(3, {"left": (3, 2), "last": (3, 3)})
+    assert limit(pins={"left": (None, 2)}) == by_hand(pinned)
+
+
 @pytest.mark.parametrize("given", ["table", "function", "file"])
 def test_costs_that_somebody_measured(
     model: nn.Module, batch: Any, given: str, tmp_path: Any

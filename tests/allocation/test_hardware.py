@@ -128,6 +128,17 @@ def test_a_budget_of_luts_is_kept(model: nn.Module, dsp: int | None, price: floa
     assert {row.layer for row in found.layers} >= {"stem", "left", "deep", "last", "fc"}
 
 
+def test_uniform_luts_have_pins_in_them(model: nn.Module) -> None:
+    """Also of bits that are no candidates."""
+    options: dict[str, Any] = {"strategy": "uniform", "candidates": (2, 4), "input_shape": SHAPE}
+    budget = Budget(uniform=3, of="luts", target_fps=FPS)
+    found = allocate(model, budget, pins={"last": (4, 2)}, **options)
+    pairs = {site: (3, 3) for site in found.assignment} | {"last": (4, 2)}
+    expected = Assignment(3, pairs)
+    # ranges are calibrated at other bits, and a table may need one bit more
+    assert found.budget == pytest.approx(resources_of(at(model, expected), expected).luts, rel=0.02)
+
+
 def test_branches_of_a_network(model: nn.Module) -> None:
     """Weights are what they are; activations are chosen, and cost what the network says."""
     net = multiquantize(model, [2, 4], profile="finn", input_shape=SHAPE, check=False)

@@ -85,6 +85,7 @@ CALLS: list[tuple[dict[str, Any], type[MultiQuantError], str]] = [
     ({"pins": {"2": (2, 1)}}, BitWidthError, "pins, 2: expected one of the activation bits"),
     ({"pins": {"2": (2, 1, 3)}}, BitWidthError, "pins, 2: expected bits or a pair of bits"),
     ({"pins": {"22": 2}}, BitWidthError, "pins: expected sites or layers, got '22'; did you mean"),
+    ({"pins": {"2": 2, "[2]": 3, "?": 4}}, BitWidthError, "expected the 3 bits that another pin"),
     ({"groups": [["2", "none"]]}, BitWidthError, "groups: expected sites or layers, got 'none'"),
     ({"groups": [["2", "4"]], "pins": {"2": 2}}, BitWidthError, "expected all of them pinned"),
     (
