@@ -34,10 +34,11 @@ from brevitas_multiquant.allocation.problem import Candidates, Pin, Problem, pro
 from brevitas_multiquant.allocation.pruned import PrunedChannels
 from brevitas_multiquant.allocation.regularisers import Controller, Regulariser
 from brevitas_multiquant.allocation.report import allocation_of
+from brevitas_multiquant.allocation.searchable import require_positive, require_searchable
 from brevitas_multiquant.allocation.sites import Width, sites_of
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.errors import ConfigError, UniformBitsWarning
-from brevitas_multiquant.methods.settle import CHANNEL_GRID, INDIVIDUAL, settle
+from brevitas_multiquant.methods.settle import settle
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.training.task import BitWidthLoss, Objective, TrainingTask
 
@@ -90,9 +91,11 @@ class BitSearch(TrainingTask):
             them; bits stay between the first and the last, and end as one of them.
         pins: name or glob of layers or sites -> bits that are no choice, as of
             `brevitas_multiquant.allocation.allocate`.
-        groups: names or globs of sites that get the same bits.
+        groups: names or globs of sites that get the same bits; with ``channels`` those of their
+            activations.
         channels: learn the bits of every output channel, out of these candidates; 0 prunes.
-        start: where all bits start; default: half a bit above uniform ones that cost the budget.
+        start: where all bits start, or at the nearest of their candidates; default: half a bit
+            above uniform ones that cost the budget.
         regulariser: cost over budget -> term of the loss; default `Controller`.
         rate: by how much an update changes cost over budget under a multiplier of 1; default: that
             of the controller, or 0.02 for another regulariser.
@@ -101,9 +104,10 @@ class BitSearch(TrainingTask):
 
     Raises:
         NetworkError: a wrapped network, or none.
-        ConfigError: a network of another method, or one that is searched already.
+        ConfigError: a network of another method, one that is searched already, or a start or rate
+            that is no positive number.
         BudgetError: a budget that no bits keep to, or that all keep to.
-        BitWidthError: candidates, pins or groups that cannot be.
+        BitWidthError: candidates, channels, pins or groups that cannot be.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -141,8 +145,9 @@ class BitSearch(TrainingTask):
         input_shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__(net, Objective(), criterion=criterion)
-        _check_method(net)
-        if isinstance(budget, Budget):
+        require_searchable(net)
+        require_positive(start=start, rate=rate)
+        if not isinstance(budget, Problem):
             shape = input_shape or net.input_shape or (1, 3, 224, 224)
             at = partial(_settled_copy, net)
             sites = sites_of(net, shape, net.bits[0], None, at=at, takes_any_bits=True)
@@ -197,7 +202,12 @@ class BitSearch(TrainingTask):
 
         Args:
             done: share of the search that is over, from 0 to 1.
+
+        Raises:
+            ConfigError: another share.
         """
+        if not 0 <= done <= 1:
+            raise ConfigError(f"done: expected a share from 0 to 1, got {done!r}")
         if self.pruned is not None:
             self.pruned.hold()
         if not self.is_open or self._ratio is None:
@@ -322,19 +332,3 @@ def _settled_copy(net: MultiQuantNet, assignment: Assignment) -> MultiQuantNet:
     twin = copy.deepcopy(net).eval()
     settle(twin, assignment)
     return twin
-
-
-def _check_method(net: MultiQuantNet) -> None:
-    if net.config.method != INDIVIDUAL or net.config.assignment is not None:
-        raise ConfigError(
-            f"BitSearch: expected a network of one bit-width, multiquantize(model, [8], "
-            f"method={INDIVIDUAL!r}), got the method {net.config.method!r}"
-            + (" with an assignment" if net.config.assignment is not None else "")
-        )
-    if net.config.grid != CHANNEL_GRID:
-        raise ConfigError(
-            f"BitSearch: expected a network of the grid {CHANNEL_GRID!r}, on which bits are "
-            f"learned, got {net.config.grid!r}"
-        )
-    if "regulariser" in net._modules:
-        raise ConfigError("BitSearch: expected a network without a search, got one that has one")

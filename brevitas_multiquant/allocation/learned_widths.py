@@ -13,8 +13,9 @@ from brevitas_multiquant.allocation.rounding import round_to_budget
 from brevitas_multiquant.allocation.sites import ACTIVATION, WEIGHT, Width
 from brevitas_multiquant.allocation.tabulated import tabulated
 from brevitas_multiquant.core.panel import Dial
+from brevitas_multiquant.core.selection import MAX_BITS, is_whole
 from brevitas_multiquant.cost.terms import Term, as_resources
-from brevitas_multiquant.errors import BudgetError
+from brevitas_multiquant.errors import BitWidthError, BudgetError
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.nn.switchable import SwitchableQuantizer
 from brevitas_multiquant.quant.layers import CodeLayer
@@ -53,6 +54,7 @@ class LearnedWidths:
 
     Raises:
         BudgetError: channels, and a unit in which they have no cost of their own.
+        BitWidthError: channels that are no bits, or all pruned.
 
     Attributes:
         shared: width -> its bits; of widths that share a choice, the first.
@@ -68,7 +70,7 @@ class LearnedWidths:
                 f"{problem.unit}: there a layer has one type of weights, learn bits by layer"
             )
         self.problem = problem
-        self.channel_candidates = None if channels is None else tuple(sorted(channels))
+        self.channel_candidates = None if channels is None else _checked(channels)
         self._start = start
         device = device_of(problem.sites.net)
         self.shared = {
@@ -216,6 +218,17 @@ class LearnedWidths:
         for module in list(net.modules()):
             if hasattr(module, "learned_bits"):
                 unlearn(module)
+
+
+def _checked(channels: Sequence[int]) -> tuple[int, ...]:
+    listed = list(channels) if isinstance(channels, Sequence) else []
+    whole = all(is_whole(one) and 0 <= one <= MAX_BITS for one in listed)
+    if not whole or not any(listed):
+        raise BitWidthError(
+            f"channels: expected whole bits from 0 to {MAX_BITS}, and some above 0, got "
+            f"{channels!r}"
+        )
+    return tuple(sorted({int(one) for one in listed}))
 
 
 def _mean(bits: Sequence[int]) -> float:

@@ -157,8 +157,10 @@ def problem_of(
 
     Raises:
         BitWidthError: candidates, pins or groups that cannot be.
-        BudgetError: limits that cannot be kept to.
+        BudgetError: no budget, or limits that cannot be kept to.
     """
+    if not isinstance(budget, Budget):
+        raise BudgetError(f"budget: expected a Budget, such as Budget(uniform=4), got {budget!r}")
     per_kind = checked_candidates(candidates, sites)
     free = {width: per_kind[width[1]] for width in sites.widths()}
     pinned = _pinned(sites, free, pins)
@@ -180,7 +182,10 @@ def problem_of(
             return counted.uniform[bits]
         chosen = problem.uniform() if bits is None else dict.fromkeys(shared, bits)
         chosen |= {same[width]: one for width, (one,) in pinned.items()}
-        return float(problem.cost(chosen)[0])
+        if bits is None or counted.of is None:
+            return float(problem.cost(chosen)[0])
+        own = bits if sites.is_float else sites.bits
+        return counted.of(problem.assignment(chosen, own))[0]
 
     limit = budget.limit(of_uniform)
     resources = len(problem.cost(problem.uniform()))

@@ -334,14 +334,27 @@ def test_a_search_that_was_stopped_goes_on_to_the_bit(images: Tensor) -> None:
 
 
 def test_pins_and_groups(net: Any) -> None:
-    search = BitSearch(
-        net, Budget(uniform=4), pins={"conv2": (8, None)}, groups=[["conv1", "conv2"]][:0]
-    )
+    search = BitSearch(net, Budget(uniform=4), pins={"conv2": (8, None)})
     assert search.bits()["conv2 weight"] == 8 and search.bits()["conv2 activation"] != 8
     assert len(search.widths.parameters()) == 2 * len(net.sites) - 1
     spread(search)
     found = search.settle().allocation
     assert found.assignment["conv2"].weight == 8 and found.cost <= found.budget
+
+
+@pytest.mark.parametrize("channels", [None, range(9)])
+def test_groups(images: Tensor, channels: Any) -> None:
+    """With channels those of activations; weights have bits of their own anyway."""
+    net = individual(TinyNet(), images)
+    budget = Budget(ratio=0.9, uniform=4)
+    search = BitSearch(net, budget, groups=[["conv1", "conv2"]], channels=channels)
+    kinds = ["weight", "activation"] if channels is None else ["activation"]
+    assert [kind for _, kind in search.widths.shared] == kinds
+    spread(search)
+    found = search.settle().allocation
+    first, second = found.assignment.values()
+    assert found.cost <= found.budget and len(found.assignment) == 2
+    assert all(getattr(first, kind) == getattr(second, kind) for kind in kinds)
 
 
 def test_nothing_is_exported_or_packed_midway(images: Tensor, tmp_path: Any) -> None:
@@ -372,8 +385,19 @@ def test_refused(net: Any, make_net: Any, images: Tensor) -> None:
             Budget(custom=30.0, cost=lambda layer, weight, read: weight * read),
             channels=range(9),
         )
+    for channels in ((), (0,), (-1, 3), (2.5, 3), (2, 40), 3):
+        with pytest.raises(BitWidthError, match="channels: expected whole bits from 0 to 16"):
+            BitSearch(net, Budget(uniform=3), channels=channels)  # type: ignore[arg-type]
+    for name, value in (("start", float("nan")), ("rate", -1.0), ("rate", 0.0)):
+        with pytest.raises(ConfigError, match=f"{name}: expected a positive number, got {value}"):
+            BitSearch(net, Budget(uniform=3), **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(BudgetError, match=r"expected a Budget, .*got 3"):
+        BitSearch(net, 3)  # type: ignore[arg-type]
     search = BitSearch(net, Budget(uniform=3), regulariser=Controller(rate=0.05))
     assert search.rate == 0.05
+    for done in (-0.1, 3.0):  # beyond 1.1 it would walk away from the budget
+        with pytest.raises(ConfigError, match="done: expected a share from 0 to 1"):
+            search.update_bits(done)
     spread(search)
     with pytest.raises(ConfigError, match=r"expected a network without a search"):
         BitSearch(net, Budget(uniform=3))
