@@ -8,7 +8,7 @@ import pytest
 
 from brevitas_multiquant import ModelSource, load_packed, save_packed
 from brevitas_multiquant.storage.packed_file import HEADER_KEYS
-from tests.data.make_golden import BITS, CLASSES, logits
+from tests.data.make_golden import BITS, CLASSES, TASK, logits
 from tests.packed import rewrite, take_apart
 
 DATA = Path(__file__).parent / "data"
@@ -22,6 +22,7 @@ def test_golden_file(version: int, tmp_path: Path) -> None:
     assert net.bits == BITS
     assert net.source == ModelSource("timm", "cifar_resnet8", {"num_classes": CLASSES})
     assert net.input_shape == (1, 3, 4, 4)
+    assert net.image_task == (TASK if version == 3 else None)
     expected = json.loads((DATA / f"packed_v{version}.json").read_text())
     assert logits(net) == expected
     assert len({tuple(row) for rows in expected.values() for row in rows}) > BITS[-1]

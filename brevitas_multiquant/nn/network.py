@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from brevitas_multiquant.core.config import MultiQuantConfig
+from brevitas_multiquant.core.image_task import ImageTask
 from brevitas_multiquant.core.method import method_named
 from brevitas_multiquant.core.panel import Panel, Setting
 from brevitas_multiquant.core.precision import Assignment, Precision
@@ -44,6 +45,7 @@ class MultiQuantNet(MultiBranch):
         layout: module -> what a reader of its packed file finds there, as it was built.
         evaluation_only: it came out of a packed file, and training is refused.
         batch_statistics: whether its batch norms have statistics to train with.
+        image_task: images, classes and accuracy, where known; files and exports carry it.
     """
 
     layout: Mapping[str, str] | None = None
@@ -58,6 +60,7 @@ class MultiQuantNet(MultiBranch):
 
     evaluation_only = False
     batch_statistics = True
+    image_task: ImageTask | None = None
 
     def __init__(
         self,

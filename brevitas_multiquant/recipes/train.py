@@ -25,7 +25,7 @@ def start(run: Run) -> None:
         if run.options.output.resume is None:
             run.folder.mkdir(parents=True, exist_ok=True)
             run_folder.clear(run.folder)
-            report.save_args(run.options, run.folder)
+            report.save_args(run.options, run.folder, run.image_task.preprocessing)
         run_folder.remove_unfinished(run.folder)
         report.write_summary(run.folder, run.progress.history)
     run.accelerator.wait_for_everyone()

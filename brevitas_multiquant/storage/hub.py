@@ -40,8 +40,8 @@ def save_pretrained(
     Args:
         net: the network.
         save_directory: made if it does not exist.
-        accuracy: bit-width -> top-1 in %, for the card.
-        dataset: what it was measured on.
+        accuracy: bit-width -> top-1 in %, for the card; default: of ``net.image_task``.
+        dataset: what it was measured on; default: of ``net.image_task``.
         license: of the weights, as the Hub spells it.
         repo_id: name on the Hub; default: the folder's.
         push_to_hub: upload it too.
@@ -67,8 +67,7 @@ def save_pretrained(
         (2, 4)
     """
     net = given_network(net, "save_pretrained")
-    details = Details(accuracy, dataset, license)
-    details.check(net)
+    details = Details.of(net, accuracy, dataset, license)
     with staged(save_directory) as staging:
         write_folder(net, staging, details)
         if (Path(save_directory) / CARD).exists():  # its author may have written more into it
@@ -106,8 +105,7 @@ def push_to_hub(
         HubError: the upload failed.
     """
     net = given_network(net, "push_to_hub")
-    details = Details(accuracy, dataset, license)
-    details.check(net)
+    details = Details.of(net, accuracy, dataset, license)
     return _upload(net, repo_id, details, push_to_hub_kwargs)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from brevitas_multiquant.core.image_task import ImageTask
 from brevitas_multiquant.core.method import method_named
 from brevitas_multiquant.core.selection import is_whole
 from brevitas_multiquant.cost.table import Cost, cost
@@ -32,6 +33,27 @@ class Details:
     dataset: str | None
     license: str
 
+    @classmethod
+    def of(
+        cls,
+        net: MultiQuantNet,
+        accuracy: Mapping[int, float] | None,
+        dataset: str | None,
+        license: str,
+    ) -> "Details":
+        """What was given; what was not is as the network's ``image_task`` has it.
+
+        Raises:
+            HubError: accuracies of other bit-widths than the network has.
+        """
+        task = net.image_task
+        if task is not None:
+            dataset = task.dataset if dataset is None else dataset
+            accuracy = dict(task.accuracy) or None if accuracy is None else accuracy
+        details = cls(accuracy, dataset, license)
+        details.check(net)
+        return details
+
     def check(self, net: MultiQuantNet) -> None:
         """Refuse accuracies of other bit-widths than the network has.
 
@@ -57,6 +79,7 @@ def write_folder(net: MultiQuantNet, folder: Path, details: Details) -> None:
 
 
 def _config(net: MultiQuantNet, details: Details) -> dict[str, Any]:
+    task = net.image_task
     return {
         "library_name": LIBRARY,
         "library_version": __version__,
@@ -64,6 +87,7 @@ def _config(net: MultiQuantNet, details: Details) -> dict[str, Any]:
         "multiquant": net.config.to_dict(),
         "input_shape": None if net.input_shape is None else list(net.input_shape),
         "top1": None if details.accuracy is None else {str(b): v for b, v in _rows(details)},
+        **({} if task is None else {"image_task": task.to_dict()}),
     }
 
 
@@ -110,7 +134,7 @@ All bit-widths together take {costs.total_bytes / 1e6:.3f} MB, in `{WEIGHTS}`
 {costs.file_bytes / 1e6:.3f} MB; the float model {costs.float_bytes / 1e6:.3f} MB
 (1 MB = 1e6 bytes). Counts are for one image of
 {"x".join(map(str, (net.input_shape or ())[1:]))}.
-{plot}
+{plot}{_images(net.image_task)}
 ## How to load it
 
 ```python
@@ -127,6 +151,34 @@ onnxruntime see `brevitas_multiquant.export`.
 
 Weights: {details.license}. {_citation(net)}
 """
+
+
+def _images(task: ImageTask | None) -> str:
+    """What the network reads, where it knows."""
+    if task is None:
+        return ""
+    one = task.preprocessing
+    names = ", ".join(one.class_names[:NAMED_CLASSES])
+    more = len(one.class_names) - NAMED_CLASSES
+    classes = f"{names}{f' and {more} more' if more > 0 else ''}" if names else "numbers"
+    measured = f"| accuracy | {task.protocol} |\n" if task.protocol else ""
+    mean, std = (", ".join(f"{v:g}" for v in values) for values in (one.mean, one.std))
+    return f"""
+## What it reads
+
+| | |
+|---|---|
+| pixels | from 0 to 1, less the mean {mean}, over the deviation {std} |
+| size | resized ({one.interpolation}), and the centre cut out ({one.crop:g} of it) |
+| classes | {classes} |
+{measured}| trained with | {LIBRARY} {task.version} |
+
+`brevitas-multiquant predict {WEIGHTS} IMAGE` needs nothing else.
+"""
+
+
+NAMED_CLASSES = 10
+"""Of the classes a card names as many."""
 
 
 def _introduction(net: MultiQuantNet) -> str:

@@ -6,7 +6,8 @@ what the writer puts into it, a SHA-256 of each array (``sha256``) and of the he
 (``header_sha256``). Nothing is unpickled, and reading takes as much memory as the file is large.
 
 Version 2 says of every layer how its weights are kept (``weights``); a file whose weights are all
-of the two bits that version 1 knows is of version 1, and older releases read it.
+of the two bits that version 1 knows is of version 1, and older releases read it. Version 3 says
+what the network is for (``image_task``), and how weights are kept where that needs saying.
 """
 
 import hashlib
@@ -33,11 +34,18 @@ VERSION = 1
 VERSION_WITH_WEIGHTS = 2
 """Of files whose header tells how each layer's weights are kept."""
 
+VERSION_WITH_TASK = 3
+"""Of files that say what the network is for."""
+
 HEADER_KEYS: Mapping[int, tuple[str, ...]] = {
     VERSION: ("config", "source", "input_shape"),
     VERSION_WITH_WEIGHTS: ("config", "source", "input_shape", "weights"),
+    VERSION_WITH_TASK: ("config", "source", "input_shape", "image_task"),
 }
-"""Version -> what the header holds beside format, version and checksums, no more and no less."""
+"""Version -> what the header holds beside format, version and checksums."""
+
+OPTIONAL_KEYS: Mapping[int, tuple[str, ...]] = {VERSION_WITH_TASK: ("weights",)}
+"""Version -> what it may hold too; it holds nothing else."""
 
 _OWN_KEYS = {"format", "version", "sha256"}
 _DIGEST = "header_sha256"
@@ -54,7 +62,7 @@ def write_packed(path: Path, header: dict[str, Any], arrays: dict[str, Array]) -
     Raises:
         PackedFileError: a path that cannot be written; what was there stays.
     """
-    (version,) = (version for version, keys in HEADER_KEYS.items() if set(keys) == set(header))
+    (version,) = (version for version in HEADER_KEYS if _fits(version, set(header)))
     whole = {
         "format": FORMAT,
         "version": version,
@@ -115,7 +123,8 @@ def _checked_header(metadata: dict[str, str], path: Path) -> dict[str, Any]:
         raise PackedFileError(f"{path}: expected a header of the format {FORMAT!r}, got another")
     version: Any = header.get("version")
     if not is_whole(version) or version not in HEADER_KEYS:
-        known = " or ".join(map(str, HEADER_KEYS))
+        *others, last = map(str, HEADER_KEYS)
+        known = f"{', '.join(others)} or {last}"
         raise PackedFileError(
             f"{path}: expected version {known} of the format, got {version!r}; "
             "install the release of brevitas_multiquant that wrote it"
@@ -124,12 +133,17 @@ def _checked_header(metadata: dict[str, str], path: Path) -> dict[str, Any]:
     digest = header.pop(_DIGEST, None)
     if digest is not None and digest != _header_digest(header):
         raise PackedFileError(f"{path}: the header is damaged (its SHA-256 differs)")
-    keys = {*HEADER_KEYS[version], *_OWN_KEYS}
-    if set(header) != keys:
+    if not _fits(version, set(header) - _OWN_KEYS) or not set(header) >= _OWN_KEYS:
+        keys = {*HEADER_KEYS[version], *_OWN_KEYS}
         raise PackedFileError(f"{path}: expected a header with the keys {sorted(keys)}")
     if not isinstance(header["sha256"], dict):
         raise PackedFileError(f"{path}: expected a checksum for each array, got none")
     return header
+
+
+def _fits(version: int, keys: set[str]) -> bool:
+    """Whether a header of a version has these keys, its own apart."""
+    return keys - {*OPTIONAL_KEYS.get(version, ())} == {*HEADER_KEYS[version]}
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -16,9 +16,9 @@ Of a layer that runs at several bit-widths the codes of the largest are there wh
 follow from them, and its float weights, which bit-widths are rounded from, where they do not.
 
 The header (`brevitas_multiquant.storage.packed_file`) holds the configuration, the source of the
-float model and the input shape. What it claims is not believed: a network without memory is built
-from it and compared with the arrays before anything is allocated, and building it reads no file and
-downloads nothing.
+float model, the input shape, and what the network is for where that is known. What it claims is not
+believed: a network without memory is built from it and compared with the arrays before anything is
+allocated, and building it reads no file and downloads nothing.
 """
 
 import json
@@ -34,6 +34,7 @@ from torch import nn
 
 from brevitas_multiquant.core.config import MultiQuantConfig
 from brevitas_multiquant.core.float_model import ModelSource
+from brevitas_multiquant.core.image_task import ImageTask
 from brevitas_multiquant.core.packing import Array
 from brevitas_multiquant.core.paused_collector import collector_paused
 from brevitas_multiquant.core.selection import BRANCH_BITS
@@ -72,6 +73,8 @@ def save_packed(net: MultiQuantNet, path: str | os.PathLike[str]) -> Path:
     are not in the file: to go on training, keep a checkpoint of the state dict. Before anything is
     written, the network is compared, module by module, with the one that a reader would build.
 
+    Where ``net.image_task`` says what the network is for, the file carries it.
+
     Args:
         net: a network whose ranges have been initialised.
         path: the file to write; replaced only once the new one is complete.
@@ -83,6 +86,7 @@ def save_packed(net: MultiQuantNet, path: str | os.PathLike[str]) -> Path:
         NetworkError: not a `MultiQuantNet`.
         SourceError: the network does not know how its float model is built.
         CalibrationError: a range that has seen no data.
+        ConfigError: an ``image_task`` with accuracies of bit-widths that the network has not.
         PackedFileError: a parameter that is not fp32, modules that a reader would not have, since
             somebody replaced or wrapped them, or a path that cannot be written.
 
@@ -116,8 +120,12 @@ def save_packed(net: MultiQuantNet, path: str | os.PathLike[str]) -> Path:
     codings = codings_of(net)
     if not all(coding.is_format for coding in codings.values()):
         header["weights"] = described(codings)
+    if net.image_task is not None:
+        net.image_task.check(net.bits)
+        header["image_task"] = net.image_task.to_dict()
     arrays = _arrays(net)
-    _require_readable(net, header, own=source.library == "own")
+    built = {key: value for key, value in header.items() if key != "image_task"}
+    _require_readable(net, built, own=source.library == "own")
     return write_packed(path, header, arrays)
 
 
@@ -135,6 +143,7 @@ def load_packed(
       statistics, and so normalisation by the batch, are lost;
     * weights that a function placed, standardised ones or those behind a tanh, are plain weights
       from then on, and a gain is 1;
+    * accuracies in ``image_task`` are of another network than the one to come, and left out;
     * optimizers' state, schedules, counters and moving averages are not in the file;
     * do not calibrate: it would move the ranges, and with them the codes.
 
@@ -159,6 +168,7 @@ def load_packed(
         net = _rebuild(header, arrays, model, path, trainable)
     if trainable:
         net.batch_statistics = False
+        net.image_task = None if net.image_task is None else net.image_task.without_accuracy()
     else:
         net.requires_grad_(False).evaluation_only = True
     return net
@@ -181,6 +191,9 @@ def _rebuild(
         check_sizes(net, arrays)
         if unknown_values(net):  # now that it is known to be as large as the file says
             net = _skeleton(header, source, skeleton_of(model or source.build()))
+        if "image_task" in header:
+            net.image_task = ImageTask.from_dict(header["image_task"])
+            net.image_task.check(net.bits)
         materialise(net)
         with torch.no_grad():
             _fill(net, arrays, trainable)

@@ -15,12 +15,23 @@ import torch
 from torch import Tensor
 
 from brevitas_multiquant import ModelSource, MultiQuantNet, calibrate, multiquantize, save_packed
+from brevitas_multiquant.core.image_task import ImageTask
+from brevitas_multiquant.core.preprocessing import Preprocessing
 
 FOLDER = Path(__file__).parent
 BITS = (2, 4)
 CLASSES = 3
-METHODS = {1: "multiquant", 2: "adabits"}
+METHODS = {1: "multiquant", 2: "adabits", 3: "multiquant"}
 """Version of the format -> a method whose files are of it."""
+
+TASK = ImageTask(
+    Preprocessing((0.5, 0.4, 0.3), (0.25, 0.25, 0.2), ("cat", "dog", "eel"), 0.875, "bilinear"),
+    dataset="animals",
+    accuracy={2: 50.5, 4: 75.25},
+    protocol="top-1, 12 validation images, epoch 1",
+    version="0.1.0",
+)
+"""What the file of version 3 says that its network is for."""
 
 
 def impulses() -> Tensor:
@@ -49,6 +60,7 @@ def network(version: int) -> MultiQuantNet:
         for row in range(CLASSES):
             net.head.fc.weight[row, 7 * row + 5] = 1.5 + row
         net.head.fc.bias.copy_(torch.arange(CLASSES) - 0.75)
+    net.image_task = TASK if version == 3 else None
     return net.eval()
 
 

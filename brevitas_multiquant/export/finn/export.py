@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from brevitas_multiquant.core.image_task import ImageTask
 from brevitas_multiquant.core.precision import Assignment, Setting, described, name_of
+from brevitas_multiquant.core.preprocessing import Preprocessing
 from brevitas_multiquant.core.selection import uses_at
 from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export.exporter import quiet, readable_ir_version
@@ -28,7 +30,6 @@ from brevitas_multiquant.export.finn.folding import NONE, Folding, read_foldings
 from brevitas_multiquant.export.finn.integer_graph import HostSide, IntegerGraph
 from brevitas_multiquant.export.finn.lower import lower
 from brevitas_multiquant.export.finn.model import INPUT, OUTPUT, thresholds_of, to_model
-from brevitas_multiquant.export.finn.preprocessing import Preprocessing
 from brevitas_multiquant.export.finn.project_files import (
     PROJECT,
     Beside,
@@ -161,7 +162,7 @@ def export_finn(
             build_config(target),
             foldings.get(one, NONE),
             target.memory_config(graphs[one]),
-            _images_of(preprocessing, shape, graphs[one]),
+            _images_of(preprocessing, net.image_task, shape, graphs[one]),
             rtl,
         )
         for one in built
@@ -317,11 +318,20 @@ def _keep_results(project: Path, keep_folding: bool) -> None:
 
 
 def _images_of(
-    preprocessing: Preprocessing | None, shape: Sequence[int], graph: IntegerGraph
+    preprocessing: Preprocessing | None,
+    task: ImageTask | None,
+    shape: Sequence[int],
+    graph: IntegerGraph,
 ) -> dict[str, Any]:
-    if preprocessing is None:
+    """What ``host.json`` says of images; where nothing was given, what the network knows."""
+    classes = len(graph.host.output_bias)
+    if preprocessing is not None:
+        return preprocessing.constants(shape, classes)
+    if task is None:
         return {}
-    return preprocessing.constants(shape, len(graph.host.output_bias))
+    trained = task.to_dict()
+    del trained["preprocessing"]
+    return {**task.preprocessing.constants(shape, classes), **trained}
 
 
 def _checked(images: Tensor, shape: Sequence[int]) -> Tensor:

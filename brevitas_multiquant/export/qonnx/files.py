@@ -171,6 +171,8 @@ def export_qonnx(
     shape = requested_shape(net, input_shape)
     sample, natural = impulse_images(shape, stem_extent(net.stem)), smooth_images(shape)
     report: dict[str, Any] = {"version": REPORT_VERSION, "input_shape": shape, "bits": {}}
+    if net.image_task is not None:
+        report["image_task"] = net.image_task.to_dict()
     with staged(folder) as staging:
         np.save(staging / "input.npy", sample.numpy())
         for setting in dict.fromkeys(chosen.values()):

@@ -57,6 +57,7 @@ class CachedEvalBatches:
     def __init__(self, images: Images, options: DataOptions, shard: Shard) -> None:
         self.images = images.to(shard.device)
         self.classes, self.num_classes = images.classes, images.num_classes
+        self.crop, self.interpolation = 1.0, images.interpolation
         self.count: int | None = len(images)
         self.options, self.shard = options, shard
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from timm.data import create_transform
+from timm.data import DEFAULT_CROP_PCT, create_transform
 from timm.utils import random_seed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -77,7 +77,14 @@ class FileEvalBatches:
 
     def __init__(self, dataset: Dataset, options: DataOptions, shard: Shard) -> None:
         mean, std = options.normalisation
-        transform = create_transform(options.img_size, mean=mean, std=std)
+        self.crop, self.interpolation = DEFAULT_CROP_PCT, "bilinear"  # as timm's transform has them
+        transform = create_transform(
+            options.img_size,
+            interpolation=self.interpolation,
+            mean=mean,
+            std=std,
+            crop_pct=self.crop,
+        )
         self.samples = Samples(dataset, transform, options.seed)
         self.classes, self.num_classes = class_names(dataset), count_classes(dataset)
         self.count = count_images(dataset)

@@ -15,12 +15,16 @@ from brevitas_multiquant.recipes.options.data import DataOptions
 
 @dataclass(frozen=True)
 class Images:
-    """Decoded images: pixels uint8 (N, 3, H, W), labels int64 (N,) in [0, num_classes)."""
+    """Decoded images: pixels uint8 (N, 3, H, W), labels int64 (N,) in [0, num_classes).
+
+    ``interpolation`` is how they were resized, as Pillow calls it.
+    """
 
     pixels: Tensor
     labels: Tensor
     num_classes: int
     classes: tuple[str, ...] = ()
+    interpolation: str = "bicubic"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -39,7 +43,7 @@ def load_digit_images(train: bool, img_size: int) -> Images:
     pixels, labels = (split[0], split[2]) if train else (split[1], split[3])
     grey = torch.from_numpy(pixels).unsqueeze(1) * (255 / digits.images.max())
     large = transforms.resize(grey, [img_size, img_size], antialias=True).round_().to(torch.uint8)
-    return Images(large.repeat(1, 3, 1, 1), torch.from_numpy(labels).long(), 10)
+    return Images(large.repeat(1, 3, 1, 1), torch.from_numpy(labels).long(), 10, (), "bilinear")
 
 
 def synthetic_images(train: bool, options: DataOptions) -> Images:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 import torch
-from timm.data import create_loader
+from timm.data import DEFAULT_CROP_PCT, create_loader
 from timm.utils import random_seed
 from torch import Tensor
 from torch.utils.data import IterableDataset
@@ -29,6 +29,7 @@ class StreamedBatches:
         self.dataset, self.seed, self.rank = dataset, options.seed, shard.rank
         self.classes, self.num_classes = class_names(dataset), count_classes(dataset)
         self.count: int | None = None
+        self.crop, self.interpolation = DEFAULT_CROP_PCT, "bilinear"  # as timm's loader has them
         self.loader = create_loader(
             dataset,  # type: ignore[arg-type]
             input_size=(3, options.img_size, options.img_size),
@@ -36,9 +37,11 @@ class StreamedBatches:
             is_training=train,
             hflip=options.flip_probability,
             color_jitter=0.0,
+            interpolation=self.interpolation,
             mean=mean,
             std=std,
             num_workers=options.workers,
+            crop_pct=self.crop,
             distributed=shard.world > 1,
             device=torch.device(shard.device),
             persistent_workers=False,

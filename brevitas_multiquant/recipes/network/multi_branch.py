@@ -16,6 +16,7 @@ from brevitas_multiquant import (
     reestimate_norms,
     save_packed,
 )
+from brevitas_multiquant.core.image_task import ImageTask
 from brevitas_multiquant.recipes.network import health
 from brevitas_multiquant.recipes.network.trainee import Batches, Trainee
 from brevitas_multiquant.recipes.network.training_forwards import Forwards, training_forwards
@@ -88,6 +89,7 @@ class MultiBranch(Trainee):
         """For square images."""
         return cost(self.module, (1, IMAGE_CHANNELS, img_size, img_size))
 
-    def save(self, path: Path) -> None:
-        """Packed."""
+    def save(self, path: Path, task: ImageTask | None = None) -> None:
+        """Packed, with what the network is for."""
+        self.module.image_task = task
         save_packed(self.module, path)

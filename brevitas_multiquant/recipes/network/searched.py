@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from brevitas_multiquant import save_packed
 from brevitas_multiquant.allocation.bit_search import BitSearch
+from brevitas_multiquant.core.image_task import ImageTask
 from brevitas_multiquant.recipes.network.multi_branch import MultiBranch
 from brevitas_multiquant.recipes.options.training import ObjectiveOptions
 
@@ -54,7 +54,7 @@ class Searched(MultiBranch):
         found = None if settled is None else settled.to_dict()
         return {"search": dict(self.options), "settled": found}
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, task: ImageTask | None = None) -> None:
         """Packed, once bits are whole; nothing before."""
         if self.search.settled is not None:
-            save_packed(self.module, path)
+            super().save(path, task)

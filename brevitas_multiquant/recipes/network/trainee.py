@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
+from brevitas_multiquant.core.image_task import ImageTask
 from brevitas_multiquant.recipes.network.float_task import FLOAT_BITS, FloatTask
 from brevitas_multiquant.recipes.network.protocols import Task
 from brevitas_multiquant.recipes.network.training_forwards import Forwards
@@ -105,6 +106,11 @@ class Trainee:
         """What a checkpoint has beside tensors, to make the same network again; for JSON."""
         return {}
 
-    def save(self, path: Path) -> None:
-        """Write the network for use: a float one as ``--initial-checkpoint`` reads it."""
+    def save(self, path: Path, task: ImageTask | None = None) -> None:
+        """Write the network for use: a float one as ``--initial-checkpoint`` reads it.
+
+        Args:
+            path: the file.
+            task: what the network is for; a file of float weights holds nothing but weights.
+        """
         write_tensors(path, self.module.state_dict())

@@ -14,11 +14,14 @@ import torch
 import yaml
 
 from brevitas_multiquant.core.precision import Assignment
+from brevitas_multiquant.core.preprocessing import Preprocessing
 from brevitas_multiquant.recipes.options.train import TrainOptions
 from brevitas_multiquant.recipes.options.yaml_files import ENVIRONMENT
 from brevitas_multiquant.recipes.results.checkpoints import PARTIAL
+from brevitas_multiquant.version import __version__
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "brevitas")
+LIBRARY = "brevitas_multiquant"
 SUMMARY_FILE = "summary.csv"
 
 
@@ -46,15 +49,22 @@ def hardware() -> str:
     return ", ".join(parts)
 
 
-def save_args(train: TrainOptions, folder: Path) -> None:
-    """Write ``args.yaml``: all options, so that it serves as ``-c``, and the environment."""
+def save_args(
+    train: TrainOptions, folder: Path, preprocessing: Preprocessing | None = None
+) -> None:
+    """Write ``args.yaml``: all options, so that it serves as ``-c``, and the environment.
+
+    That is versions and machine, and what becomes of an image where options leave it open.
+    """
     options = {name: _plain(value) for name, value in sorted(train.flat().items())}
     options[ENVIRONMENT] = {
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {LIBRARY: __version__, **{name: version(name) for name in PACKAGES}},
         "python": platform.python_version(),
         "commit": git_commit(),
         "hardware": hardware(),
     }
+    if preprocessing is not None:
+        options[ENVIRONMENT]["preprocessing"] = preprocessing.to_dict()
     text = yaml.safe_dump(options, sort_keys=False)
     aside = folder / f"args.yaml{PARTIAL}"
     aside.write_text(text, encoding="utf-8")

@@ -132,11 +132,11 @@ def finish_epoch(run: Run, stop: StopRequest, bar: tqdm) -> None:
 
 def save_results(run: Run, improved: bool) -> None:
     """After an epoch: the networks for use, then the checkpoint, then what people read."""
-    row = run.progress.history[-1]
+    row, task = run.progress.history[-1], run.image_task
     if run.accelerator.is_main_process:
         if improved:
-            run.result.save(run.folder / run_folder.BEST_FILE)
-        run.result.save(run.folder / run_folder.LAST_FILE)
+            run.result.save(run.folder / run_folder.BEST_FILE, task)
+        run.result.save(run.folder / run_folder.LAST_FILE, task)
     save_checkpoint(run)
     if run.accelerator.is_main_process:
         report.write_summary(run.folder, run.progress.history)

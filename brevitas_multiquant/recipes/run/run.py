@@ -9,6 +9,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim import Optimizer
 
+from brevitas_multiquant.core.image_task import ImageTask
 from brevitas_multiquant.recipes.data.batches import Eval, Train
 from brevitas_multiquant.recipes.errors import NonFiniteError
 from brevitas_multiquant.recipes.network.health import non_finite_tensor
@@ -19,6 +20,7 @@ from brevitas_multiquant.recipes.results.checkpoints import (
     checkpoint_path,
     write_checkpoint,
 )
+from brevitas_multiquant.recipes.results.image_task import image_task_of
 from brevitas_multiquant.recipes.results.state import network_tensors, optimizer_tensors
 from brevitas_multiquant.recipes.run.step import Step
 
@@ -76,6 +78,12 @@ class Run:
         return self.trainee if self.ema is None else self.trainee.of(self.ema.module)
 
     @property
+    def image_task(self) -> ImageTask:
+        """What the network is for, and how good it is after the epochs that are done."""
+        data, classes = self.options.data, self.step.num_classes
+        return image_task_of(data, self.val, classes, self.progress.history)
+
+    @property
     def steps(self) -> int:
         """Updates in an epoch."""
         return len(self.train) // self.options.execution.grad_accum_steps
@@ -100,6 +108,7 @@ def state_of(run: Run) -> Checkpoint:
     tensors |= optimizer_tensors(run.optimizers)
     groups = [optimizer.state_dict()["param_groups"] for optimizer in run.optimizers]
     values = {"progress": asdict(run.progress), "param_groups": groups}
+    values["image_task"] = run.image_task.to_dict()
     return Checkpoint(tensors, values | run.trainee.saved_values())
 
 

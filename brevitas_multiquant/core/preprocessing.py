@@ -1,6 +1,6 @@
 """From an image file to what the network was trained on, and from its classes to their names."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a project's ``host.py`` does with an image file, and what it calls the classes.
+    """What is done with an image file before a network reads it, and what its classes are called.
 
     A pixel from 0 to 255 becomes ``(pixel / 255 - mean) / std``, in fp32. An image is resized until
     it covers the network's size divided by ``crop``, and its centre is cut out.
@@ -46,8 +46,30 @@ class Preprocessing:
         if self.interpolation not in INTERPOLATIONS:
             self._refuse("interpolation", f"one of {INTERPOLATIONS}", self.interpolation)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "mean": list(map(float, self.mean)),
+            "std": list(map(float, self.std)),
+            "crop": self.crop,
+            "interpolation": self.interpolation,
+            "class_names": list(map(str, self.class_names)),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Preprocessing":
+        """The inverse of `to_dict`.
+
+        Raises:
+            ExportError: a value outside its range.
+            KeyError, TypeError, ValueError: it is not such a mapping.
+        """
+        numbers = {key: tuple(map(float, data[key])) for key in ("mean", "std")}
+        names = tuple(map(str, data["class_names"]))
+        return cls(**{**data, **numbers, "class_names": names})
+
     def constants(self, shape: Sequence[int], classes: int) -> dict[str, Any]:
-        """What ``host.json`` says of it.
+        """What ``host.json`` says of it: `to_dict` with the size, checked against a network.
 
         Args:
             shape: (N, C, H, W) of the network's images.
@@ -62,14 +84,9 @@ class Preprocessing:
             self._refuse("mean and std", f"{channels} each, for grey or colours", self.mean)
         if self.class_names and len(self.class_names) != classes:
             self._refuse("class_names", f"{classes} names", f"{len(self.class_names)} names")
-        return {
-            "mean": list(map(float, self.mean)),
-            "std": list(map(float, self.std)),
-            "size": list(shape[2:]),
-            "crop": self.crop,
-            "interpolation": self.interpolation,
-            "class_names": list(map(str, self.class_names)),
-        }
+        own = self.to_dict()
+        mean, std = own.pop("mean"), own.pop("std")
+        return {"mean": mean, "std": std, "size": list(shape[2:]), **own}
 
     def _refuse(self, name: str, expected: str, got: object) -> None:
         raise ExportError(f"Preprocessing.{name}: expected {expected}, got {got!r}")
