@@ -7,7 +7,7 @@ from brevitas_multiquant.allocation.budget import Budget
 from brevitas_multiquant.allocation.cost_table import CostTable
 from brevitas_multiquant.allocation.regularisers import L1, Controller
 from brevitas_multiquant.allocation.rounding import round_to_budget
-from brevitas_multiquant.allocation.strategies import STRATEGIES, Strategy
+from brevitas_multiquant.allocation.strategies.catalogue import STRATEGIES, Strategy
 
 __all__ = [
     "L1",

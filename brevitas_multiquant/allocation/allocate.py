@@ -12,7 +12,7 @@ from brevitas_multiquant.allocation.problem import Candidates, Pin, Problem, pro
 from brevitas_multiquant.allocation.report import allocation_of
 from brevitas_multiquant.allocation.sites import Sites, sites_of
 from brevitas_multiquant.allocation.solve import Found
-from brevitas_multiquant.allocation.strategies import Request, Strategy, strategy_named
+from brevitas_multiquant.allocation.strategies.catalogue import Request, Strategy, strategy_named
 from brevitas_multiquant.core.method import method_named
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.errors import BudgetError, ConfigError

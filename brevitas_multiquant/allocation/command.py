@@ -15,7 +15,7 @@ from brevitas_multiquant.allocation.allocation import Allocation
 from brevitas_multiquant.allocation.budget import UNITS, Budget
 from brevitas_multiquant.allocation.cost_table import CostTable
 from brevitas_multiquant.allocation.problem import Pin
-from brevitas_multiquant.allocation.strategies import STRATEGIES
+from brevitas_multiquant.allocation.strategies.catalogue import STRATEGIES
 from brevitas_multiquant.cost.models import CONVENTIONS
 from brevitas_multiquant.errors import BitWidthError, CalibrationError, SourceError
 from brevitas_multiquant.export.sample import smooth_images

@@ -21,9 +21,9 @@ from brevitas_multiquant.allocation import (
     sqnr,
 )
 from brevitas_multiquant.allocation.problem import Problem, problem_of
-from brevitas_multiquant.allocation.simulate import Simulation, quantized, weights
 from brevitas_multiquant.allocation.sites import ACTIVATION, WEIGHT, Sites, sites_of
 from brevitas_multiquant.allocation.solve import solve
+from brevitas_multiquant.allocation.strategies.simulate import Simulation, quantized, weights
 from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.training.norm_statistics import assigned_norms
 

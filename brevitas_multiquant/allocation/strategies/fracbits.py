@@ -8,8 +8,8 @@ from torch import nn
 
 from brevitas_multiquant.allocation.bit_search import BitSearch
 from brevitas_multiquant.allocation.problem import Problem
-from brevitas_multiquant.allocation.samples import labelled, on
 from brevitas_multiquant.allocation.solve import Found
+from brevitas_multiquant.allocation.strategies.samples import labelled, on
 from brevitas_multiquant.methods.convert import multiquantize
 from brevitas_multiquant.methods.settle import INDIVIDUAL
 from brevitas_multiquant.nn.network import device_of

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from brevitas_multiquant.allocation.problem import Problem
-from brevitas_multiquant.allocation.samples import images_of, on
-from brevitas_multiquant.allocation.simulate import Simulation
 from brevitas_multiquant.allocation.sites import ACTIVATION, WEIGHT, Sites, Width
+from brevitas_multiquant.allocation.strategies.samples import images_of, on
+from brevitas_multiquant.allocation.strategies.simulate import Simulation
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.nn.network import device_of
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from brevitas_multiquant.allocation import fisher, fracbits, mixquant, sqnr, supernet
 from brevitas_multiquant.allocation.problem import Problem
 from brevitas_multiquant.allocation.solve import Found, solve
+from brevitas_multiquant.allocation.strategies import fisher, fracbits, mixquant, sqnr, supernet
 from brevitas_multiquant.errors import ConfigError
 
 

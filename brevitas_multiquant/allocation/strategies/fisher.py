@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from brevitas_multiquant.allocation.problem import Problem
-from brevitas_multiquant.allocation.samples import labelled, on
-from brevitas_multiquant.allocation.simulate import Simulation
 from brevitas_multiquant.allocation.sites import Width
+from brevitas_multiquant.allocation.strategies.samples import labelled, on
+from brevitas_multiquant.allocation.strategies.simulate import Simulation
 from brevitas_multiquant.nn.network import device_of
 from brevitas_multiquant.quant.layers import CodeLayer
 

@@ -11,9 +11,9 @@ import torch
 
 from brevitas_multiquant.allocation.problem import Problem
 from brevitas_multiquant.allocation.rounding import round_to_budget
-from brevitas_multiquant.allocation.simulate import Simulation, weights
 from brevitas_multiquant.allocation.sites import WEIGHT, Width
 from brevitas_multiquant.allocation.solve import Found, Point, pareto
+from brevitas_multiquant.allocation.strategies.simulate import Simulation, weights
 
 Errors = dict[Width, dict[int, float]]
 """Width of weights -> bits -> squared error."""

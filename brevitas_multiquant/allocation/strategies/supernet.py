@@ -14,9 +14,9 @@ from torch import Tensor
 
 from brevitas_multiquant.allocation.problem import Bits, Problem
 from brevitas_multiquant.allocation.rounding import round_to_budget
-from brevitas_multiquant.allocation.samples import labelled
 from brevitas_multiquant.allocation.sites import Width
 from brevitas_multiquant.allocation.solve import Found, Point, pareto
+from brevitas_multiquant.allocation.strategies.samples import labelled
 from brevitas_multiquant.nn.network import device_of
 from brevitas_multiquant.training.norm_statistics import assigned_norms
 

@@ -1,0 +1,1 @@
+"""Ways to choose bits: a file each, and what they share."""
