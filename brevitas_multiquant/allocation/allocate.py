@@ -12,10 +12,16 @@ from brevitas_multiquant.allocation.problem import Candidates, Pin, Problem, pro
 from brevitas_multiquant.allocation.report import allocation_of
 from brevitas_multiquant.allocation.sites import Sites, sites_of
 from brevitas_multiquant.allocation.solve import Found
-from brevitas_multiquant.allocation.strategies.catalogue import Request, Strategy, strategy_named
+from brevitas_multiquant.allocation.strategies.catalogue import (
+    STRATEGIES,
+    Request,
+    Strategy,
+    strategy_named,
+)
 from brevitas_multiquant.core.method import method_named
 from brevitas_multiquant.core.precision import Assignment
-from brevitas_multiquant.errors import BudgetError, ConfigError
+from brevitas_multiquant.core.selection import MAX_BITS, is_whole
+from brevitas_multiquant.errors import BitWidthError, BudgetError, ConfigError
 from brevitas_multiquant.export.sample import smooth_images
 from brevitas_multiquant.methods.convert import multiquantize
 from brevitas_multiquant.nn.given import given_network
@@ -60,10 +66,9 @@ def allocate(
         budget: the most it may cost; it is never above.
         strategy: ``"sqnr"`` (default): noise at the output, from images without labels;
             ``"fisher"``: one backward, with labels; ``"fracbits"``: learned in some hundred updates
-            of the network, with labels; ``"mixquant"``: weights by their rounding error
-            alone, no data; ``"fracbits"``: learned in a short training; ``"supernet"``: measured
-            step by step on a network of run-time bit-widths, with labels; ``"uniform"``: the same
-            bits everywhere.
+            of the network, with labels; ``"mixquant"``: weights by their rounding error alone, no
+            data; ``"supernet"``: measured step by step on a network of run-time bit-widths, with
+            labels; ``"uniform"``: the same bits everywhere.
         data: batches of images (N, C, H, W), or of (images, labels).
         candidates: bits that may be chosen, or a mapping of ``"weight"`` and ``"activation"`` to
             them; default: 2 to 8, or those of the network.
@@ -71,7 +76,8 @@ def allocate(
             activations) with None for what stays free. A name counts before a glob.
         groups: names or globs of sites that get the same bits.
         samples: how many images are looked at.
-        exact: solve the knapsack exactly, with scipy.
+        exact: solve the knapsack of ``"sqnr"`` or ``"fisher"`` exactly, with scipy; not for LUTs,
+            where the cost of one layer depends on another.
         bits: of the network that is made: where norms and sums of the profile ``finn`` look;
             default: the uniform bits within the budget. Of a network: which branches run; default:
             its most.
@@ -83,8 +89,8 @@ def allocate(
 
     Raises:
         BudgetError: a budget that cannot be kept to, with what is possible.
-        BitWidthError: candidates, pins or groups that cannot be.
-        ConfigError: an unknown strategy, or one that cannot choose for this model.
+        BitWidthError: bits, candidates, pins or groups that cannot be.
+        ConfigError: an unknown strategy, or one that cannot choose for this model or not exactly.
         CalibrationError: data that is missing, or without labels where they are needed.
 
     Example:
@@ -101,8 +107,11 @@ def allocate(
     row = strategy_named(strategy)
     if not isinstance(budget, Budget):
         raise BudgetError(f"budget: expected a Budget, such as Budget(uniform=4), got {budget!r}")
-    if samples < 1:
-        raise ConfigError(f"samples: expected at least 1, got {samples}")
+    if not is_whole(samples) or samples < 1:
+        raise ConfigError(f"samples: expected at least 1, got {samples!r}")
+    if exact and not row.knapsack:
+        solving = [name for name, one in STRATEGIES.items() if one.knapsack]
+        raise ConfigError(f"exact: expected it with one of {solving}, got {row.name!r}")
     given = {"profile": profile, "input_shape": input_shape, **conversion}
     made = {name: value for name, value in given.items() if value is not None}
     sites = _given(model, row, bits, budget.unit, made, data)
@@ -157,6 +166,8 @@ def _given(
     if any(isinstance(module, MultiQuantNet) for module in model.modules()):
         net = given_network(model, "allocate")
         return _of_network(net, row, bits, conversion)
+    if bits is not None and not (is_whole(bits) and 1 <= bits <= MAX_BITS):
+        raise BitWidthError(f"bits: expected a whole number from 1 to {MAX_BITS}, got {bits!r}")
     if row.run_time:
         raise ConfigError(
             f"strategy: expected a network of run-time bit-widths for {row.name!r}, got a float "
@@ -196,6 +207,8 @@ def _of_network(
             f"strategy: expected a float model for {row.name!r}, which chooses bits of weights, "
             "got a network: take 'sqnr'"
         )
+    if bits is not None and bits not in net.bits:
+        raise BitWidthError(f"bits: expected one of the network's, {list(net.bits)}, got {bits!r}")
     shape = net.input_shape or (1, 3, 224, 224)
-    own = bits or max(net.bits)
+    own = max(net.bits) if bits is None else bits
     return sites_of(net, shape, own, method.weight_bits, tied=method.tied)

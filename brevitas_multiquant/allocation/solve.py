@@ -10,6 +10,7 @@ from brevitas_multiquant.allocation.problem import Bits, Problem
 from brevitas_multiquant.allocation.rounding import round_to_budget, steps_up
 from brevitas_multiquant.allocation.sites import Width
 from brevitas_multiquant.cost.terms import total_of
+from brevitas_multiquant.errors import ConfigError
 
 Losses = Mapping[Width, Mapping[int, float]]
 """Width -> bits -> what is lost with them, all else float: losses add up."""
@@ -46,8 +47,17 @@ def solve(problem: Problem, losses: Losses, exact: bool = False) -> Found:
     Args:
         problem: what can be chosen.
         losses: of every candidate.
-        exact: by branch and bound, where sites cost separately.
+        exact: by branch and bound.
+
+    Raises:
+        BudgetError: nothing keeps to the limits.
+        ConfigError: exactly, where costs of sites depend on each other.
     """
+    if exact and not _is_separate(problem):
+        raise ConfigError(
+            f"exact: expected a budget whose sites cost separately, as of BitOPs or bytes, got "
+            f"{problem.unit}: leave it out"
+        )
     falling = {width: _falling(losses[width]) for width in problem.candidates}
 
     def gain(width: Any, low: int, high: int) -> float:
@@ -67,9 +77,8 @@ def solve(problem: Problem, losses: Losses, exact: bool = False) -> Found:
 
 def _starts(problem: Problem, losses: Losses, exact: bool, path: list[Bits]) -> Iterator[Bits]:
     """Choices to go on from: where costs do not rise with bits, one alone may lead nowhere."""
-    blocks = _blocks(problem)
-    if len(problem.limits) == 1 and all(len(block) <= 2 for block in blocks):
-        yield _by_knapsack(problem, losses, blocks, exact)
+    if _is_separate(problem):
+        yield _by_knapsack(problem, losses, _blocks(problem), exact)
         return
     fitting = [chosen for chosen in path if problem.fits(chosen)]
     if fitting:
@@ -78,6 +87,11 @@ def _starts(problem: Problem, losses: Losses, exact: bool, path: list[Bits]) -> 
     yield from uniform
     if not fitting and not uniform:
         yield path[0]
+
+
+def _is_separate(problem: Problem) -> bool:
+    """Whether costs depend on weights and activations of one site at a time."""
+    return len(problem.limits) == 1 and all(len(block) <= 2 for block in _blocks(problem))
 
 
 def _falling(losses: Mapping[int, float]) -> dict[int, float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,15 +16,14 @@ from brevitas_multiquant.allocation import (
     Budget,
     CostTable,
     allocate,
-    fisher,
     knapsack,
-    mixquant,
-    sqnr,
 )
 from brevitas_multiquant.allocation.problem import Problem, problem_of
 from brevitas_multiquant.allocation.sites import ACTIVATION, WEIGHT, Sites, sites_of
 from brevitas_multiquant.allocation.solve import solve
+from brevitas_multiquant.allocation.strategies import fisher, mixquant, sqnr, supernet
 from brevitas_multiquant.allocation.strategies.simulate import Simulation, quantized, weights
+from brevitas_multiquant.cost.terms import Term
 from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.training.norm_statistics import assigned_norms
 
@@ -385,6 +385,19 @@ def test_steps_down_that_are_measured(model: nn.Module, batch: Any, method: str)
         assert all(pair.weight == pair.activation for pair in found.assignment.values())
     after = net.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_a_step_down_may_save_dsps_alone(monkeypatch: pytest.MonkeyPatch, batch: Any) -> None:
+    """The first resource stays the same; the other one has to fall."""
+    dense = Term(("dense",), lambda bits: (5.0, float(bits)))
+    small = Term(("small",), lambda bits: (float(bits), 0.0))
+    widths: Any = {"dense": (2, 3, 4), "small": (2, 3)}
+    sites: Any = SimpleNamespace(net=nn.Linear(1, 1))
+    same = {width: width for width in widths}
+    problem = Problem(sites, "luts", widths, same, (dense, small), limits=(8.0, 3.0))
+    monkeypatch.setattr(supernet, "_loss", lambda _, chosen, __: -float(sum(chosen.values())))
+    found = supernet.supernet(problem, [batch], 8)
+    assert found.bits == {"dense": 3, "small": 3}
 
 
 def test_a_float_model_is_no_supernet(model: nn.Module, batch: Any) -> None:

@@ -94,6 +94,22 @@ CALLS: list[tuple[dict[str, Any], type[MultiQuantError], str]] = [
         "expected one pin of them",
     ),
     ({"samples": 0}, ConfigError, "samples: expected at least 1"),
+    ({"samples": 2.5}, ConfigError, "samples: expected at least 1, got 2.5"),
+    ({"bits": 0}, BitWidthError, "bits: expected a whole number from 1 to 16, got 0"),
+    ({"bits": 99}, BitWidthError, "bits: expected a whole number from 1 to 16, got 99"),
+    *(
+        (
+            {"exact": True, "strategy": name},
+            ConfigError,
+            rf"exact: expected it with one of \['sqnr', 'fisher'\], got '{name}'",
+        )
+        for name in ("uniform", "mixquant", "fracbits", "supernet")
+    ),
+    (
+        {"exact": True, "budget": Budget(uniform=4, of="luts", target_fps=1000)},
+        ConfigError,
+        "exact: expected a budget whose sites cost separately, as of BitOPs or bytes, got luts",
+    ),
     ({"data": None}, CalibrationError, "strategy 'sqnr': expected data="),
     ({"data": 3}, CalibrationError, "expected batches of images, got int"),
     ({"data": []}, CalibrationError, "expected at least one batch"),
@@ -133,6 +149,8 @@ def test_calls(options: dict[str, Any], kind: type[MultiQuantError], words: str)
         ({"strategy": "mixquant"}, ConfigError, "expected a float model for 'mixquant'"),
         ({"candidates": (2, 3)}, BitWidthError, r"bit-widths of the network, \[2, 4\], got \[3\]"),
         ({"pins": {"2": (4, 4)}}, BitWidthError, r"one of the weight bits \[2\]"),
+        ({"bits": 0}, BitWidthError, r"one of the network's, \[2, 4\], got 0"),
+        ({"bits": 3}, BitWidthError, r"one of the network's, \[2, 4\], got 3"),
         ({"profile": "finn"}, ConfigError, r"expected \['profile'\] for a float model"),
     ],
 )

@@ -42,6 +42,7 @@ class Strategy:
         weights: whether it needs bits of weights to choose, and so a float model.
         paper: where it is from.
         run_time: whether it needs a network of run-time bit-widths.
+        knapsack: whether it solves a knapsack, which can be done exactly.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Strategy:
     weights: bool
     paper: str
     run_time: bool = False
+    knapsack: bool = False
 
 
 def _uniform(problem: Problem, request: Request) -> Found:
@@ -80,10 +82,18 @@ def _supernet(problem: Problem, request: Request) -> Found:
 
 _ROWS = (
     Strategy("uniform", _uniform, weights=False, paper="the baseline: one bit-width everywhere"),
-    Strategy("sqnr", _sqnr, weights=False, paper="Practical mixed precision (2302.05397)"),
+    Strategy(
+        "sqnr", _sqnr, weights=False, paper="Practical mixed precision (2302.05397)", knapsack=True
+    ),
     Strategy("mixquant", _mixquant, weights=True, paper="MixQuant (2309.17341)"),
     Strategy("fracbits", _fracbits, weights=True, paper="FracBits (2007.02017), a short search"),
-    Strategy("fisher", _fisher, weights=True, paper="NVIDIA Model Optimizer, auto_quantize"),
+    Strategy(
+        "fisher",
+        _fisher,
+        weights=True,
+        paper="NVIDIA Model Optimizer, auto_quantize",
+        knapsack=True,
+    ),
     Strategy("supernet", _supernet, weights=False, paper="RFQuant (CVPR 2024)", run_time=True),
 )
 STRATEGIES = {row.name: row for row in _ROWS}

@@ -7,6 +7,8 @@ see other statistics under every assignment; they are estimated anew for each th
 """
 
 from collections.abc import Sequence
+from functools import partial
+from math import isfinite
 
 import torch
 import torch.nn.functional as F
@@ -47,13 +49,13 @@ def supernet(problem: Problem, data: object, samples: int) -> Found:
         steps = [
             Point(problem.cost(lower)[0], _loss(problem, lower, moved), lower)
             for _, lower in tried
-            if lower is not None and problem.cost(lower) < problem.cost(chosen)
+            if lower is not None and _size(problem, lower) < _size(problem, chosen)
         ]
         if not steps:  # says what is possible, or finds what no single step leads to
             as_floats = {width: float(bits) for width, bits in chosen.items()}
             rounded = (problem.candidates, problem.terms, problem.limits)
             return Found(round_to_budget(as_floats, *rounded), tuple(pareto(points)))
-        best = min(steps, key=lambda one: _price(points[-1], one))
+        best = min(steps, key=partial(_price, problem, points[-1]))
         chosen = best.bits
         points.append(best)
     return Found(chosen, tuple(pareto(points)))
@@ -64,9 +66,16 @@ def _lower(problem: Problem, chosen: Bits, width: Width) -> Bits | None:
     return {**chosen, width: below[-1]} if below else None
 
 
-def _price(here: Point, there: Point) -> float:
+def _size(problem: Problem, chosen: Bits) -> float:
+    """What a choice costs, as a share of the limits: the sum over those that there are."""
+    pairs = zip(problem.cost(chosen), problem.limits, strict=True)
+    return sum(cost / (most or 1) for cost, most in pairs if isfinite(most))
+
+
+def _price(problem: Problem, here: Point, there: Point) -> float:
     """Loss that a step adds, per cost that it saves; a step that adds none is free."""
-    return (there.loss - here.loss) / (here.cost - there.cost)
+    saved = _size(problem, here.bits) - _size(problem, there.bits)
+    return (there.loss - here.loss) / saved
 
 
 def _loss(problem: Problem, chosen: Bits, batches: Batches) -> float:
