@@ -67,6 +67,8 @@ class Allocation:
         curve: the best choices found from the fewest bits to the most, by rising cost; empty if the
             strategy gives none.
         dsp: DSPs that it takes; 0 for a budget that counts none.
+        convention: what counts as bit operations, which the unit in the table names where it is not
+            quantized layers alone.
     """
 
     assignment: Assignment
@@ -78,6 +80,7 @@ class Allocation:
     layers: tuple[LayerShare, ...]
     curve: tuple[CurvePoint, ...]
     dsp: float = 0
+    convention: str = "quantized"
 
     def __str__(self) -> str:
         lines = [self.headline(), ""]
@@ -97,7 +100,8 @@ class Allocation:
         return f"{text}; uniform {self.uniform.bits} bits: {self._cell(self.uniform.cost)} {unit}"
 
     def _named_unit(self) -> str:
-        return UNITS.get(self.unit, (1.0, self.unit))[1]
+        name = UNITS.get(self.unit, (1.0, self.unit))[1]
+        return name if self.convention == "quantized" else f"{name} ({self.convention})"
 
     def _cell(self, cost: float) -> str:
         return f"{cost / UNITS.get(self.unit, (1.0, ''))[0]:.4g}"
@@ -130,7 +134,7 @@ class Allocation:
         return figure
 
     def _draw_curve(self, axes: Any) -> None:
-        scale, unit = UNITS.get(self.unit, (1.0, self.unit))
+        scale, unit = UNITS.get(self.unit, (1.0, ""))[0], self._named_unit()
         costs = [point.cost / scale for point in self.curve]
         axes.plot(costs, [point.loss for point in self.curve], ".-", label=self.strategy)
         axes.axvline(self.budget / scale, linestyle="--", color="grey", label="budget")

@@ -36,6 +36,7 @@ class Problem:
         limits: most of each resource.
         bits: the network's, where the cost depends on them.
         of: an assignment -> the cost of the network that has it, where terms are not exact.
+        convention: what counts as bit operations.
     """
 
     sites: Sites
@@ -46,6 +47,7 @@ class Problem:
     limits: tuple[float, ...] = ()
     bits: int | None = None
     of: Callable[[Assignment], tuple[float, ...]] | None = None
+    convention: str = "quantized"
 
     def members(self, first: Width) -> tuple[Width, ...]:
         """The widths that share a choice."""
@@ -189,7 +191,8 @@ def problem_of(
 
     limit = budget.limit(of_uniform)
     resources = len(problem.cost(problem.uniform()))
-    problem = replace(problem, limits=(limit, budget.most_dsps)[:resources])
+    limits = (limit, budget.most_dsps)[:resources]
+    problem = replace(problem, limits=limits, convention=budget.convention)
     problem.require_possible()
     return problem
 

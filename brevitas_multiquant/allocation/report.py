@@ -47,6 +47,7 @@ def allocation_of(
             for point in curve
         ),
         total[1] if len(total) > 1 else 0,
+        problem.convention,
     )
 
 

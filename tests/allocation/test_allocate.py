@@ -339,6 +339,9 @@ def test_a_table_and_a_plot(model: nn.Module, batch: Any, tmp_path: Any) -> None
     assert lines[0].startswith("sqnr: ") and "of 0.003 GBitOPs" in lines[0]
     assert lines[2].split() == ["layer", "weight", "activation", "GBitOPs", "share"]
     assert [line.split()[0] for line in lines[3:]] == ["left", "right", "last"]
+    other = Budget(bitops=2e7, convention="fracbits")
+    others = str(allocate(model, other, data=[batch], input_shape=SHAPE)).splitlines()
+    assert "of 0.02 GBitOPs (fracbits); uniform" in others[0] and "GBitOPs (fracbits)" in others[2]
     figure = found.plot(tmp_path / "bits.png")
     assert len(figure.axes) == 2 and (tmp_path / "bits.png").stat().st_size > 1000
     heights = [bar.get_height() for bar in figure.axes[0].patches]

@@ -181,6 +181,14 @@ def test_the_published_term_and_convention(tmp_path, capsys):
         (("--method", "adabits"), "expected a network of one body to search bits for"),
         (("--float",), "expected a network of one body to search bits for"),
         (("--channel-bits", "0", "2"), "--channel-bits: expected it with --kernel-wise"),
+        (("--kappa", "2"), "--kappa 2.0: expected it with --regulariser l1, got controller"),
+        (
+            ("--regulariser", "l1", "--horizon", "9"),
+            "--horizon 9.0: expected it with --regulariser",
+        ),
+        (("--budget", "uniform=3", "uniform=3"), "--budget: expected different ones of one unit"),
+        (("--budget", "uniform=3", "bytes=9000"), "expected different ones of one unit"),
+        (("--budget", "bytes=9000", "--convention", "fracbits"), "convention: expected it with"),
         (("--pins", "nothing=3"), "pins: expected sites or layers, got 'nothing'"),
     ],
 )

@@ -47,9 +47,7 @@ class SearchRunOptions(TrainOptions):
         if model.float or model.method != INDIVIDUAL:
             got = "--float" if model.float else f"--method {model.method}"
             raise OptionError(f"expected a network of one body to search bits for, got {got}")
-        if self.search.channel_bits is not None and not self.search.kernel_wise:
-            raise OptionError("--channel-bits: expected it with --kernel-wise")
-        self.search.budgets()
+        self.search.check()
 
 
 def search_parser() -> argparse.ArgumentParser:

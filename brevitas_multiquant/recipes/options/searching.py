@@ -1,6 +1,6 @@
 """What a search for bit-widths may choose, and how it does."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from brevitas_multiquant.allocation.budget import UNITS, Budget
@@ -18,6 +18,8 @@ from brevitas_multiquant.recipes.options.types import (
 
 LIMITS = (*UNITS[:3], "ratio", "uniform")
 REGULARISERS = ("controller", "l1")
+REGULARISER_OF = {"horizon": "controller", "kappa": "l1"}
+"""Option -> the regulariser that has it."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,34 @@ class SearchOptions:
         """``uniform_3`` -> the budget, for each that was asked for.
 
         Raises:
-            OptionError: one that cannot be.
+            OptionError: one that cannot be, one twice, or several that do not compare.
         """
-        return {f"{unit}_{most}": self._budget(unit, most) for unit, most in self.budget}
+        budgets = {f"{unit}_{most}": self._budget(unit, most) for unit, most in self.budget}
+        units = {budget.unit for budget in budgets.values()}
+        if len(budgets) < len(self.budget) or len(units) > 1:
+            given = " ".join(f"{unit}={most}" for unit, most in self.budget)
+            raise OptionError(
+                f"--budget: expected different ones of one unit, for one plot, got {given}"
+            )
+        return budgets
+
+    def check(self) -> None:
+        """Check options against each other.
+
+        Raises:
+            OptionError: a budget that cannot be, or an option that would say nothing.
+        """
+        if self.channel_bits is not None and not self.kernel_wise:
+            raise OptionError("--channel-bits: expected it with --kernel-wise")
+        defaults = {field.name: field.default for field in fields(self)}
+        for name, regulariser in REGULARISER_OF.items():
+            given = getattr(self, name)
+            if given != defaults[name] and self.regulariser != regulariser:
+                raise OptionError(
+                    f"--{name} {given}: expected it with --regulariser {regulariser}, got "
+                    f"{self.regulariser}"
+                )
+        self.budgets()
 
     def _budget(self, unit: str, most: Any) -> Budget:
         if unit not in LIMITS:
