@@ -1,4 +1,4 @@
-"""``python -m brevitas_multiquant``: what a model would become, cost and lack, before training."""
+"""``brevitas-multiquant``: what a model would become, cost and lack, and what a network sees."""
 
 import argparse
 import sys
@@ -22,7 +22,10 @@ from brevitas_multiquant.methods.convert import multiquantize
 from brevitas_multiquant.methods.options import add_config_options, config_from
 from brevitas_multiquant.nn import MultiQuantNet
 from brevitas_multiquant.nn.stored import codings_of, weights_in_words
+from brevitas_multiquant.recipes import predict
+from brevitas_multiquant.recipes.predict import add_predict_options
 from brevitas_multiquant.training.calibrate import calibrate
+from brevitas_multiquant.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m brevitas_multiquant", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"brevitas-multiquant {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("inspect", help="print what a model would cost, untrained")
     _add_model_options(command)
@@ -57,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_source_options(command)
     add_allocate_options(command)
     command.set_defaults(run=allocate)
+    command = commands.add_parser("predict", help="print the likeliest classes of image files")
+    add_predict_options(command)
+    command.set_defaults(run=predict.run)
     return parser
 
 

@@ -1,15 +1,23 @@
 """A run says in every file what its network is for."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from brevitas_multiquant import load_packed
 from brevitas_multiquant.core.image_task import ImageTask
+from brevitas_multiquant.export.finn.project.host import read_image
 from brevitas_multiquant.recipes import train
+from brevitas_multiquant.recipes.data.batches import FileEvalBatches, eval_batches
+from brevitas_multiquant.recipes.data.shard import Shard
 from brevitas_multiquant.recipes.options.data import BUILT_IN
+from brevitas_multiquant.recipes.options.train import parse_train
 from brevitas_multiquant.recipes.results.checkpoints import checkpoints_in, read_checkpoint
+from brevitas_multiquant.recipes.results.image_task import image_task_of
 from brevitas_multiquant.version import __version__
 from tests.recipes.runs import NAME, rows_of, tiny
 
@@ -35,6 +43,28 @@ def test_packed_file_checkpoint_and_args(tmp_path):
     means = [(float(r["eval_top1_2b"]) + float(r["eval_top1_4b"])) / 2 for r in rows_of(tmp_path)]
     assert best is not None
     assert sum(best.accuracy.values()) / 2 == max(means)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of timm, which leaves files open
+@pytest.mark.parametrize(("size", "limit"), [((300, 280), 1), ((256, 256), 1), ((256, 256), 1024)])
+def test_a_file_is_read_as_validation_read_it(size, limit, tmp_path):
+    """Beyond the limit of memory by timm's transform, within it as decoded at once."""
+    for name in ("cat", "dog"):
+        folder = tmp_path / "val" / name
+        folder.mkdir(parents=True)
+        for index in range(4):
+            noise = np.random.default_rng(index).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+            picture = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+            picture.save(folder / f"{index}.png")
+    (tmp_path / "train").symlink_to(tmp_path / "val")
+    options = parse_train(["--data-dir", str(tmp_path), "--img-size", "256", "--workers", "0"]).data
+    val = eval_batches(replace(options, cache_limit_mb=limit), Shard())
+    assert isinstance(val, FileEvalBatches) == (limit == 1)
+    one = image_task_of(options, val, 2, []).preprocessing
+    images, _ = next(iter(val))
+    read = read_image(tmp_path / "val" / "cat" / "2.png", one.constants((1, 3, 256, 256), 2))
+    # torchvision multiplies by 1 / 255 in memory, here pixels are divided: the last bit differs
+    torch.testing.assert_close(torch.from_numpy(read)[0], images[2], rtol=0, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of timm, which leaves files open

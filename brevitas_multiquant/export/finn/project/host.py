@@ -37,6 +37,28 @@ def _covering(image: tuple[int, int], wanted: tuple[int, int], crop: float) -> t
     return max(width, height * image[0] // image[1]), height
 
 
+def read_image(path: str | Path, images: dict[str, Any]) -> np.ndarray:
+    """An image file as a network was trained on it, (1, C, H, W) in fp32.
+
+    Args:
+        path: a file that Pillow reads.
+        images: ``mean``, ``std``, ``size``, ``crop`` and ``interpolation``.
+    """
+    from PIL import Image
+
+    image = Image.open(path).convert("L" if len(images["mean"]) == 1 else "RGB")
+    height, width = images["size"]
+    resized = _covering(image.size, (width, height), images["crop"])
+    if resized != image.size:
+        way = Image.Resampling[images["interpolation"].upper()]
+        image = image.resize(resized, way)
+    left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
+    image = image.crop((left, top, left + width, top + height))
+    pixels = np.asarray(image, dtype=np.float32).reshape(height, width, -1) / np.float32(255)
+    mean, std = (np.array(images[name], dtype=np.float32) for name in ("mean", "std"))
+    return ((pixels - mean) / std).transpose(2, 0, 1)[None]
+
+
 class Host:
     """The processor's side of one bit-width.
 
@@ -64,24 +86,12 @@ class Host:
         Raises:
             ValueError: ``host.json`` does not say how.
         """
-        from PIL import Image
-
         if self.images is None:
             raise ValueError(
                 "host.json: expected mean and std of images, found none; export with "
                 "export_finn(..., preprocessing=Preprocessing(mean, std, class_names))"
             )
-        image = Image.open(path).convert("L" if len(self.images["mean"]) == 1 else "RGB")
-        height, width = self.images["size"]
-        resized = _covering(image.size, (width, height), self.images["crop"])
-        if resized != image.size:
-            way = Image.Resampling[self.images["interpolation"].upper()]
-            image = image.resize(resized, way)
-        left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
-        image = image.crop((left, top, left + width, top + height))
-        pixels = np.asarray(image, dtype=np.float32).reshape(height, width, -1) / np.float32(255)
-        mean, std = (np.array(self.images[name], dtype=np.float32) for name in ("mean", "std"))
-        return ((pixels - mean) / std).transpose(2, 0, 1)[None]
+        return read_image(path, self.images)
 
     def class_name(self, index: int) -> str:
         """What a class is called; its number where nobody gave names."""

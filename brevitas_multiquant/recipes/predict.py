@@ -1,0 +1,168 @@
+"""The likeliest classes of image files, at each bit-width: a packed file says all that it takes."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from brevitas_multiquant import MultiQuantNet, load_packed
+from brevitas_multiquant.core.image_task import ImageTask
+from brevitas_multiquant.core.preprocessing import INTERPOLATIONS, Preprocessing
+from brevitas_multiquant.core.selection import chosen_bits
+from brevitas_multiquant.export.finn.project.host import read_image
+from brevitas_multiquant.recipes.errors import DatasetError, OptionError
+from brevitas_multiquant.recipes.options.types import number, positive, positive_number
+
+Predicted = dict[int, list[tuple[str, float]]]
+"""Bit-width -> classes with their probabilities, the likeliest first."""
+
+
+def add_predict_options(command: argparse.ArgumentParser) -> None:
+    """The options of ``predict``."""
+    command.add_argument("file", metavar="FILE", help="packed network: best.safetensors of a run")
+    command.add_argument("images", nargs="+", metavar="IMAGE", help="files that Pillow reads")
+    command.add_argument("--bits", type=int, nargs="+", metavar="B", help="(default: all)")
+    command.add_argument(
+        "--top", type=positive, default=3, metavar="N", help="classes to print (default: 3)"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
+    group = command.add_argument_group("images", "what the file does not say, or to say otherwise")
+    group.add_argument(
+        "--mean", type=number, nargs="+", metavar="M", help="of each channel, pixels in [0, 1]"
+    )
+    group.add_argument(
+        "--std", type=positive_number, nargs="+", metavar="S", help="standard deviations"
+    )
+    group.add_argument("--class-names", nargs="+", metavar="NAME", help="in the order of logits")
+    group.add_argument("--crop", type=positive_number, metavar="SHARE", help="that is kept, to 1")
+    group.add_argument("--interpolation", choices=INTERPOLATIONS, help="of resizing")
+    group.add_argument(
+        "--img-size", type=positive, metavar="PIXELS", help="height and width (default: as trained)"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Read the file and the images, and print.
+
+    Raises:
+        PackedFileError, SourceError: as `brevitas_multiquant.load_packed`.
+        OptionError: the file does not say how images are prepared, and neither do the options.
+        BitWidthError: bit-widths that the network does not have.
+        ExportError: preprocessing that does not fit the network.
+        DatasetError: an image that cannot be read.
+    """
+    net = load_packed(options.file)
+    bits = net.bits if options.bits is None else chosen_bits(options.bits, net.bits, "predict")
+    preprocessing = preprocessing_for(net, options)
+    constants = preprocessing.constants(*_images_and_classes(net, options))
+    found = {
+        path: predict(net, read(path, constants), bits, preprocessing.class_names)
+        for path in options.images
+    }
+    show = _as_json if options.json else _as_text
+    print(show(net.image_task, _first(found, options.top)))
+
+
+def preprocessing_for(net: MultiQuantNet, options: argparse.Namespace) -> Preprocessing:
+    """What the file says, with what options say otherwise.
+
+    Raises:
+        OptionError: neither knows mean and std.
+    """
+    names = ("mean", "std", "class_names", "crop", "interpolation")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    if net.image_task is not None:
+        return replace(net.image_task.preprocessing, **given)
+    if not {"mean", "std"} <= set(given):
+        raise OptionError(
+            f"{options.file}: expected a file that says how images are prepared, got one without, "
+            "as older releases wrote them: give --mean and --std as in training, for pixels "
+            "in [0, 1], and where they were not the default --crop, --interpolation and "
+            "--class-names; or set net.image_task and save_packed again"
+        )
+    return Preprocessing(**given)
+
+
+def _images_and_classes(
+    net: MultiQuantNet, options: argparse.Namespace
+) -> tuple[tuple[int, ...], int]:
+    """(1, C, H, W) of the images, and how many logits the network gives for one."""
+    if options.img_size is None and net.input_shape is None:
+        raise OptionError(f"{options.file}: it does not tell its image size: give --img-size")
+    channels, *size = (net.input_shape or (1, 3))[1:]
+    if options.img_size is not None:
+        size = [options.img_size, options.img_size]
+    shape = (1, channels, *size)
+    with torch.no_grad():
+        return shape, net(torch.zeros(shape)).shape[1]
+
+
+def read(path: str, constants: dict[str, Any]) -> Tensor:
+    """An image file as the network was trained on it, (1, C, H, W).
+
+    Args:
+        path: a file that Pillow reads.
+        constants: of `Preprocessing.constants`.
+
+    Raises:
+        DatasetError: it is no image.
+    """
+    try:
+        return torch.from_numpy(read_image(path, constants))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DatasetError(f"{path}: expected an image, cannot read it: {error}") from error
+
+
+@torch.no_grad()
+def predict(
+    net: MultiQuantNet, image: Tensor, bits: Sequence[int], class_names: Sequence[str] = ()
+) -> Predicted:
+    """All classes of an image (1, C, H, W) by how likely they are, a bit-width at a time.
+
+    Args:
+        net: in evaluation.
+        image: preprocessed.
+        bits: to run at.
+        class_names: in the order of the logits; none: classes are numbers.
+    """
+    found: Predicted = {}
+    for bit in bits:
+        with net.at_bits(bit):
+            best = net(image)[0].softmax(0).sort(descending=True, stable=True)
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        found[bit] = [(class_names[i] if class_names else str(i), share) for i, share in pairs]
+    return found
+
+
+def _first(found: Mapping[str, Predicted], top: int) -> dict[str, Predicted]:
+    return {path: {b: some[:top] for b, some in each.items()} for path, each in found.items()}
+
+
+def _as_text(task: ImageTask | None, found: Mapping[str, Predicted]) -> str:
+    lines = []
+    for path, by_bits in found.items():
+        lines.append(path)
+        for bits, classes in by_bits.items():
+            shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in classes)
+            lines.append(f"{bits:4} bits: {shown}")
+    if task is not None and task.accuracy:
+        measured = ", ".join(f"{top1:.2f} % at {bits}" for bits, top1 in task.accuracy.items())
+        lines.append(f"accuracy: {measured} bits ({task.dataset}: {task.protocol})")
+    return "\n".join(lines)
+
+
+def _as_json(task: ImageTask | None, found: Mapping[str, Predicted]) -> str:
+    images: dict[str, Any] = {
+        path: {
+            str(bits): [{"class": name, "probability": share} for name, share in classes]
+            for bits, classes in by_bits.items()
+        }
+        for path, by_bits in found.items()
+    }
+    return json.dumps(
+        {"image_task": None if task is None else task.to_dict(), "images": images}, indent=2
+    )
