@@ -15,6 +15,7 @@ MIXED = Assignment(4, {"conv1": (8, 4), "conv2": (3, 5)})
 ROWS: dict[str, dict[str, Any]] = {
     "individual, 8 bits": {"bits": [8], "method": "individual"},
     "individual, 3 bits": {"bits": [3], "method": "individual"},
+    "individual, 1 bit": {"bits": [1], "method": "individual"},
     "individual, assignment": {"bits": MIXED},
     "individual, symmetric": {"bits": [8], "method": "individual", "grid": "symmetric"},
     "individual, integer": {"bits": MIXED, "grid": "integer"},
@@ -22,7 +23,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "adabits modified": {"bits": [2, 4, 7], "method": "adabits", "grid": "modified"},
     "adabits original": {"bits": [2, 4, 8], "method": "adabits", "grid": "original"},
     "adabits tanh": {"bits": [2, 4, 6], "method": "adabits", "weight_range": "tanh"},
-    "any_precision": {"bits": [2, 4, 8], "method": "any_precision", "shortcuts": "quantized"},
+    "any_precision": {"bits": [1, 4, 8], "method": "any_precision", "shortcuts": "quantized"},
     "double_rounding": {"bits": [2, 3, 5, 8], "method": "double_rounding"},
     "bit mixer": {"bits": [2, 3, 4], "method": "bit_mixer"},
     "bit mixer, own norms": {"bits": [2, 5], "method": "bit_mixer", "norms": "own"},

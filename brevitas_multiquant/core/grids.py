@@ -188,7 +188,8 @@ def integer(bits: int) -> Grid:
         >>> integer(8).integers[0], integer(8).highest, integer(8).datatype
         (-128, 127, 'INT8')
     """
-    return Grid(f"int{bits}", _places(bits) - 1, -_places(bits) // 2)
+    places = _places(bits, least=2)  # of one bit are -1 and 0: no positive weight
+    return Grid(f"int{bits}", places - 1, -places // 2)
 
 
 def symmetric(bits: int) -> Grid:
@@ -209,7 +210,8 @@ def modified(bits: int) -> Grid:
         >>> print(modified(2), modified(2).divisor, {q >> 6 for q in modified(8).integers})
         modified (-2, -1, 0, 1) 2 {0, 1, -2, -1}
     """
-    return replace(integer(bits), name="modified", rounding="floor")
+    places = _places(bits)
+    return Grid("modified", places - 1, -places // 2, rounding="floor")
 
 
 def centered(bits: int) -> Grid:

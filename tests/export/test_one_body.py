@@ -88,6 +88,23 @@ def test_qonnx_has_weights_of_their_own_bits(row, tmp_path):
             assert lowest + grid.is_narrow <= integers.min() and integers.max() <= highest
 
 
+@pytest.mark.parametrize("profile", ["paper", "finn"])
+@pytest.mark.parametrize("row", ["individual, 1 bit", "any_precision"])
+def test_codes_of_one_bit_are_0_and_1_in_files(row, profile, tmp_path):
+    """Brevitas would write quantizers to -1 and 1, and refuses them in plain ONNX."""
+    net = network(row, profile)
+    qonnx = onnx.load(export_qonnx(net, tmp_path, bits=[1])[1]).graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in qonnx.initializer}
+    quantizers = [node for node in qonnx.node if node.op_type == "Quant"]
+    assert not [node for node in qonnx.node if node.op_type == "BipolarQuant"]
+    binary = [node for node in quantizers if constants[node.input[3]] == 1]
+    assert len(binary) == len(net.sites)
+    for node in binary:
+        facts = {one.name: one.i for one in node.attribute if one.name in ("signed", "narrow")}
+        assert facts == {"signed": 0, "narrow": 0} and constants[node.input[2]] == 0
+    assert export_onnx(net, tmp_path / "plain", bits=[1])[1].exists()  # compared with torch
+
+
 @pytest.mark.parametrize("row", ROWS)
 def test_onnx_of_every_bit_width(row, tmp_path):
     """Where integers have 9 bits, they are whole numbers in fp32; else int8."""

@@ -303,6 +303,11 @@ class TestWeightsOfZero:
             "shortcuts: expected 'quantized' with the profile 'finn'",
         ),
         ({"bits": [1, 8], "method": "double_rounding"}, BitWidthError, "expected 2 to 16, got 1"),
+        (
+            {"bits": [1], "method": "individual", "grid": "integer"},
+            BitWidthError,
+            "grid: expected 2 to 16 bits, got 1",
+        ),
         ({"bits": [0, 8], "method": "any_precision"}, BitWidthError, "expected 1 to 16, got 0"),
         (
             {"bits": [2], "method": "adabits", "weights": "int2"},

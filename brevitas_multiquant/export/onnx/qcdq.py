@@ -75,7 +75,9 @@ def to_onnx(subnet: Subnet, images: Tensor) -> Any:
     with quiet():
         from brevitas.export import export_onnx_qcdq
 
-    return run_exporter(export_onnx_qcdq, _with_wide_weights(_with_floors(subnet)), images)
+    return run_exporter(
+        export_onnx_qcdq, _with_wide_weights(_with_known_quantizers(subnet)), images
+    )
 
 
 def _attempt(operation: nn.Module, x: Tensor) -> Any:
@@ -87,17 +89,22 @@ def _attempt(operation: nn.Module, x: Tensor) -> Any:
     return session.run(None, {value.name: x.numpy() for value in session.get_inputs()})[0]
 
 
-def _with_floors(subnet: Subnet) -> Any:
-    """A copy in which a quantizer that rounds down is a floor, and a quantizer of its integers.
+def _with_known_quantizers(subnet: Subnet) -> Any:
+    """A copy whose quantizers ONNX has: of two bits or more, that round to the nearest.
 
-    ONNX's QuantizeLinear rounds to the nearest integer, ties to even: of an integer, always right.
+    ONNX's QuantizeLinear rounds to the nearest integer, ties to even: what a floor gives is an
+    integer, where that is right always. Brevitas writes no clip to a single bit: there values
+    above 1 are 1 before they are rounded, and 2 and 3 never arise.
     """
-    flooring = {
-        module: nn.Sequential(_Floor(), _rounding(module))
-        for module in subnet.modules()
-        if isinstance(module, QuantIdentity) and module.act_quant.rounding_mode == "FLOOR"
-    }
-    return copy_of_modules(subnet, flooring)
+    known: dict[nn.Module, nn.Module] = {}
+    for module in subnet.modules():
+        if not isinstance(module, QuantIdentity):
+            continue
+        if module.act_quant.rounding_mode == "FLOOR":
+            known[module] = nn.Sequential(_Floor(), _rounding(module))
+        elif int(module.act_quant.bit_width()) == 1:
+            known[module] = nn.Sequential(_AtMostOne(), _rounding(module, bits=2))
+    return copy_of_modules(subnet, known)
 
 
 def _with_wide_weights(subnet: Any) -> Any:
@@ -127,9 +134,14 @@ class _Floor(nn.Module):
         return x.floor()
 
 
-def _rounding(quantizer: Any) -> nn.Module:
-    """The same quantizer of scale 1, rounding to the nearest integer."""
-    bits, signed = int(quantizer.act_quant.bit_width()), bool(quantizer.act_quant.is_signed)
+class _AtMostOne(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(max=1.0)
+
+
+def _rounding(quantizer: Any, bits: int | None = None) -> nn.Module:
+    """The same quantizer of scale 1, rounding to the nearest integer, or one of other bits."""
+    bits, signed = bits or int(quantizer.act_quant.bit_width()), bool(quantizer.act_quant.is_signed)
     return QuantIdentity(
         act_quant=IntActConst if signed else UintActConst,
         bit_width=bits,

@@ -48,6 +48,29 @@ def _set_domain(proto: Any) -> None:
     proto.opset_import.extend([*kept, make_opsetid(DOMAIN, 1)])
 
 
+def unsigned_bits(graph: Any) -> None:
+    """Quantizers of one bit, which Brevitas writes as those to -1 and 1, give codes 0 and 1.
+
+    All of them are of activations, whose codes are unsigned; weights of -1 and 1 have two bits.
+
+    Args:
+        graph: as Brevitas's QONNX exporter wrote it; changed.
+    """
+    from onnx import numpy_helper
+    from onnx.helper import make_attribute
+
+    for node in graph.node:
+        if node.op_type != "BipolarQuant":
+            continue
+        node.op_type = "Quant"
+        for what, value in (("zero_point", 0.0), ("bit_width", 1.0)):
+            tensor = numpy_helper.from_array(np.array(value, np.float32), f"{node.name}/{what}")
+            graph.initializer.append(tensor)
+            node.input.append(tensor.name)
+        facts = {"signed": 0, "narrow": 0, "rounding_mode": "ROUND"}
+        node.attribute.extend(make_attribute(name, value) for name, value in facts.items())
+
+
 def _settle_omitted_inputs(graph: Any) -> None:
     """No input is named "": qonnx's executor looks for a tensor of that name.
 

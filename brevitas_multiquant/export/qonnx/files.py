@@ -16,7 +16,7 @@ from brevitas_multiquant.core.precision import Assignment, Setting, described, n
 from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export.exporter import quiet, readable_ir_version, run_exporter
 from brevitas_multiquant.export.operations import operations_named
-from brevitas_multiquant.export.qonnx.cleanup import clean_up
+from brevitas_multiquant.export.qonnx.cleanup import clean_up, unsigned_bits
 from brevitas_multiquant.export.qonnx.execute import execute
 from brevitas_multiquant.export.request import (
     requested_settings,
@@ -66,7 +66,9 @@ def _exported(module: nn.Module, images: Tensor) -> Any:
     with quiet():
         from brevitas.export import export_qonnx as brevitas_export_qonnx
 
-    return run_exporter(brevitas_export_qonnx, module, images)
+    proto = run_exporter(brevitas_export_qonnx, module, images)
+    unsigned_bits(proto.graph)
+    return proto
 
 
 def _attempt(operation: nn.Module, x: Tensor) -> Any:
