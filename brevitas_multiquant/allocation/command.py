@@ -1,7 +1,7 @@
 """Options of ``python -m brevitas_multiquant allocate``: the budget, the data, what is written."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ def add_allocate_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--candidates", type=int, nargs="+", metavar="B", help="default: 2 to 8")
     command.add_argument(
         "--pin",
+        action="extend",
         nargs="+",
         default=[],
         metavar="NAME=BITS",
@@ -83,7 +84,7 @@ def run_allocation(
         strategy=options.strategy,
         data=[images if labels is None else (images, labels)],
         candidates=options.candidates,
-        pins=dict(map(_pin, options.pin)),
+        pins=_pins(options.pin),
         exact=options.exact,
         profile=options.profile,
         input_shape=shape,
@@ -105,6 +106,14 @@ def _budget(options: argparse.Namespace) -> Budget:
     if options.cost_table is not None:
         given["cost"] = CostTable.from_csv(options.cost_table)
     return Budget(**{name: value for name, value in given.items() if value is not None})
+
+
+def _pins(texts: Iterable[str]) -> dict[str, Pin]:
+    pins: dict[str, Pin] = {}
+    for name, pin in map(_pin, texts):
+        if pins.setdefault(name, pin) != pin:
+            raise BitWidthError(f"--pin {name}: expected one pin, got {pins[name]} and {pin}")
+    return pins
 
 
 def _pin(text: str) -> tuple[str, Pin]:

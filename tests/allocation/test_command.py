@@ -24,13 +24,14 @@ def test_table_assignment_and_plot(capsys: pytest.CaptureFixture[str], tmp_path:
         *("--output", str(tmp_path / "mixed.yaml"), "--plot", str(tmp_path / "mixed.png")),
     ]
     options = ["--uniform", "4", "--strategy", "fisher", "--pin", "layer1*=8,4"]
+    options += ["--pin", "layer4.0.conv2=3"]  # one more, not the only one
     assert main(["allocate", *MODEL, *options, *files]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("fisher: ") and "; uniform 4 bits: " in printed
     assert "note:" not in printed and "layer4.0.conv2" in printed
     saved = Assignment.load(tmp_path / "mixed.yaml")
     pinned = {tuple(pair) for site, pair in saved.items() if site.startswith("layer1")}
-    assert pinned == {(8, 4)}
+    assert pinned == {(8, 4)} and saved["layer4.0.conv2"] == (3, 3)
     assert (tmp_path / "mixed.png").stat().st_size > 1000
 
 
@@ -50,6 +51,9 @@ def test_a_quick_look_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> Non
         (["--uniform", "4", "--pin", "conv1"], "--pin: expected NAME=BITS"),
         (["--uniform", "4", "--pin", "conv1=a"], "--pin: expected NAME=BITS"),
         (["--uniform", "4", "--pin", "nothing=4"], "pins: expected sites or layers"),
+        (["--uniform", "4", "--pin", "conv1=4", "conv1=8"], "--pin conv1: expected one pin, got 4"),
+        (["--uniform", "4", "--exact", "--strategy", "mixquant"], "exact: expected it with one of"),
+        (["--uniform", "4", "--board", "Pynq-Z1"], "board: expected it with a budget of LUTs"),
         (["--uniform", "4", "--weights", "none.pt"], "--weights: expected a state dict"),
         (["--uniform", "4", "--data", "none.npz"], "--data: expected an .npz file"),
         (["--uniform", "4", "--strategy", "fisher"], "expected batches (images, labels)"),
