@@ -201,16 +201,18 @@ class BitSearch(TrainingTask):
         pruned channels are kept at 0, nothing else.
 
         Args:
-            done: share of the search that is over, from 0 to 1.
+            done: share of the search that is over, from 0 to 1; whatever it is once bits are whole.
 
         Raises:
-            ConfigError: another share.
+            ConfigError: another share while bits are learned.
         """
-        if not 0 <= done <= 1:
-            raise ConfigError(f"done: expected a share from 0 to 1, got {done!r}")
         if self.pruned is not None:
             self.pruned.hold()
-        if not self.is_open or self._ratio is None:
+        if not self.is_open:
+            return
+        if not 0 <= done <= 1:
+            raise ConfigError(f"done: expected a share from 0 to 1, got {done!r}")
+        if self._ratio is None:
             return
         rate = self.speed * (1 - (1 - SLOWEST) * done)
         for value in self.widths.parameters():

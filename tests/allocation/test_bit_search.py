@@ -402,6 +402,7 @@ def test_refused(net: Any, make_net: Any, images: Tensor) -> None:
     with pytest.raises(ConfigError, match=r"expected a network without a search"):
         BitSearch(net, Budget(uniform=3))
     search.settle()
+    search.update_bits(1.25)  # of a loop that goes on
     with pytest.raises(ConfigError, match=r"expected a search that is open"):
         search.settle()
     with pytest.raises(ConfigError, match=r"with an assignment"):
