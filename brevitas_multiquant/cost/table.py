@@ -25,10 +25,11 @@ class BitWidthCost:
     """Cost of one bit-width or assignment, per image.
 
     Args:
-        macs: multiply-accumulates of the branches' 2-bit layers.
+        macs: multiply-accumulates of the quantized layers of branches, or of the one body.
         float_macs: multiply-accumulates of float layers: stem and head of the profile ``paper``.
-        bitops: MACs x weight bits x activation bits: ``macs`` x 2 x b + ``edge_macs`` x 8 x 8;
-            of an assignment, b of the site that each layer reads.
+        bitops: MACs x weight bits x activation bits: ``macs`` x 2 x b + ``edge_macs`` x 8 x 8, and
+            b in place of 2 where weights follow the bit-width; of an assignment, the bits of the
+            site that each layer reads.
         bytes: storage of this bit-width alone, each weight in the bits that it has.
         branches: indices of the branches that run, the last one at half if the bit-width is odd.
         edge_macs: multiply-accumulates of 8-bit layers: stem and head of the profile ``finn``.

@@ -81,9 +81,10 @@ def multiquantize(
 
     Args:
         model: classification CNN: images (N, C, H, W) -> logits (N, classes).
-        bits: candidate bit-widths from 2 to 16; default 2, 4, 6, 8. Or an assignment, of which
-            every site has bits of weights and activations of its own, for good.
-        config: bits and the options up to ``weights`` as one object, instead of one by one.
+        bits: candidate bit-widths from 2 to 16, of ``"any_precision"`` and ``"individual"`` from 1;
+            default 2, 4, 6, 8. Or an assignment, of which every site has bits of weights and
+            activations of its own, for good.
+        config: bits and the options up to ``shortcuts`` as one object, instead of one by one.
         method: how bit-widths are trained and run: ``"multiquant"`` (default), branches of 2-bit
             weights; or one body, of which ``"adabits"`` runs the weights at the bit-width chosen
             at run time, ``"any_precision"`` and ``"double_rounding"`` too, ``"bit_mixer"`` any
@@ -104,7 +105,9 @@ def multiquantize(
             three.
         grid: which integers the weights of ``"adabits"`` are: ``"centered"`` (default) and
             ``"modified"`` nest, so that those of the largest bit-width are all there is to store;
-            ``"original"``, to the nearest.
+            ``"original"``, to the nearest odd one. Of ``"individual"``: ``"original"`` (default),
+            ``"symmetric"`` and ``"integer"``, two's complement without the most negative integer
+            or with it.
         norms: what chooses a norm of ``"bit_mixer"``: ``"transitional"`` (default), the bits of the
             layer in front of it and of the first one behind; ``"own"``, of the layer in front;
             ``"bits"``, the network's bit-width.

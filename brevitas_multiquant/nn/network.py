@@ -319,7 +319,8 @@ class MultiQuantNet(MultiBranch):
     def range_parameters(self) -> Iterator[nn.Parameter]:
         """The trainable ranges of all quantizers, for an optimizer of their own.
 
-        The l and u of each; or its step, where a method trains that.
+        The l and u of each; or its step, where a method trains that. There are none where data do
+        not change ranges, as those of Any-Precision: then no optimizer is needed for them.
         """
         for module in self.modules():
             if isinstance(module, LearnedRange):

@@ -1,6 +1,7 @@
 """What a folder of the Hub holds beside the packed file: for people and for the Hub's search."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,7 @@ def _card(net: MultiQuantNet, costs: Cost, details: Details, plotted: bool) -> s
     measured = "" if details.dataset is None else f" on {details.dataset}"
     plot = f"\n![Top-1 accuracy over bit operations]({PLOT})\n" if plotted else ""
     return f"""---
-{_metadata(details)}---
+{_metadata(net, details)}---
 
 # {name} at {", ".join(map(str, net.bits))} bits
 
@@ -208,13 +209,20 @@ Quantization of Neural Networks*, [arXiv 2305.08117]({PAPER})."""
     return f"Method: {row.paper}. Quantizers: Zhong et al., {seed}"
 
 
-def _metadata(details: Details) -> str:
+def _tags(net: MultiQuantNet) -> list[str]:
+    """What the Hub finds the network by: its method, and the papers of that and of quantizers."""
+    row = method_named(net.config.method)
+    papers = [*re.findall(r"\((\d{4}\.\d{5})\)", row.paper), PAPER.rsplit("/", 1)[-1]]
+    return ["quantization", "brevitas", row.name, *(f"arxiv:{paper}" for paper in papers)]
+
+
+def _metadata(net: MultiQuantNet, details: Details) -> str:
     lines = [
         f"library_name: {LIBRARY}",
         f"license: {json.dumps(details.license)}",
         "pipeline_tag: image-classification",
         "tags:",
-        *(f"- {tag}" for tag in ("quantization", "brevitas", "multiquant", "arxiv:2305.08117")),
+        *(f"- {tag}" for tag in _tags(net)),
     ]
     if details.dataset is not None:
         lines += ["datasets:", f"- {json.dumps(details.dataset)}"]

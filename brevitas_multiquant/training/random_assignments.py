@@ -29,6 +29,9 @@ class RandomAssignments(TrainingTask):
 
     A network of branches learns so too: then activations alone have random bits.
 
+    Norms that sites choose get no gradient in a step that did not draw them. So
+    ``DistributedDataParallel`` around the task needs ``find_unused_parameters=True``.
+
     Args:
         net: the network to train.
         uniform: the share of the epochs that the first two stages take.

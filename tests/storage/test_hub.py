@@ -65,7 +65,7 @@ def test_model_card(net: MultiQuantNet, tmp_path: Path) -> None:
     assert data["library_name"] == "brevitas_multiquant"
     assert data["pipeline_tag"] == "image-classification"
     assert data["datasets"] == ["cifar10"]
-    assert "arxiv:2305.08117" in data["tags"]
+    assert data["tags"] == ["quantization", "brevitas", "multiquant", "arxiv:2305.08117"]
     one = cost(net)[4]
     row = f"| 4 | 91.50 % | 2 | {one.macs / 1e6:.1f} | {one.bitops / 1e9:.3f} |"
     assert row in card.text

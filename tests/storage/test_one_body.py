@@ -286,6 +286,9 @@ def test_a_folder_of_the_hub(row: str, tmp_path: Path) -> None:
         assert torch.equal(ours, expected)
     card = (tmp_path / "net" / "README.md").read_text()
     assert f"method `{net.config.method}`" in card
+    own = {"individual": [], "adabits": ["arxiv:1912.09666"]}[net.config.method]
+    tags = ["quantization", "brevitas", net.config.method, *own, "arxiv:2305.08117"]
+    assert "tags:\n" + "".join(f"- {tag}\n" for tag in tags) + "---" in card
     assert {
         "individual, assignment": "Weights are odd, of at most 8 bits, 5.13 on average.",
         "adabits centered": "Weights are centered (-255, -253, ..., 255), 8 bits each, which hold "
