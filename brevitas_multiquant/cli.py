@@ -23,6 +23,7 @@ from brevitas_multiquant.methods.options import add_config_options, config_from
 from brevitas_multiquant.nn import MultiQuantNet
 from brevitas_multiquant.nn.stored import codings_of, weights_in_words
 from brevitas_multiquant.recipes import predict
+from brevitas_multiquant.recipes.options.option import Parser
 from brevitas_multiquant.recipes.predict import add_predict_options
 from brevitas_multiquant.training.calibrate import calibrate
 from brevitas_multiquant.version import __version__
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m brevitas_multiquant", description=__doc__)
+    parser = Parser(prog="python -m brevitas_multiquant", description=__doc__)
     parser.add_argument("--version", action="version", version=f"brevitas-multiquant {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("inspect", help="print what a model would cost, untrained")

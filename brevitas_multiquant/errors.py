@@ -1,6 +1,7 @@
 """Named errors. Each says what was expected, what was got, where, and what to do."""
 
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -75,6 +76,17 @@ class HubError(MultiQuantError):
 
 class ExportError(MultiQuantError):
     """An exported file that does not reproduce the network; nothing was left on disk."""
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """How a message ends where known names come near the one that was given.
+
+    Example:
+        >>> did_you_mean("resnet19", ["resnet18", "vgg11"]), did_you_mean("x", ["resnet18"])
+        ('; did you mean resnet18?', '')
+    """
+    near = get_close_matches(str(name), known, n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def grouped(problems: Iterable[tuple[str, str]]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from brevitas_multiquant.errors import SourceError
+from brevitas_multiquant.errors import SourceError, did_you_mean
 
 LIBRARIES = ("timm", "torchvision", "own")
 
@@ -136,7 +136,10 @@ def _build_timm(name: str, kwargs: dict[str, Any]) -> nn.Module:
 
     importlib.import_module("brevitas_multiquant.core.cifar_networks")
     if not timm.is_model(name):  # timm would look for "hf-hub:..." in the network
-        raise SourceError(f"timm cannot build {name!r}: it has no model of that name")
+        raise SourceError(
+            f"timm cannot build {name!r}: it has no model of that name"
+            f"{did_you_mean(name, timm.list_models())}"
+        )
     return timm.create_model(name, pretrained=False, **kwargs)
 
 
@@ -148,8 +151,12 @@ def _build_torchvision(name: str, kwargs: dict[str, Any]) -> nn.Module:
     import torchvision.models
 
     # detection and segmentation models load the weights of their backbones
-    if name.lower() not in torchvision.models.list_models(module=torchvision.models):
-        raise SourceError(f"torchvision cannot build {name!r}: no classification model of it")
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name.lower() not in known:
+        raise SourceError(
+            f"torchvision cannot build {name!r}: no classification model of it"
+            f"{did_you_mean(name, known)}"
+        )
     return torchvision.models.get_model(name, weights=None, **kwargs)
 
 

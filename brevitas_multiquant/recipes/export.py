@@ -13,7 +13,7 @@ from brevitas_multiquant.core.precision import Setting, described
 from brevitas_multiquant.export import export_finn, export_onnx, export_qonnx
 from brevitas_multiquant.export.finn.target import MEMORIES
 from brevitas_multiquant.recipes.errors import MissingFileError, OptionError, exit_code
-from brevitas_multiquant.recipes.options.option import add_options, option, taken
+from brevitas_multiquant.recipes.options.option import Parser, add_options, option, taken
 from brevitas_multiquant.recipes.options.types import positive
 
 FORMATS = ("qonnx", "onnx", "finn")
@@ -51,10 +51,9 @@ class HardwareOptions:
 
 def export_parser() -> argparse.ArgumentParser:
     """All options of ``recipes/export.py``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="export.py",
         description="Write one file per bit-width, executed and compared with torch before.",
-        allow_abbrev=False,
     )
     parser.add_argument("packed", metavar="PACKED.safetensors")
     add_options(parser, ExportOptions)

@@ -1,12 +1,10 @@
 """What boards have: look-up tables, memories and multipliers of their chips."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from brevitas_multiquant.cost.luts.products import DspBlock
 from brevitas_multiquant.cost.luts.resources import Resources
-from brevitas_multiquant.errors import HardwareError
+from brevitas_multiquant.errors import HardwareError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def board_named(name: str) -> Board:
     """
     if name not in BOARDS:
         raise HardwareError(
-            f"board: expected one of {list(BOARDS)}, got {name!r}{_nearest(name, BOARDS)}"
+            f"board: expected one of {list(BOARDS)}, got {name!r}{did_you_mean(name, BOARDS)}"
         )
     return BOARDS[name]
 
@@ -138,11 +136,6 @@ def board_of_part(part: str) -> Board:
     if not found:
         raise HardwareError(
             f"part: expected a part number of one of the chips {list(CHIPS)}, got {part!r}"
-            f"{_nearest(str(part).upper().partition('-')[0], CHIPS)}"
+            f"{did_you_mean(str(part).upper().partition('-')[0], CHIPS)}"
         )
     return _board(part, max(found, key=len))
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(str(name), known, n=3)
-    return f"; did you mean {' or '.join(near)}?" if near else ""

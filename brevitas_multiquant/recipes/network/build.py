@@ -7,9 +7,10 @@ from torch import nn
 from brevitas_multiquant import multiquantize
 from brevitas_multiquant.core.float_model import ModelSource
 from brevitas_multiquant.methods.options import config_from
-from brevitas_multiquant.recipes.errors import OptionError
+from brevitas_multiquant.recipes.errors import MissingFileError, OptionError
 from brevitas_multiquant.recipes.network.initial import load_initial, require_file
 from brevitas_multiquant.recipes.network.multi_branch import IMAGE_CHANNELS, MultiBranch
+from brevitas_multiquant.recipes.network.published import require_published
 from brevitas_multiquant.recipes.network.trainee import Trainee
 from brevitas_multiquant.recipes.options.model import ModelOptions
 
@@ -42,18 +43,22 @@ def create_float_model(source: ModelSource, pretrained: bool, checkpoint: str | 
 
     Raises:
         OptionError: an unknown model, or arguments or weights that it does not take.
-        MissingFileError: no such checkpoint.
+        MissingFileError: no such checkpoint, or published weights that cannot be reached.
     """
     if checkpoint is not None:
         require_file(checkpoint)
     try:
         source.check()
+        if pretrained:
+            require_published(source)
         if not pretrained:
             model = source.build()
         elif source.library == "torchvision":
             model = torchvision.models.get_model(source.name, weights="DEFAULT", **source.kwargs)
         else:
             model = timm.create_model(source.name, pretrained=True, **source.kwargs)
+    except MissingFileError:
+        raise
     except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise OptionError(
             f"--model {source.name}: {source.library} cannot create it with {source.kwargs}"

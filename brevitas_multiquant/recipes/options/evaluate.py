@@ -8,7 +8,7 @@ from pathlib import Path
 from brevitas_multiquant.recipes.errors import MissingFileError, OptionError
 from brevitas_multiquant.recipes.options.data import DataOptions
 from brevitas_multiquant.recipes.options.execution import DeviceOptions
-from brevitas_multiquant.recipes.options.option import taken
+from brevitas_multiquant.recipes.options.option import Parser, taken
 from brevitas_multiquant.recipes.options.train import add_config_option, add_group, parse
 
 
@@ -39,11 +39,10 @@ class EvaluateOptions:
 
 def evaluate_parser() -> argparse.ArgumentParser:
     """All options of ``recipes/evaluate.py``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="evaluate.py",
         description="Top-1 per bit-width. The data options default to those of the training run, "
         "read from args.yaml beside the packed file; without it name the data.",
-        allow_abbrev=False,
     )
     parser.add_argument("packed", metavar="PACKED.safetensors")
     parser.add_argument("--bits", type=int, nargs="+", metavar="B", help="default: all")

@@ -4,7 +4,43 @@ import argparse
 from dataclasses import MISSING, field, fields
 from typing import Any, TypeVar
 
+from brevitas_multiquant.errors import did_you_mean
+
 Options = TypeVar("Options")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that takes whole names of options, and says which ones an unknown one is near."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(allow_abbrev=False, **given)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, which says nothing of names that come near.
+
+        Example:
+            >>> parser = Parser(prog="train")
+            >>> _ = parser.add_argument("--epochs")
+            >>> parser.parse_args(["--epochs", "3"])
+            Namespace(epochs='3')
+        """
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            options = [one.partition("=")[0] for one in unknown if one.startswith("--")]
+            hint = did_you_mean(options[0], names_of(self, parsed)) if options else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return parsed
+
+
+def names_of(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> list[str]:
+    """Names of the options of a parser, and of the command that was chosen."""
+    names: list[str] = []
+    for action in parser._actions:
+        names += action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            names += names_of(action.choices[getattr(parsed, action.dest)], parsed)
+    return names
+
 
 SWITCH = argparse.BooleanOptionalAction
 _GIVEN = "argparse"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from brevitas_multiquant.methods.settle import INDIVIDUAL
 from brevitas_multiquant.recipes.errors import OptionError
+from brevitas_multiquant.recipes.options.option import Parser
 from brevitas_multiquant.recipes.options.searching import SearchOptions
 from brevitas_multiquant.recipes.options.train import (
     TITLES,
@@ -52,10 +53,9 @@ class SearchRunOptions(TrainOptions):
 
 def search_parser() -> argparse.ArgumentParser:
     """All options of ``recipes/search.py``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="search.py",
         description="Learn the bits of every layer within a budget.",
-        allow_abbrev=False,
     )
     add_config_option(parser)
     add_group(parser, "search", SearchOptions)

@@ -12,7 +12,7 @@ from brevitas_multiquant.recipes.errors import OptionError
 from brevitas_multiquant.recipes.options.data import DataOptions, choose_source
 from brevitas_multiquant.recipes.options.execution import DeviceOptions, ExecutionOptions
 from brevitas_multiquant.recipes.options.model import ModelOptions
-from brevitas_multiquant.recipes.options.option import add_options, taken
+from brevitas_multiquant.recipes.options.option import Parser, add_options, taken
 from brevitas_multiquant.recipes.options.output import OutputOptions
 from brevitas_multiquant.recipes.options.searching import SearchOptions
 from brevitas_multiquant.recipes.options.training import (
@@ -147,9 +147,7 @@ OptionsT = TypeVar("OptionsT", bound=TrainOptions)
 
 def train_parser() -> argparse.ArgumentParser:
     """All options of ``recipes/train.py``."""
-    parser = argparse.ArgumentParser(
-        prog="train.py", description="Train one network for every bit-width.", allow_abbrev=False
-    )
+    parser = Parser(prog="train.py", description="Train one network for every bit-width.")
     add_config_option(parser)
     for title, concerns in TITLES.items():
         add_group(parser, title, *concerns)

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from brevitas_multiquant.errors import did_you_mean
 from brevitas_multiquant.recipes.errors import MissingFileError, OptionError
 from brevitas_multiquant.recipes.options.configurations import find_configuration
 from brevitas_multiquant.recipes.options.types import key_value
@@ -52,7 +53,8 @@ def yaml_arguments(
     if unknown:
         raise OptionError(
             f"{path}: expected option names as keys, got unknown {unknown}: correct or remove "
-            f"them; recipes/train.py --help lists the options"
+            "them; recipes/train.py --help lists the options"
+            f"{did_you_mean(unknown[0], [*actions, *passed_over])}"
         )
     # What a run saved of itself tells how it was started, which is no wish for the next one.
     wished = [key for key in NEVER_FROM_FILE if values.get(key) and ENVIRONMENT not in values]
