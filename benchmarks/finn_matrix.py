@@ -20,6 +20,7 @@ activations (W8A8); with one branch of 2-bit weights and 2-bit activations they 
 
 import argparse
 import copy
+import csv
 import importlib.util
 import json
 import re
@@ -76,6 +77,8 @@ METHODS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
 HALF_CHANNELS = "3, half of the channels"
 MARKED = {"W8A8": (8, "x"), HALF_CHANNELS: (3, "v")}
 """Rows beside the lines of the plot: where, and how they are drawn."""
+CORRECTED = ROOT / "benchmarks" / "results" / "finn_corrected.csv"
+"""What `finn_corrected.py` writes."""
 SEED = 20230508
 
 
@@ -163,22 +166,36 @@ def measure_plain(name: str) -> dict[str, Any]:
     return {"network": name, "bits": "W8A8", "size": size, "branches": 1, **result}
 
 
+def corrections() -> dict[tuple[str, str], tuple[int, int]]:
+    """Network and bits -> LUTs that the rules estimate, and those of logic that FINN leaves out."""
+    if not CORRECTED.exists():
+        return {}
+    with CORRECTED.open() as file:
+        return {
+            (row["network"], row["bits"]): (int(row["estimate"]), int(row["logic"]))
+            for row in csv.DictReader(file)
+        }
+
+
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown: one line a pair."""
     lines = [
         "| network | bits | branches | partitions | outside | float layers | largest difference "
-        "| frames/s | latency ms | LUT | BRAM 18K | DSP |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| frames/s | latency ms | LUT | LUT, corrected | BRAM 18K | DSP |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
+    logic = {row: luts for row, (_, luts) in corrections().items()}
     for r in results:
         performance, resources = r["performance"], r["resources"]
+        missing = logic.get((r["network"], str(r["bits"])))
+        corrected = "-" if missing is None else f"{resources['LUT'] + missing:.0f}"
         difference = max(step["difference"] for step in r["steps"])
         lines.append(
             f"| {r['network']}, {r['size']}x{r['size']} | {r['bits']} | {r['branches']:g} | "
             f"{r['partitions']} | {len(r['outside_the_partition'])} | {len(r['float_layers'])} | "
             f"{difference:g} | {performance['estimated_throughput_fps']:.0f} | "
             f"{performance['estimated_latency_ns'] / 1e6:.2f} | {resources['LUT']:.0f} | "
-            f"{resources['BRAM_18K']:.0f} | {resources['DSP']:.0f} |"
+            f"{corrected} | {resources['BRAM_18K']:.0f} | {resources['DSP']:.0f} |"
         )
     return "\n".join(lines)
 

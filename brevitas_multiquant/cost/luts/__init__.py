@@ -2,7 +2,8 @@
 
 FINN's rules of estimation (finn-plus 1.6.1) as pure functions: descriptions of hardware layers in,
 resources out. They reproduce FINN's own report, layer by layer; `tests/cost/luts/` compares them.
-They are estimates, as FINN's are: nothing here knows what synthesis will make of a layer.
+They are estimates, as FINN's are. What FINN leaves out of threshold units, counted by an open
+synthesis, is in `brevitas_multiquant.cost.luts.synthesis`, beside them and never added silently.
 """
 
 from brevitas_multiquant.cost.luts.boards import BOARDS, CHIPS, Board, board_named, board_of_part
@@ -26,6 +27,7 @@ from brevitas_multiquant.cost.luts.nodes import (
 )
 from brevitas_multiquant.cost.luts.resources import Resources
 from brevitas_multiquant.cost.luts.rules import resources, total
+from brevitas_multiquant.cost.luts.synthesis import corrected_luts, threshold_logic
 from brevitas_multiquant.cost.luts.table import ResourceTable, tabulate
 from brevitas_multiquant.cost.luts.widths import (
     accumulator_bits,
@@ -59,6 +61,7 @@ __all__ = [
     "accumulator_range",
     "board_named",
     "board_of_part",
+    "corrected_luts",
     "fewest_luts",
     "fold",
     "integer_bits",
@@ -67,6 +70,7 @@ __all__ = [
     "tabulate",
     "target_cycles",
     "threshold_bits",
+    "threshold_logic",
     "total",
     "unfolded",
 ]
