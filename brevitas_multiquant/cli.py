@@ -24,7 +24,7 @@ from brevitas_multiquant.nn import MultiQuantNet
 from brevitas_multiquant.nn.stored import codings_of, weights_in_words
 from brevitas_multiquant.recipes import predict
 from brevitas_multiquant.recipes.options.option import Parser
-from brevitas_multiquant.recipes.predict import add_predict_options
+from brevitas_multiquant.recipes.options.predict import PredictOptions, add_predict_options
 from brevitas_multiquant.training.calibrate import calibrate
 from brevitas_multiquant.version import __version__
 
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=allocate)
     command = commands.add_parser("predict", help="print the likeliest classes of image files")
     add_predict_options(command)
-    command.set_defaults(run=predict.run)
+    command.set_defaults(run=lambda parsed: predict.run(PredictOptions.from_parsed(parsed)))
     return parser
 
 

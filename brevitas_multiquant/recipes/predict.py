@@ -1,6 +1,5 @@
 """The likeliest classes of image files, at each bit-width: a packed file says all that it takes."""
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,41 +10,17 @@ from torch import Tensor
 
 from brevitas_multiquant import MultiQuantNet, load_packed
 from brevitas_multiquant.core.image_task import ImageTask
-from brevitas_multiquant.core.preprocessing import INTERPOLATIONS, Preprocessing
+from brevitas_multiquant.core.preprocessing import Preprocessing
 from brevitas_multiquant.core.selection import chosen_bits
 from brevitas_multiquant.export.finn.project.host import read_image
 from brevitas_multiquant.recipes.errors import DatasetError, OptionError
-from brevitas_multiquant.recipes.options.types import number, positive, positive_number
+from brevitas_multiquant.recipes.options.predict import PredictOptions
 
 Predicted = dict[int, list[tuple[str, float]]]
 """Bit-width -> classes with their probabilities, the likeliest first."""
 
 
-def add_predict_options(command: argparse.ArgumentParser) -> None:
-    """The options of ``predict``."""
-    command.add_argument("file", metavar="FILE", help="packed network: best.safetensors of a run")
-    command.add_argument("images", nargs="+", metavar="IMAGE", help="files that Pillow reads")
-    command.add_argument("--bits", type=int, nargs="+", metavar="B", help="(default: all)")
-    command.add_argument(
-        "--top", type=positive, default=3, metavar="N", help="classes to print (default: 3)"
-    )
-    command.add_argument("--json", action="store_true", help="print JSON")
-    group = command.add_argument_group("images", "what the file does not say, or to say otherwise")
-    group.add_argument(
-        "--mean", type=number, nargs="+", metavar="M", help="of each channel, pixels in [0, 1]"
-    )
-    group.add_argument(
-        "--std", type=positive_number, nargs="+", metavar="S", help="standard deviations"
-    )
-    group.add_argument("--class-names", nargs="+", metavar="NAME", help="in the order of logits")
-    group.add_argument("--crop", type=positive_number, metavar="SHARE", help="that is kept, to 1")
-    group.add_argument("--interpolation", choices=INTERPOLATIONS, help="of resizing")
-    group.add_argument(
-        "--img-size", type=positive, metavar="PIXELS", help="height and width (default: as trained)"
-    )
-
-
-def run(options: argparse.Namespace) -> None:
+def run(options: PredictOptions) -> None:
     """Read the file and the images, and print.
 
     Raises:
@@ -67,14 +42,16 @@ def run(options: argparse.Namespace) -> None:
     print(show(net.image_task, _first(found, options.top)))
 
 
-def preprocessing_for(net: MultiQuantNet, options: argparse.Namespace) -> Preprocessing:
+def preprocessing_for(net: MultiQuantNet, options: PredictOptions) -> Preprocessing:
     """What the file says, with what options say otherwise.
 
     Raises:
         OptionError: neither knows mean and std.
     """
     names = ("mean", "std", "class_names", "crop", "interpolation")
-    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    given = {
+        name: value for name in names if (value := getattr(options.preparing, name)) is not None
+    }
     if net.image_task is not None:
         return replace(net.image_task.preprocessing, **given)
     if not {"mean", "std"} <= set(given):
@@ -87,15 +64,13 @@ def preprocessing_for(net: MultiQuantNet, options: argparse.Namespace) -> Prepro
     return Preprocessing(**given)
 
 
-def _images_and_classes(
-    net: MultiQuantNet, options: argparse.Namespace
-) -> tuple[tuple[int, ...], int]:
+def _images_and_classes(net: MultiQuantNet, options: PredictOptions) -> tuple[tuple[int, ...], int]:
     """(1, C, H, W) of the images, and how many logits the network gives for one."""
-    if options.img_size is None and net.input_shape is None:
+    if options.preparing.img_size is None and net.input_shape is None:
         raise OptionError(f"{options.file}: it does not tell its image size: give --img-size")
     channels, *size = (net.input_shape or (1, 3))[1:]
-    if options.img_size is not None:
-        size = [options.img_size, options.img_size]
+    if options.preparing.img_size is not None:
+        size = [options.preparing.img_size, options.preparing.img_size]
     shape = (1, channels, *size)
     with torch.no_grad():
         return shape, net(torch.zeros(shape)).shape[1]

@@ -11,11 +11,7 @@ from brevitas_multiquant.allocation.bit_search import BitSearch
 from brevitas_multiquant.core.image_task import ImageTask
 from brevitas_multiquant.recipes.network.multi_branch import MultiBranch
 from brevitas_multiquant.recipes.options.training import ObjectiveOptions
-
-BITS = "bits/"
-"""What the names of bit-widths start with, in a row of results."""
-
-RATIO = "cost_over_budget"
+from brevitas_multiquant.recipes.results.bits import BITS, RATIO
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,13 @@ from matplotlib.ticker import MaxNLocator
 from brevitas_multiquant.allocation.allocation import UNITS, Allocation
 from brevitas_multiquant.allocation.bit_search import Settled
 from brevitas_multiquant.allocation.sites import KINDS
-from brevitas_multiquant.recipes.network.searched import BITS, RATIO
 from brevitas_multiquant.recipes.results.plots import COLOURS
 from brevitas_multiquant.recipes.results.report import write_rows
 
+BITS = "bits/"
+"""What the names of bit-widths start with, in a row of results."""
+
+RATIO = "cost_over_budget"
 BITS_FILE = "bits.csv"
 PARETO_FILE = "pareto.csv"
 ASSIGNMENT_FILE = "assignment.json"
