@@ -38,7 +38,8 @@ class TestRun:
         saved = yaml.safe_load((tmp_path / "run" / "args.yaml").read_text())
         assert saved["bits"] == [2, 4]
         assert saved["seed"] == 42
-        assert set(saved["environment"]) == {"versions", "python", "commit", "hardware"}
+        of_machine = {"versions", "python", "commit", "hardware"}
+        assert set(saved["environment"]) == {*of_machine, "preprocessing"}
         table = capsys.readouterr().out
         assert f"{float(rows[-1]['eval_top1_2b']):.2f}" in table
         assert "GBitOPs" in table
