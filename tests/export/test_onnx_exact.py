@@ -67,7 +67,7 @@ def test_a_finn_network_is_exact_in_onnxruntime(finn_net, tmp_path):
 
 def test_a_quantizer_that_rounds_to_even_instead_is_found(finn_net, monkeypatch, tmp_path):
     """What a floor written as QuantizeLinear does: named, though the class is right."""
-    monkeypatch.setattr("brevitas_multiquant.export.onnx.qcdq._with_floors", lambda subnet: subnet)
+    monkeypatch.setattr("brevitas_multiquant.export.onnx.qcdq._Floor", nn.Identity)
     with pytest.raises(ExportError, match=r"2 bits: expected identical codes after stem\.image_q"):
         export_onnx(finn_net, tmp_path / "out", bits=[2])
     assert list(tmp_path.iterdir()) == []

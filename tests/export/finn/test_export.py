@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -135,7 +136,7 @@ def test_the_projects_own_step_leaves_no_transposition_and_changes_nothing(
     model = ModelWrapper(str(project / "model.onnx"))
     for node in model.get_nodes_by_op_type("ReduceSum"):
         model.set_initializer(node.input[1], np.array([1, 2]))
-    model = steps.step_multiquant_channels_last(model, None)
+    model = steps.step_multiquant_channels_last(model, SimpleNamespace(target_fps=None))
     kinds = {node.op_type for node in model.graph.node}
     assert kinds <= {"Im2Col", "MatMul", "MultiThreshold", "Add", "MaxPoolNHWC", "ReduceSum"}
     codes = np.load(project / "input.npy").astype(np.float32)
