@@ -31,8 +31,10 @@ class Dial:
 
     site: str
     panel: "Panel"
-    told: Told | None = field(default=None, init=False, repr=False)
-    """The same as tensors while a compiled graph runs that serves any assignment."""
+
+    def __post_init__(self) -> None:
+        self.told: Told | None = None
+        """The same as tensors while a compiled graph runs that serves any assignment."""
 
     @property
     def assigned(self) -> tuple[str, str]:
@@ -106,10 +108,9 @@ class Panel:
     told: ClassVar[None] = None
     """As of a `Dial`: its bit-width is no site's."""
 
-    telling = False
-    """Whether a compiled graph runs that serves any assignment (`nn.compiled.telling`)."""
-
     def __post_init__(self) -> None:
+        self.telling = False
+        """Whether a compiled graph runs that serves any assignment (`nn.compiled.telling`)."""
         self._owner: Any = None  # of the open blocks
         self._depth = 0
         self._switcher: Any = None  # who switched last

@@ -200,7 +200,7 @@ def test_sites_say_which_bits_run(make_net: Callable[..., MultiQuantNet]) -> Non
     assert found["merge.sum.activation"] == [4, 5]  # two more than the activations
     assert sum(bits == [2, 3] for bits in found.values()) == 1  # the codes that branches read
     layer = answers_of(net.branches[0].conv1).sites()
-    assert (layer[WEIGHT], layer[INPUT].at(3)) == (Site(2, 216), 3)
+    assert (layer[WEIGHT], layer[INPUT].at(3)) == (Site(2, 216, ("conv1", "weight")), 3)
     assert ACTIVATION not in layer
 
 
