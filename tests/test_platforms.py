@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import brevitas_multiquant
 from brevitas_multiquant import ModelSource, calibrate, save_packed
-from brevitas_multiquant.nn.switchable import WITHOUT_FP64, scale_and_shift
+from brevitas_multiquant.core.devices import WITHOUT_FP64
+from brevitas_multiquant.nn.switchable import scale_and_shift
 from brevitas_multiquant.recipes.results.checkpoints import write_tensors
 from tests.tiny import TinyNet
 
@@ -69,14 +70,16 @@ def test_the_root_is_the_one_of_fp64():
 
 
 def test_fp64_is_used_nowhere_else_on_a_device():
-    """Exports move what they read to the CPU first; the intake names what a model may be of."""
+    """Exports move what they read to the CPU first, tables stand there, `core.devices` asks."""
     users = {
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*.py")
         if re.search(r"\.double\(|torch\.float64|torch\.double", path.read_text())
     }
     in_exports = {user for user in users if user.startswith("export/")}
-    assert users - in_exports == {"nn/switchable.py", "rewrite/intake/models.py"}
+    assert users - in_exports == {
+        *("allocation/tabulated.py", "core/devices.py", "rewrite/intake/models.py")
+    }
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from brevitas_multiquant.core.devices import widest_float
+
 
 class Told(NamedTuple):
     """What a dial shows, for a graph.
@@ -40,5 +42,6 @@ def row_at(rows: Sequence[Any], index: Tensor) -> Tensor:
         >>> row_at([[1, 2], [3, 4]], torch.tensor([1]))
         tensor([3, 4])
     """
-    kind = torch.float64 if any(isinstance(row, float) for row in rows) else None
+    real = any(isinstance(row, float) for row in rows)
+    kind = widest_float(index.device) if real else None
     return torch.tensor(rows, dtype=kind, device=index.device).index_select(0, index)[0]

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from brevitas_multiquant.core.clip_gradient import guarded_upper
 from brevitas_multiquant.core.clip_quantize import activation_levels
 from brevitas_multiquant.core.computed_once import computed_once
+from brevitas_multiquant.core.devices import in_fp64
 from brevitas_multiquant.core.method import Key
 from brevitas_multiquant.core.packing import Array
 from brevitas_multiquant.core.panel import Dial, Panel
@@ -33,9 +34,6 @@ from brevitas_multiquant.quant.member import (
 from brevitas_multiquant.quant.plain import RangeToCodes, ScaleShift, UintActConst
 from brevitas_multiquant.quant.proxies import activation_tensor_quant
 from brevitas_multiquant.quant.ranges import ActivationRange
-
-WITHOUT_FP64 = ("mps",)
-"""Types of devices that refuse fp64 tensors."""
 
 
 def member_name(values: Iterable[int]) -> str:
@@ -231,8 +229,7 @@ def _inverse_root(variance: Tensor, eps: float) -> Tensor:
 
     Computed on the CPU where a device has no fp64.
     """
-    there = variance.cpu() if variance.device.type in WITHOUT_FP64 else variance
-    return torch.rsqrt(there.double() + eps).to(variance)
+    return torch.rsqrt(in_fp64(variance) + eps).to(variance)
 
 
 def _stored_norm(norm: Any, name: str) -> Iterable[Entry]:

@@ -15,6 +15,7 @@ from brevitas.nn import QuantConv1d, QuantConv2d, QuantLinear
 from torch import Tensor, nn
 
 from brevitas_multiquant.core.clip_quantize import activation_levels
+from brevitas_multiquant.core.devices import widest_float
 from brevitas_multiquant.core.exact_sums import sums_are_exact
 from brevitas_multiquant.core.grids import ODD, Grid, WeightFormat
 from brevitas_multiquant.core.panel import Dial, Panel
@@ -89,8 +90,8 @@ class CodeLayer(Member):
         divisor: float | Tensor = self.weight_quant.tensor_quant.divisor
         factor: float | Tensor = weight_range(self).factor(self.effective_weight)
         told = told_by(self.input_dial)
-        if told is not None:  # in fp64, as Python computes it
-            return factor / (divisor * told.levels.double())
+        if told is not None:  # in fp64, as Python computes it, if the device has it
+            return factor / (divisor * told.levels.to(widest_float(told.levels.device)))
         return factor / (divisor * activation_levels(self.input_dial.bits))
 
     @property

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from brevitas_multiquant.core.devices import in_fp64
+
 
 def gap_rate(gap: int) -> float:
     """Of a bit-width that is ``gap`` bits below the largest: eta (Double Rounding, 2502.01199).
@@ -42,7 +44,7 @@ def adaptive_rate(gap: int, gradients: Iterable[Tensor]) -> float:
         0.025
     """
     sizes = [gradient.detach().abs().clamp(max=1).reshape(-1) for gradient in gradients]
-    mean = torch.cat(sizes).double().mean().item() if sizes else 0.0
+    mean = in_fp64(torch.cat(sizes)).mean().item() if sizes else 0.0
     return gap_rate(gap) * (1 - mean)
 
 

@@ -14,6 +14,7 @@ from brevitas_multiquant.allocation.rounding import round_to_budget
 from brevitas_multiquant.allocation.sites import WEIGHT, Width
 from brevitas_multiquant.allocation.solve import Found, Point, pareto
 from brevitas_multiquant.allocation.strategies.simulate import Simulation, weights
+from brevitas_multiquant.core.devices import in_fp64
 
 Errors = dict[Width, dict[int, float]]
 """Width of weights -> bits -> squared error."""
@@ -32,7 +33,7 @@ def round_trip_errors(problem: Problem) -> Errors:
             errors[width] = {}
             for bits in reversed(of):
                 differences = (weights(one, bits) - one.effective_weight() for one in mine)
-                most = max(most, sum(float(d.double().square().sum()) for d in differences))
+                most = max(most, sum(float(in_fp64(d).square().sum()) for d in differences))
                 errors[width][bits] = most
     return errors
 

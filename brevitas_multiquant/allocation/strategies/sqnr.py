@@ -15,6 +15,7 @@ from brevitas_multiquant.allocation.problem import Problem
 from brevitas_multiquant.allocation.sites import ACTIVATION, WEIGHT, Sites, Width
 from brevitas_multiquant.allocation.strategies.samples import images_of, on
 from brevitas_multiquant.allocation.strategies.simulate import Simulation
+from brevitas_multiquant.core.devices import in_fp64
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.nn.network import device_of
 
@@ -77,11 +78,11 @@ def noise(problem: Problem, data: object, samples: int) -> dict[Width, dict[int,
     with torch.no_grad():
         for images in images_of(data, "sqnr", samples):
             (images,) = on(device, images)
-            logits = run.reference(images).double()
+            logits = in_fp64(run.reference(images))
             power += float(logits.square().sum())
             for width, of in found.items():
                 if len(of) > 1:  # what is pinned loses the same whatever else is chosen
                     for bits in of:
                         changed = run.changed(problem.members(width), bits, images)
-                        of[bits] += float((changed - logits).square().sum())
+                        of[bits] += float((changed.to(logits) - logits).square().sum())
     return {w: {bits: one / power for bits, one in of.items()} for w, of in found.items()}
