@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from brevitas_multiquant import cost, load_packed
 from brevitas_multiquant.core.method import METHODS
 from brevitas_multiquant.recipes.results.checkpoints import checkpoints_in
@@ -167,8 +169,11 @@ def keep(name: str, seed: int, output: Path) -> None:
     """Copy the rows of a whole run, and measure its network, for the table."""
     folder, kept = output / run_name(name, seed), KEPT / run_name(name, seed)
     kept.mkdir(parents=True, exist_ok=True)
-    for file in ("summary.csv", "args.yaml"):
-        shutil.copy(folder / file, kept / file)
+    shutil.copy(folder / "summary.csv", kept)
+    options = yaml.safe_load((folder / "args.yaml").read_text())
+    elsewhere = ("config", "data_dir", "output")  # of the machine that made the run
+    told = {name: value for name, value in options.items() if name not in elsewhere}
+    (kept / "args.yaml").write_text(yaml.safe_dump(told, sort_keys=False))
     packed, seconds = folder / LAST_FILE, folder / CPU_SECONDS
     facts: dict[str, Any] = {"file_bytes": packed.stat().st_size}
     facts["cpu_seconds"] = json.loads(seconds.read_text()) if seconds.is_file() else None
