@@ -206,6 +206,13 @@ def test_light_to_import():
     assert not loaded & heavy
 
 
+def test_the_command_line_needs_no_optional_package():
+    """It is installed with the package alone; what a command needs is imported when it runs."""
+    missing = sorted(name for name in OPTIONAL if "." not in name)
+    lacking = f"import sys\nsys.modules.update(dict.fromkeys({missing}))"
+    assert PACKAGE in loaded_by(f"{lacking}\nimport {PACKAGE}.cli")
+
+
 TOP = {"__init__", "__main__", "cli", "errors", "version"}
 """The only files that lie on no shelf."""
 LONGEST = 350

@@ -4,8 +4,6 @@ import argparse
 import math
 from typing import Any
 
-import yaml
-
 
 def key_value(text: str) -> tuple[str, Any]:
     """``name=value`` with the value read as YAML: ``drop_rate=0.1`` is ``("drop_rate", 0.1)``."""
@@ -25,6 +23,8 @@ def selection(text: str) -> str | dict[int, list[int]]:
 
 def read_value(text: str) -> Any:
     """A YAML value."""
+    import yaml
+
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
