@@ -5,13 +5,11 @@ from itertools import chain, pairwise
 
 import numpy as np
 
+from brevitas_multiquant.allocation.rounding import ROUNDING
 from brevitas_multiquant.errors import BudgetError
 
 Option = tuple[float, float]
 """(cost, loss)."""
-
-ROUNDING = 1e-12
-"""Relative: sums of floats in another order differ by less."""
 
 
 def by_hull(groups: Sequence[Sequence[Option]], budget: float) -> list[int]:
@@ -38,10 +36,7 @@ def by_hull(groups: Sequence[Sequence[Option]], budget: float) -> list[int]:
     hulls = [lower_hull(options) for options in groups]
     chosen = [hull[0] for hull in hulls]
     spent = sum(options[one][0] for options, one in zip(groups, chosen, strict=True))
-    if spent > budget * (1 + ROUNDING):
-        raise BudgetError(
-            f"budget: expected at least {spent:g}, the least possible, got {budget:g}"
-        )
+    _check_possible(spent, budget)
     steps = chain.from_iterable(
         ((*_slope(options[one], options[other]), group, other) for one, other in pairwise(hull))
         for group, (options, hull) in enumerate(zip(groups, hulls, strict=True))
@@ -50,7 +45,7 @@ def by_hull(groups: Sequence[Sequence[Option]], budget: float) -> list[int]:
     for _, cost, group, option in sorted(steps, reverse=True):
         if group in full:
             continue
-        if spent + cost > budget * (1 + ROUNDING):
+        if _above(spent + cost, budget):
             full.add(group)
             continue
         chosen[group], spent = option, spent + cost
@@ -104,10 +99,7 @@ def exactly(groups: Sequence[Sequence[Option]], budget: float) -> list[int]:
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     least = sum(min(cost for cost, _ in options) for options in groups)
-    if least > budget * (1 + ROUNDING):
-        raise BudgetError(
-            f"budget: expected at least {least:g}, the least possible, got {budget:g}"
-        )
+    _check_possible(least, budget)
     costs = np.array([cost for options in groups for cost, _ in options], float)
     losses = np.array([loss for options in groups for _, loss in options], float)
     one_each = np.zeros((len(groups), len(costs)))
@@ -129,8 +121,15 @@ def exactly(groups: Sequence[Sequence[Option]], budget: float) -> list[int]:
     taken = [int(np.argmax(found.x[start:end])) for start, end in pairwise(starts)]
     # the solver may be a rounding error above; then the hull's choice, which is not, stands
     spent = sum(options[one][0] for options, one in zip(groups, taken, strict=True))
-    return taken if spent <= budget * (1 + ROUNDING) else by_hull(groups, budget)
+    return by_hull(groups, budget) if _above(spent, budget) else taken
 
 
-def _impossible(least: float, budget: float) -> BudgetError:
-    return BudgetError(f"budget: expected at least {least:g}, the least possible, got {budget:g}")
+def _above(cost: float, budget: float) -> bool:
+    return cost > budget * (1 + ROUNDING)
+
+
+def _check_possible(least: float, budget: float) -> None:
+    if _above(least, budget):
+        raise BudgetError(
+            f"budget: expected at least {least:g}, the least possible, got {budget:g}"
+        )
