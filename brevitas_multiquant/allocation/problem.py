@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -10,7 +9,7 @@ from brevitas_multiquant.allocation.budget import Budget
 from brevitas_multiquant.allocation.costs import COSTS
 from brevitas_multiquant.allocation.rounding import ROUNDING
 from brevitas_multiquant.allocation.sites import ACTIVATION, KINDS, WEIGHT, Sites, Width
-from brevitas_multiquant.core.precision import Assignment
+from brevitas_multiquant.core.precision import Assignment, site_meant
 from brevitas_multiquant.core.selection import MAX_BITS, is_whole
 from brevitas_multiquant.cost.terms import Term, total_of
 from brevitas_multiquant.errors import BitWidthError, BudgetError
@@ -291,9 +290,8 @@ def matching(sites: Sites, pattern: str, what: str) -> list[str]:
     names = {**sites.of_layer, **{site: site for site in sites.names}}
     found = {site: None for name, site in names.items() if fnmatchcase(name, str(pattern))}
     if not found:
-        near = get_close_matches(str(pattern), names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"its sites are {list(sites.names)}"
-        raise BitWidthError(f"{what}: expected sites or layers, got {pattern!r}; {hint}")
+        meant = site_meant(pattern, names, sites.names)
+        raise BitWidthError(f"{what}: expected sites or layers, got {pattern!r}; {meant}")
     return list(found)
 
 

@@ -1,11 +1,11 @@
 """What a method of run-time bit-widths is: a row of data, which other floors give its parts."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import ClassVar, Protocol
 
+from brevitas_multiquant.core.named import row_named
 from brevitas_multiquant.core.selection import (
     BRANCH_BITS,
     MIN_BITS,
@@ -13,7 +13,7 @@ from brevitas_multiquant.core.selection import (
     check_bits,
     resolve_selection,
 )
-from brevitas_multiquant.errors import BitWidthError, ConfigError, SelectionError
+from brevitas_multiquant.errors import BitWidthError, SelectionError
 
 Key = tuple[str, ...]
 """What of a setting chooses one of several modules: ``("bits",)``; ``()`` if there is but one."""
@@ -235,8 +235,4 @@ def method_named(name: object) -> Method:
         >>> method_named("multiquant").norms
         ('bits',)
     """
-    if isinstance(name, str) and name in METHODS:
-        return METHODS[name]
-    near = difflib.get_close_matches(str(name), METHODS, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"method: expected one of {list(METHODS)}, got {name!r}{hint}")
+    return row_named("method", name, METHODS)

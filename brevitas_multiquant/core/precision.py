@@ -8,7 +8,7 @@ for JSON and YAML.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -305,9 +305,24 @@ def _of_branches(site: str, bits: int) -> Precision:
     return Precision(BRANCH_BITS, bits)
 
 
+def site_meant(name: str, known: Iterable[str], sites: Iterable[str]) -> str:
+    """How a message ends where a network has no site of a name: the nearest one, or all sites.
+
+    Args:
+        name: given by a user.
+        known: what would have been taken.
+        sites: of the network.
+
+    Example:
+        >>> site_meant("conv9", ["conv1"], ["conv1"]), site_meant("x", ["conv1"], ["conv1"])
+        ("did you mean 'conv1'?", "its sites are ['conv1']")
+    """
+    near = get_close_matches(str(name), list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else f"its sites are {list(sites)}"
+
+
 def _unknown(site: str, sites: Sequence[str] | Mapping[str, Any]) -> str:
-    near = get_close_matches(str(site), list(sites), n=1)
-    meant = f"did you mean {near[0]!r}?" if near else f"its sites are {list(sites)}"
+    meant = site_meant(site, sites, sites)
     return f"expected sites of the network, got {site!r}; {meant}"
 
 

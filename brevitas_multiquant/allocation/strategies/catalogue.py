@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
@@ -10,7 +9,7 @@ from torch import nn
 from brevitas_multiquant.allocation.problem import Problem
 from brevitas_multiquant.allocation.solve import Found, solve
 from brevitas_multiquant.allocation.strategies import fisher, fracbits, mixquant, sqnr, supernet
-from brevitas_multiquant.errors import ConfigError
+from brevitas_multiquant.core.named import row_named
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,4 @@ def strategy_named(name: Any, known: Mapping[str, Strategy] = STRATEGIES) -> Str
         >>> strategy_named("sqnr").paper
         'Practical mixed precision (2302.05397)'
     """
-    if isinstance(name, str) and name in known:
-        return known[name]
-    near = get_close_matches(str(name), known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"strategy: expected one of {list(known)}, got {name!r}{hint}")
+    return row_named("strategy", name, known)
