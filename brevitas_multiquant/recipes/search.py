@@ -32,13 +32,10 @@ from brevitas_multiquant.recipes.results import bits as results
 from brevitas_multiquant.recipes.results import plots
 from brevitas_multiquant.recipes.results.checkpoints import Checkpoint
 from brevitas_multiquant.recipes.run.create import create_run
-from brevitas_multiquant.recipes.run.dry_run import dry_run
-from brevitas_multiquant.recipes.run.header import train_header
 from brevitas_multiquant.recipes.run.loop import fit
-from brevitas_multiquant.recipes.run.memory import keep_freed_memory
 from brevitas_multiquant.recipes.run.run import Run, save_checkpoint
 from brevitas_multiquant.recipes.run.step import Batch, Step, StepResult
-from brevitas_multiquant.recipes.train import start
+from brevitas_multiquant.recipes.train import begins
 
 REGULARISERS: dict[str, Callable[[SearchOptions], Regulariser]] = {
     "controller": lambda options: Controller(options.bit_rate or 0.1, options.horizon),
@@ -177,14 +174,8 @@ def search(options: SearchRunOptions) -> dict[str, Any] | None:
     run = create_run(options, make_searched, SearchStep)
     assert isinstance(run.step, SearchStep) and isinstance(run.trainee, Searched)
     run.step.total = options.search_epochs * run.steps
-    if run.accelerator.device.type == "cpu":
-        keep_freed_memory()
-    if run.accelerator.is_main_process:
-        print(train_header(run), flush=True)
-    if options.output.dry_run:
-        dry_run(run)
+    if not begins(run):
         return None
-    start(run)
     accuracy = fit(run, settle_when_due)
     if run.trainee.search.is_open:  # no epoch was left for fine-tuning
         settle_when_due(run)

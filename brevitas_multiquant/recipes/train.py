@@ -19,6 +19,19 @@ from brevitas_multiquant.recipes.run.run import Run
 from brevitas_multiquant.recipes.run.tracking import start_trackers
 
 
+def begins(run: Run) -> bool:
+    """Print what is to run, and start it; False for a dry run, which is over then."""
+    if run.accelerator.device.type == "cpu":
+        keep_freed_memory()
+    if run.accelerator.is_main_process:
+        print(train_header(run), flush=True)
+    if run.options.output.dry_run:
+        dry_run(run)
+        return False
+    start(run)
+    return True
+
+
 def start(run: Run) -> None:
     """Write what a new run leaves at once; a resumed one keeps the rows of the epochs it has."""
     if run.accelerator.is_main_process:
@@ -47,14 +60,8 @@ def finish(run: Run, accuracy: Mapping[int, float]) -> None:
 def train(options: TrainOptions) -> dict[int, float]:
     """Train as the options say; top-1 in percent per bit-width of the last epoch."""
     run = create_run(options)
-    if run.accelerator.device.type == "cpu":
-        keep_freed_memory()
-    if run.accelerator.is_main_process:
-        print(train_header(run), flush=True)
-    if options.output.dry_run:
-        dry_run(run)
+    if not begins(run):
         return {}
-    start(run)
     accuracy = fit(run)
     if run.accelerator.is_main_process:
         finish(run, accuracy)
