@@ -8,6 +8,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from brevitas_multiquant.version import __version__
+
 ROOT = Path(__file__).resolve().parents[1]
 GENERATED = {"results.md": "benchmarks/RESULTS.md", "changelog.md": "CHANGELOG.md"}
 RESULTS = "benchmarks/results"
@@ -16,7 +18,8 @@ MORE = "More"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """List pages that the navigation does not name, so that none is built and never found."""
+    """Name the version; list pages that the navigation does not name, so that none is never found."""
+    config.copyright = f"brevitas_multiquant {__version__}, BSD-3-Clause"
     assert config.nav is not None
     named = set(re.findall(r"[\w/]+\.md", str(config.nav)))
     unnamed = sorted(page.name for page in Path(config.docs_dir).glob("*.md"))
