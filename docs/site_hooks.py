@@ -18,7 +18,7 @@ MORE = "More"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Name the version; list pages that the navigation does not name, so that none is never found."""
+    """Name the version, and list pages that the navigation does not name, to be found too."""
     config.copyright = f"brevitas_multiquant {__version__}, BSD-3-Clause"
     assert config.nav is not None
     named = set(re.findall(r"[\w/]+\.md", str(config.nav)))
