@@ -6,8 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from brevitas_multiquant.allocation.accuracy import AccuracyFloor, Evaluate, accuracy_floor
 from brevitas_multiquant.allocation.allocation import Allocation
 from brevitas_multiquant.allocation.budget import Budget
+from brevitas_multiquant.allocation.cheapest import cheapest
 from brevitas_multiquant.allocation.problem import Candidates, Pin, Problem, problem_of
 from brevitas_multiquant.allocation.report import allocation_of
 from brevitas_multiquant.allocation.sites import Sites, sites_of
@@ -38,21 +40,24 @@ TRIES = 4
 
 def allocate(
     model: nn.Module,
-    budget: Budget,
+    budget: Budget | None = None,
     *,
     strategy: str = "sqnr",
+    accuracy_drop: float | None = None,
+    evaluate: Evaluate | None = None,
     data: Any = None,
     candidates: Candidates | None = None,
     pins: Mapping[str, Pin] | None = None,
     groups: Sequence[Sequence[str]] = (),
     samples: int = 256,
     exact: bool = False,
+    options: Mapping[str, Any] | None = None,
     bits: int | None = None,
     profile: str | None = None,
     input_shape: tuple[int, ...] | None = None,
     **conversion: Any,
 ) -> Allocation:
-    """The bits of every layer's weights and activations, within a budget.
+    """The bits of every layer's weights and activations, within a budget or above an accuracy.
 
     Of a float model, weights and activations of every site are chosen, for
     ``multiquantize(model, bits=allocation.assignment)``. Of a network of run-time bit-widths, what
@@ -63,12 +68,22 @@ def allocate(
 
     Args:
         model: a float CNN, or a network that `brevitas_multiquant.multiquantize` made.
-        budget: the most it may cost; it is never above.
+        budget: the most it may cost; it is never above. May be left out where ``accuracy_drop``
+            is given: then the fewest bit operations that are accurate enough.
         strategy: ``"sqnr"`` (default): noise at the output, from images without labels;
             ``"fisher"``: one backward, with labels; ``"fracbits"``: learned in some hundred updates
             of the network, with labels; ``"mixquant"``: weights by their rounding error alone, no
             data; ``"supernet"``: measured step by step on a network of run-time bit-widths, with
-            labels; ``"uniform"``: the same bits everywhere.
+            labels; ``"kl"``: how far the predicted classes go, from images without labels;
+            ``"sensitivity"``: layers go down in the order of a metric, as long as the budget or
+            ``accuracy_drop`` asks; ``"uniform"``: the same bits everywhere.
+        accuracy_drop: how much of the accuracy of the float model may be lost (of a network, of
+            that at its most bits): the cheapest that is found, in the unit of ``budget``. It is
+            measured before any training, with all layers rounded: what training gains on top is
+            not in it.
+        evaluate: network -> its accuracy, larger is better; it is called with a network that maps
+            images to logits. Default: the share of the images in ``data`` that are classified as
+            labelled.
         data: batches of images (N, C, H, W), or of (images, labels).
         candidates: bits that may be chosen, or a mapping of ``"weight"`` and ``"activation"`` to
             them; default: 2 to 8, or those of the network.
@@ -76,8 +91,10 @@ def allocate(
             activations) with None for what stays free. A name counts before a glob.
         groups: names or globs of sites that get the same bits.
         samples: how many images are looked at.
-        exact: solve the knapsack of ``"sqnr"`` or ``"fisher"`` exactly, with scipy; not for LUTs,
-            where the cost of one layer depends on another.
+        exact: solve the knapsack of ``"sqnr"``, ``"fisher"`` or ``"kl"`` exactly, with scipy; not
+            for LUTs, where the cost of one layer depends on another.
+        options: of the strategy alone, such as ``{"metric": "kl", "search": "greedy"}`` of
+            ``"sensitivity"``; ``STRATEGIES[name].options`` lists them.
         bits: of the network that is made: where norms and sums of the profile ``finn`` look;
             default: the uniform bits within the budget. Of a network: which branches run; default:
             its most.
@@ -88,7 +105,8 @@ def allocate(
             ``keep``.
 
     Raises:
-        BudgetError: a budget that cannot be kept to, with what is possible.
+        BudgetError: a budget that cannot be kept to, with what is possible; an accuracy that
+            nothing within it reaches.
         BitWidthError: bits, candidates, pins or groups that cannot be.
         ConfigError: an unknown strategy, or one that cannot choose for this model or not exactly.
         CalibrationError: data that is missing, or without labels where they are needed.
@@ -105,8 +123,7 @@ def allocate(
         (['2', '4'], True)
     """
     row = strategy_named(strategy)
-    if not isinstance(budget, Budget):
-        raise BudgetError(f"budget: expected a Budget, such as Budget(uniform=4), got {budget!r}")
+    budget = _budget(budget, accuracy_drop, evaluate)
     if not is_whole(samples) or samples < 1:
         raise ConfigError(f"samples: expected at least 1, got {samples!r}")
     if exact and not row.knapsack:
@@ -118,9 +135,47 @@ def allocate(
     every = EVERY_BIT if sites.is_float else sites.net.bits
     chosen_from = every if candidates is None else candidates
     problem = problem_of(sites, budget, chosen_from, pins or {}, groups)
-    request = Request(data, samples, exact, model, made)
-    found = _within(problem, row, request, problem.network_bits(bits))
-    return allocation_of(problem, found.bits, problem.network_bits(bits), row.name, found.curve)
+    request = Request(data, samples, exact, model, made, options=options or {})
+    if accuracy_drop is None:
+        found = _within(problem, row, request, problem.network_bits(bits))
+        return allocation_of(problem, found.bits, problem.network_bits(bits), row.name, found.curve)
+    floor = accuracy_floor(problem, accuracy_drop, evaluate, data, samples)
+    found = _accurate(problem, row, request, floor, bits)
+    limits = problem.cost(found.bits)  # beside it stands the uniform network of the same cost
+    problem = replace(problem, limits=limits[:1] + problem.limits[1:])
+    own = problem.network_bits(bits)
+    made_of = allocation_of(problem, found.bits, own, row.name, found.curve)
+    return replace(made_of, accuracy=floor.told(found.bits))
+
+
+def _budget(budget: Any, accuracy_drop: Any, evaluate: Any) -> Budget:
+    """The limit; where an accuracy is kept instead of one, all that the most bits cost."""
+    if accuracy_drop is None and evaluate is not None:
+        raise ConfigError("evaluate: expected it with accuracy_drop=, got it alone")
+    if budget is None and accuracy_drop is not None:
+        return Budget(ratio=1.0)
+    if not isinstance(budget, Budget):
+        raise BudgetError(
+            f"budget: expected a Budget, such as Budget(uniform=4), or accuracy_drop=0.01 in place "
+            f"of one, got {budget!r}"
+        )
+    return budget
+
+
+def _accurate(
+    problem: Problem, row: Strategy, request: Request, floor: AccuracyFloor, bits: int | None
+) -> Found:
+    """What a strategy finds that keeps an accuracy."""
+    if row.keeps_floor:
+        found = _within(problem, row, replace(request, floor=floor), problem.network_bits(bits))
+        floor.require(found.bits, f"what {row.name!r} finds within the budget")
+        return found
+    return cheapest(
+        problem,
+        lambda limited: _within(limited, row, request, limited.network_bits(bits)),
+        floor,
+        row.descends,
+    )
 
 
 def _within(problem: Problem, row: Strategy, request: Request, bits: int) -> Found:
@@ -133,7 +188,7 @@ def _within(problem: Problem, row: Strategy, request: Request, bits: int) -> Fou
     """
     asked = problem
     for _ in range(TRIES):
-        found = row.choose(asked, request)
+        found = row.found(asked, request)
         assert asked.fits(found.bits), "a strategy went above the budget"
         if problem.of is None:
             return found

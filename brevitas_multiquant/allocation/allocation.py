@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from brevitas_multiquant.allocation.accuracy import Accuracy
 from brevitas_multiquant.core.precision import Assignment
 
 UNITS = {"bitops": (1e9, "GBitOPs"), "bytes": (1e6, "MB"), "luts": (1e3, "thousand LUTs")}
@@ -69,6 +70,7 @@ class Allocation:
         dsp: DSPs that it takes; 0 for a budget that counts none.
         convention: what counts as bit operations, which the unit in the table names where it is not
             quantized layers alone.
+        accuracy: what was measured, where an accuracy was kept.
     """
 
     assignment: Assignment
@@ -81,6 +83,7 @@ class Allocation:
     curve: tuple[CurvePoint, ...]
     dsp: float = 0
     convention: str = "quantized"
+    accuracy: Accuracy | None = None
 
     def __str__(self) -> str:
         lines = [self.headline(), ""]
@@ -95,6 +98,9 @@ class Allocation:
         unit = self._named_unit()
         text = f"{self.strategy}: {self._cell(self.cost)} of {self._cell(self.budget)} {unit}"
         text += f" and {self.dsp:g} DSPs" if self.dsp else ""
+        if self.accuracy is not None:
+            found, reference, floor = self.accuracy
+            text += f"; accuracy {found:.4g} (before {reference:.4g}, at least {floor:.4g})"
         if self.uniform is None:
             return f"{text}; no uniform bits keep to the budget"
         return f"{text}; uniform {self.uniform.bits} bits: {self._cell(self.uniform.cost)} {unit}"

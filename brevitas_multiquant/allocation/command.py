@@ -1,6 +1,7 @@
 """Options of ``python -m brevitas_multiquant allocate``: the budget, the data, what is written."""
 
 import argparse
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 from brevitas_multiquant.allocation.allocate import allocate
 from brevitas_multiquant.allocation.allocation import Allocation
 from brevitas_multiquant.allocation.budget import UNITS, Budget
-from brevitas_multiquant.allocation.cost_table import CostTable
+from brevitas_multiquant.allocation.cost_table import COST, CostTable
 from brevitas_multiquant.allocation.problem import Pin
 from brevitas_multiquant.allocation.strategies.catalogue import STRATEGIES
 from brevitas_multiquant.cost.models import CONVENTIONS
-from brevitas_multiquant.errors import BitWidthError, CalibrationError, SourceError
+from brevitas_multiquant.errors import BitWidthError, CalibrationError, ConfigError, SourceError
 from brevitas_multiquant.export.sample import smooth_images
 
 NOISE = 32
@@ -26,7 +27,7 @@ NOISE = 32
 
 def add_allocate_options(command: argparse.ArgumentParser) -> None:
     """What an allocation is asked for on the command line."""
-    group = command.add_argument_group("budget", "one of the first five")
+    group = command.add_argument_group("budget", "one of the first five, or --accuracy-drop")
     for unit, help_ in (
         ("bitops", "bit operations an image"),
         ("bytes", "of storage"),
@@ -44,8 +45,29 @@ def add_allocate_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--dsp", type=int, metavar="N", help="most DSPs; default: the board's")
     group.add_argument("--dsp-price", type=float, metavar="LUTS", help="LUTs that a DSP counts as")
     group.add_argument("--cost-table", metavar="FILE", help="CSV of measured costs of layers")
+    group.add_argument(
+        "--cost-column", default=COST, metavar="NAME", help="of the table, such as latency_us"
+    )
+    group.add_argument(
+        "--interpolate", action="store_true", help="costs between measured bit-widths"
+    )
+    group.add_argument(
+        "--accuracy-drop",
+        type=float,
+        metavar="SHARE",
+        help="of the images of --data, which need labels, before any training; the cheapest that "
+        "loses no more",
+    )
     of_float_models = [name for name, row in STRATEGIES.items() if not row.run_time]
     command.add_argument("--strategy", choices=of_float_models, default="sqnr")
+    command.add_argument(
+        "--option",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the strategy alone, such as metric=kl of sensitivity",
+    )
     command.add_argument("--candidates", type=int, nargs="+", metavar="B", help="default: 2 to 8")
     command.add_argument(
         "--pin",
@@ -82,6 +104,8 @@ def run_allocation(
     found = allocate(
         *(model.eval(), _budget(options)),
         strategy=options.strategy,
+        accuracy_drop=options.accuracy_drop,
+        options=_options(options.option),
         data=[images if labels is None else (images, labels)],
         candidates=options.candidates,
         pins=_pins(options.pin),
@@ -100,12 +124,29 @@ def run_allocation(
     return found
 
 
-def _budget(options: argparse.Namespace) -> Budget:
+def _budget(options: argparse.Namespace) -> Budget | None:
     names = [one.name for one in fields(Budget) if one.name != "cost"]
     given: dict[str, Any] = {name: getattr(options, name) for name in names}
     if options.cost_table is not None:
-        given["cost"] = CostTable.from_csv(options.cost_table)
-    return Budget(**{name: value for name, value in given.items() if value is not None})
+        given["cost"] = CostTable.from_csv(
+            options.cost_table, cost=options.cost_column, interpolate=options.interpolate
+        )
+    given = {name: value for name, value in given.items() if value is not None}
+    return None if options.accuracy_drop is not None and not given else Budget(**given)
+
+
+def _options(texts: Iterable[str]) -> dict[str, Any]:
+    """Values as JSON where they are, such as numbers; else words."""
+    options = {}
+    for text in texts:
+        name, is_given, value = text.partition("=")
+        if not name or not is_given:
+            raise ConfigError(f"--option: expected NAME=VALUE, got {text!r}")
+        try:
+            options[name] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name] = value
+    return options
 
 
 def _pins(texts: Iterable[str]) -> dict[str, Pin]:

@@ -1,10 +1,12 @@
 """Each unit of a budget as terms: what layers cost, by the bits of the sites that they read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 from brevitas_multiquant.allocation.budget import Budget, CostOf
+from brevitas_multiquant.allocation.cost_table import require_rows
 from brevitas_multiquant.allocation.counted import Choices, Counted
 from brevitas_multiquant.allocation.hardware import lut_terms
 from brevitas_multiquant.allocation.sites import ACTIVATION, WEIGHT, Sites, Width
@@ -12,7 +14,6 @@ from brevitas_multiquant.cost.inventory import Layer
 from brevitas_multiquant.cost.models import bitops, counted_layers, weight_bytes
 from brevitas_multiquant.cost.table import cost
 from brevitas_multiquant.cost.terms import Term
-from brevitas_multiquant.errors import BudgetError
 
 OfLayer = Callable[[Any, Any], Any]
 """Bits of a layer's weights, and of what they are multiplied with -> its cost."""
@@ -69,25 +70,36 @@ def custom_terms(sites: Sites, budget: Budget, choices: Choices) -> Counted:
     """What somebody measured, of every layer of the branches.
 
     Raises:
-        BudgetError: a table without one of the layers at bits that were asked for.
+        BudgetError: when what can be chosen is checked, a table that lacks rows, which are named.
     """
     assert budget.cost is not None
     chosen = [layer for layer in sites.layers if sites.site_of(layer) is not None]
-    return Counted(
-        [layer_term(sites, one, partial(_measured, budget.cost, one.name)) for one in chosen]
-    )
+    terms = [layer_term(sites, one, partial(_measured, budget.cost, one.name)) for one in chosen]
+    return Counted(terms, check=partial(_check_measured, budget.cost, sites.weight_bits))
 
 
 def _measured(cost_of: CostOf, layer: str, weight: int, read: int) -> float:
     if not isinstance(cost_of, Mapping):
         return float(cost_of(layer, weight, read))
-    if (layer, weight, read) not in cost_of:
-        known = sorted({name for name, *_ in cost_of})
-        raise BudgetError(
-            f"cost: expected an entry of {layer!r} at {weight}-bit weights and {read}-bit "
-            f"activations, got entries of {known}"
-        )
+    require_rows(cost_of, [(layer, weight, read)])
     return float(cost_of[layer, weight, read])
+
+
+def _check_measured(
+    cost_of: CostOf,
+    weight_bits: int | None,
+    terms: Iterable[Term],
+    candidates: Mapping[Any, Sequence[int]],
+) -> None:
+    """All rows at once, before anything is searched."""
+    if isinstance(cost_of, Mapping):
+        fixed = () if weight_bits is None else (weight_bits,)
+        pairs = (
+            (term.layer, *fixed, *bits)
+            for term in terms
+            for bits in product(*(candidates[width] for width in term.widths))
+        )
+        require_rows(cost_of, ((layer, weight, read) for layer, weight, read in pairs))
 
 
 COSTS: dict[str, Callable[[Sites, Budget, Choices], Counted]] = {

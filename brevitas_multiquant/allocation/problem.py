@@ -176,6 +176,8 @@ def problem_of(
         )
         for term in counted.terms
     )
+    if counted.check is not None:
+        counted.check(terms, shared)
     problem = Problem(sites, budget.unit, shared, same, terms, bits=counted.bits, of=counted.of)
 
     def of_uniform(bits: int | None) -> float:

@@ -58,7 +58,7 @@ def solve(problem: Problem, losses: Losses, exact: bool = False) -> Found:
             f"exact: expected a budget whose sites cost separately, as of BitOPs or bytes, got "
             f"{problem.unit}: leave it out"
         )
-    falling = {width: _falling(losses[width]) for width in problem.candidates}
+    falling = {width: monotone(losses[width]) for width in problem.candidates}
 
     def gain(width: Any, low: int, high: int) -> float:
         # steps that save nothing come last, in the order of their cost
@@ -94,7 +94,7 @@ def _is_separate(problem: Problem) -> bool:
     return len(problem.limits) == 1 and all(len(block) <= 2 for block in _blocks(problem))
 
 
-def _falling(losses: Mapping[int, float]) -> dict[int, float]:
+def monotone(losses: Mapping[int, float]) -> dict[int, float]:
     """No less loss with fewer bits: what is measured otherwise is noise."""
     falling: dict[int, float] = {}
     most = 0.0

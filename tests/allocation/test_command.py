@@ -35,6 +35,24 @@ def test_table_assignment_and_plot(capsys: pytest.CaptureFixture[str], tmp_path:
     assert (tmp_path / "mixed.png").stat().st_size > 1000
 
 
+def test_measured_costs_and_an_accuracy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A table of latencies in a column of its own, some bits between those that were measured."""
+    layers = [f"layer{n}.0.conv{m}" for n in (1, 2, 3, 4) for m in (1, 2, 3)]
+    layers += [f"layer{n}.0.downsample.{m}" for n in (1, 2, 3, 4) for m in (0, 1)]
+    layers += ["conv1.3", "conv1.6"]
+    rows = [f"{layer},{bits},{3 * bits},1" for layer in layers for bits in (2, 4, 8)]
+    (tmp_path / "us.csv").write_text("\n".join(["layer,bits,latency_us,power", *rows]))
+    images = torch.randn(4, 3, 32, 32).numpy()
+    np.savez(tmp_path / "data.npz", images=images, labels=np.zeros(4, int))
+    arguments = ["--of", "custom", "--ratio", "1", "--cost-table", str(tmp_path / "us.csv")]
+    arguments += ["--cost-column", "latency_us", "--interpolate", "--candidates", "3", "6"]
+    arguments += ["--accuracy-drop", "1", "--strategy", "sensitivity", "--option", "metric=kl"]
+    arguments += ["--data", str(tmp_path / "data.npz")]
+    assert main(["allocate", *MODEL, *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("sensitivity: ") and "; accuracy " in printed
+
+
 def test_a_quick_look_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--ratio", "0.5", "--strategy", "mixquant", "--candidates", "2", "4", "8"]
     assert main(["allocate", *MODEL, *arguments]) == 0
@@ -47,6 +65,9 @@ def test_a_quick_look_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> Non
     [
         ([], "budget: expected one of"),
         (["--bitops", "1"], "what the fewest and the most bits"),
+        (["--accuracy-drop", "0.1"], "one class number for each image, got none labels"),
+        (["--uniform", "4", "--option", "metric"], "--option: expected NAME=VALUE, got 'metric'"),
+        (["--uniform", "4", "--option", "x=1"], "options: expected none for the strategy 'sqnr'"),
         (["--luts", "1e4"], "target_fps: expected frames a second"),
         (["--uniform", "4", "--pin", "conv1"], "--pin: expected NAME=BITS"),
         (["--uniform", "4", "--pin", "conv1=a"], "--pin: expected NAME=BITS"),

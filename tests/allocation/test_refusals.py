@@ -73,6 +73,8 @@ def test_budgets(options: dict[str, Any], kind: type[MultiQuantError], words: st
         Budget(**options)
 
 
+SCORES = iter([0.9, 0.5])
+
 CALLS: list[tuple[dict[str, Any], type[MultiQuantError], str]] = [
     ({"strategy": "sqnrr"}, ConfigError, "did you mean 'sqnr'"),
     ({"strategy": None}, ConfigError, "strategy: expected one of"),
@@ -101,9 +103,9 @@ CALLS: list[tuple[dict[str, Any], type[MultiQuantError], str]] = [
         (
             {"exact": True, "strategy": name},
             ConfigError,
-            rf"exact: expected it with one of \['sqnr', 'fisher'\], got '{name}'",
+            rf"exact: expected it with one of \['sqnr', 'fisher', 'kl'\], got '{name}'",
         )
-        for name in ("uniform", "mixquant", "fracbits", "supernet")
+        for name in ("uniform", "mixquant", "fracbits", "supernet", "sensitivity")
     ),
     (
         {"exact": True, "budget": Budget(uniform=4, of="luts", target_fps=1000)},
@@ -121,11 +123,43 @@ CALLS: list[tuple[dict[str, Any], type[MultiQuantError], str]] = [
         "one class number for each image",
     ),
     ({"budget": 1e9}, BudgetError, "budget: expected a Budget"),
+    ({"budget": None}, BudgetError, "or accuracy_drop=0.01 in place of one, got None"),
+    ({"accuracy_drop": -0.1}, ConfigError, "accuracy_drop: expected a number from 0 on, got -0.1"),
+    ({"accuracy_drop": "1%"}, ConfigError, "accuracy_drop: expected a number from 0 on"),
+    ({"accuracy_drop": 0.1}, CalibrationError, "'accuracy_drop': expected batches .images, label"),
+    ({"accuracy_drop": 0.1, "data": None}, CalibrationError, "'accuracy_drop': expected data="),
+    ({"evaluate": len}, ConfigError, "evaluate: expected it with accuracy_drop=, got it alone"),
+    (
+        {"accuracy_drop": 0.1, "evaluate": lambda net: None},
+        ConfigError,
+        "evaluate: expected it to give a number, got None",
+    ),
+    (
+        {"accuracy_drop": 0, "evaluate": lambda net: next(SCORES)},
+        BudgetError,
+        "expected the most bits within the limits to reach 0.9, 0 below the .* 0.9, got 0.5",
+    ),
+    ({"options": {"metric": "kl"}}, ConfigError, r"options: expected none for the .*'sqnr', got"),
+    (
+        {"strategy": "sensitivity", "options": {"metrics": "kl"}},
+        ConfigError,
+        r"options: expected \['metric', 'search'\] for the strategy 'sensitivity', got \['metrics",
+    ),
+    (
+        {"strategy": "sensitivity", "options": {"metric": "k"}},
+        ConfigError,
+        "metric: expected one of .*did you mean 'kl'",
+    ),
+    (
+        {"strategy": "sensitivity", "options": {"search": "binary"}},
+        ConfigError,
+        "search: expected one of",
+    ),
     ({"budget": Budget(bitops=100)}, BudgetError, r"budget: expected 10240 to 163840 bitops"),
     (
         {"budget": Budget(custom=1.0, cost=CostTable({("2", 2, 2): 1.0}))},
         BudgetError,
-        "expected an entry of '2' at 8-bit weights",
+        r"none of '2' at \(2, 3\), .* and \d+ more; .* layers \['2'\]",
     ),
     (
         {"budget": Budget(bitops=2e4), "strategy": "uniform", "pins": {"2": (8, None)}},
@@ -147,6 +181,11 @@ def test_calls(options: dict[str, Any], kind: type[MultiQuantError], words: str)
     [
         ({"strategy": "fisher"}, ConfigError, "expected a float model for 'fisher'"),
         ({"strategy": "mixquant"}, ConfigError, "expected a float model for 'mixquant'"),
+        (
+            {"strategy": "sensitivity", "options": {"metric": "fisher"}},
+            ConfigError,
+            r"metric: expected one of \['noise', 'kl'\] for a network, got 'fisher'",
+        ),
         ({"candidates": (2, 3)}, BitWidthError, r"bit-widths of the network, \[2, 4\], got \[3\]"),
         ({"pins": {"2": (4, 4)}}, BitWidthError, r"one of the weight bits \[2\]"),
         ({"bits": 0}, BitWidthError, r"one of the network's, \[2, 4\], got 0"),
@@ -180,8 +219,15 @@ def test_no_model() -> None:
     ("text", "words"),
     [
         ("layer,cost\na,1\n", "expected the columns"),
-        ("layer,weight_bits,activation_bits,cost\na,2,2,fast\n", "line 2: expected a name and"),
-        ("layer,weight_bits,activation_bits,cost\na,2,2\n", "line 2: expected a name and"),
+        ("layer,bits,costs\na,2,1\n", "expected the columns .*did you mean costs"),
+        ("layer,bits,cost\na,2,1\na,2,2\n", "line 3: expected each layer once .*'a', 2, 2"),
+        ("layer,bits,cost\na,0,1\n", "a: expected whole bits from 1 on, got 0"),
+        ("layer,bits,cost\na,2,nan\n", "a: expected a number, got nan"),
+        (
+            "layer,weight_bits,activation_bits,cost\na,2,2,fast\n",
+            "line 2: expected a name and numbers",
+        ),
+        ("layer,weight_bits,activation_bits,cost\na,2,2\n", "line 2: expected a name and numbers"),
     ],
 )
 def test_cost_tables(tmp_path: Any, text: str, words: str) -> None:

@@ -1,15 +1,26 @@
 """Strategies as rows of data: what each needs, and how it chooses."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
+from brevitas_multiquant.allocation.accuracy import AccuracyFloor
 from brevitas_multiquant.allocation.problem import Problem
-from brevitas_multiquant.allocation.solve import Found, solve
-from brevitas_multiquant.allocation.strategies import fisher, fracbits, mixquant, sqnr, supernet
+from brevitas_multiquant.allocation.solve import Found, Point, solve
+from brevitas_multiquant.allocation.strategies import (
+    fisher,
+    fracbits,
+    kl,
+    mixquant,
+    sensitivity,
+    sqnr,
+    supernet,
+)
 from brevitas_multiquant.core.named import row_named
+from brevitas_multiquant.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -22,6 +33,8 @@ class Request:
         exact: branch and bound instead of the convex hull.
         model: what was given, for strategies that train it.
         conversion: options with which it becomes a network.
+        floor: the accuracy that has to be kept, for strategies that look at it as they go.
+        options: of the strategy alone, by name.
     """
 
     data: Any = None
@@ -29,6 +42,8 @@ class Request:
     exact: bool = False
     model: nn.Module | None = None
     conversion: Mapping[str, Any] = field(default_factory=dict)
+    floor: AccuracyFloor | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,23 +52,56 @@ class Strategy:
 
     Args:
         name: what users call it.
-        choose: a problem, and what it may look at -> bits of each width.
+        choose: a problem, and what it may look at -> bits of each width; the arguments by keyword
+            that it takes beside are its options.
         weights: whether it needs bits of weights to choose, and so a float model.
         paper: where it is from.
         run_time: whether it needs a network of run-time bit-widths.
         knapsack: whether it solves a knapsack, which can be done exactly.
+        keeps_floor: whether it keeps the accuracy of a request itself.
+        descends: whether its curve goes down from the most bits as far as a budget asks.
     """
 
     name: str
-    choose: Callable[[Problem, Request], Found]
+    choose: Callable[..., Found]
     weights: bool
     paper: str
     run_time: bool = False
     knapsack: bool = False
+    keeps_floor: bool = False
+    descends: bool = False
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of what can be asked of it alone.
+
+        Example:
+            >>> STRATEGIES["sensitivity"].options, STRATEGIES["sqnr"].options
+            (('metric', 'search'), ())
+        """
+        given = inspect.signature(self.choose).parameters.values()
+        return tuple(one.name for one in given if one.kind is one.KEYWORD_ONLY)
+
+    def found(self, problem: Problem, request: Request) -> Found:
+        """What it chooses.
+
+        Raises:
+            ConfigError: an option that it has not.
+        """
+        unknown = [name for name in request.options if name not in self.options]
+        if unknown:
+            raise ConfigError(
+                f"options: expected {list(self.options) or 'none'} for the strategy {self.name!r}, "
+                f"got {unknown}"
+            )
+        return self.choose(problem, request, **request.options)
 
 
 def _uniform(problem: Problem, request: Request) -> Found:
-    return Found(problem.require_uniform("uniform")[1])
+    points = [
+        Point(problem.cost(one)[0], 4.0**-bits, one) for bits, one in problem.uniforms().items()
+    ]
+    return Found(problem.require_uniform("uniform")[1], tuple(points))
 
 
 def _sqnr(problem: Problem, request: Request) -> Found:
@@ -66,6 +114,22 @@ def _mixquant(problem: Problem, request: Request) -> Found:
 
 def _fisher(problem: Problem, request: Request) -> Found:
     return solve(problem, fisher.sensitivity(problem, request.data, request.samples), request.exact)
+
+
+def _kl(problem: Problem, request: Request) -> Found:
+    return solve(problem, kl.divergence(problem, request.data, request.samples), request.exact)
+
+
+def _sensitivity(
+    problem: Problem, request: Request, *, metric: str = "noise", search: str = "bisection"
+) -> Found:
+    holds = None
+    if request.floor is not None:
+        request.floor.require(problem.uniform(), "the most bits that are candidates")
+        holds = request.floor.holds
+    return sensitivity.sensitivity(
+        problem, request.data, request.samples, holds, metric=metric, search=search
+    )
 
 
 def _fracbits(problem: Problem, request: Request) -> Found:
@@ -93,7 +157,28 @@ _ROWS = (
         paper="NVIDIA Model Optimizer, auto_quantize",
         knapsack=True,
     ),
-    Strategy("supernet", _supernet, weights=False, paper="RFQuant (CVPR 2024)", run_time=True),
+    Strategy(
+        "kl",
+        _kl,
+        weights=False,
+        paper="On-chip hardware-aware quantization, OHQ (2309.01945)",
+        knapsack=True,
+    ),
+    Strategy(
+        "sensitivity",
+        _sensitivity,
+        weights=False,
+        paper="Sensitivity-guided search (2302.01382)",
+        keeps_floor=True,
+    ),
+    Strategy(
+        "supernet",
+        _supernet,
+        weights=False,
+        paper="RFQuant (CVPR 2024)",
+        run_time=True,
+        descends=True,
+    ),
 )
 STRATEGIES = {row.name: row for row in _ROWS}
 """Name -> strategy."""

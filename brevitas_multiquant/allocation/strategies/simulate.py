@@ -6,12 +6,14 @@ that has the least squared error on what it sees, as a trained range would be ne
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from brevitas_multiquant.allocation.sites import ACTIVATION, WEIGHT, Sites, Width
+from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.quant.layers import CodeLayer
 
 SHARES = tuple(share / 20 for share in range(20, 1, -1))
@@ -82,6 +84,31 @@ class Simulation:
             for width in widths:
                 stack.enter_context(self.quantizing(width, bits))
             return self.net(images)  # type: ignore[no-any-return]
+
+    @contextmanager
+    def at(self, bits: Mapping[Width, int]) -> Iterator[MultiQuantNet]:
+        """Inside the block every one of these widths is quantized; the network that runs so."""
+        with self.net.floating(), ExitStack() as stack:
+            for width, one in bits.items():
+                stack.enter_context(self.quantizing(width, one))
+            yield self.net
+
+    def read(self, images: Tensor) -> list[tuple[str, Tensor]]:
+        """Every site's tensor in the float network."""
+        found: dict[str, Tensor] = {}
+
+        def keep(site: str, _: nn.Module, inputs: Sequence[Tensor]) -> None:
+            found.setdefault(site, inputs[0].detach())
+
+        hooks = [
+            of[0].register_forward_pre_hook(partial(keep, site)) for site, of in self.layers.items()
+        ]
+        try:
+            self.reference(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return list(found.items())
 
     @contextmanager
     def quantizing(self, width: Width, bits: int) -> Iterator[None]:
