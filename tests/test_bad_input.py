@@ -4,6 +4,7 @@ A named error that says what was expected, nothing changed on disk, and the netw
 """
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -526,34 +527,34 @@ def test_network_is_usable_after_a_failed_export(
 
 # --- the command line: 2 for usage, 1 for failure, one message, no traceback
 
-REFUSED: dict[str, tuple[list[str], str]] = {
-    "no such model": (["no_such_model"], "no_such_model"),
-    "no such library": (["keras:resnet18"], "timm model name or torchvision:NAME"),
-    "a repository": (["hf-hub:timm/resnet18"], "timm model name or torchvision:NAME"),
-    "a transformer": (["test_vit"], "matrices of activations"),
-    "bits twice": (["test_resnet", "--bits", "2", "2"], "each bit-width once"),
-    "too many bits": (["test_resnet", "--bits", "64"], "2 to 16"),
-    "image too small": (["resnet18", "--img-size", "0"], "input_shape"),
-    "no channels": (["test_resnet", "--in-chans", "0"], "in_chans"),
-    "no classes": (["test_resnet", "--num-classes", "0"], "classifier"),
+REFUSED: dict[str, tuple[int, list[str], str]] = {
+    "no such model": (2, ["no_such_model"], "no_such_model"),
+    "no such library": (2, ["keras:resnet18"], "timm model name or torchvision:NAME"),
+    "a repository": (2, ["hf-hub:timm/resnet18"], "no model of that name"),
+    "a transformer": (1, ["test_vit"], "matrices of activations"),
+    "bits twice": (2, ["test_resnet", "--bits", "2", "2"], "each bit-width once"),
+    "no such selection": (2, ["resnet18", "--selection", "best"], "amortized"),
+    "too many bits": (2, ["test_resnet", "--bits", "64"], "2 to 16"),
 }
 USAGE: dict[str, list[str]] = {
     "no command": [],
-    "no such command": ["train"],
+    "no such command": ["trian"],
     "no model": ["inspect"],
     "no such option": ["inspect", "resnet18", "--speed", "9"],
     "bits that are no numbers": ["inspect", "resnet18", "--bits", "two"],
-    "no such selection": ["inspect", "resnet18", "--selection", "best"],
+    "image too small": ["inspect", "resnet18", "--img-size", "0"],
+    "no channels": ["inspect", "test_resnet", "--in-chans", "0"],
+    "no classes": ["inspect", "test_resnet", "--num-classes", "0"],
     "two models": ["inspect", "resnet18", "resnet34"],
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_command_that_fails(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments, message = REFUSED[name]
-    assert main(["inspect", *arguments]) == 1
+    status, arguments, message = REFUSED[name]
+    assert main(["inspect", *arguments]) == status
     captured = capsys.readouterr()
-    assert captured.err.startswith("error: ")
+    assert re.match(r"\w+Error: ", captured.err)
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert not captured.out
@@ -573,7 +574,7 @@ def test_command_line_as_a_process(tmp_path: Path) -> None:
     result = subprocess.run(
         command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
     )
-    assert result.returncode == 1
-    assert "error: timm cannot build 'no_such'" in result.stderr
+    assert result.returncode == 2
+    assert "OptionError: timm cannot build 'no_such'" in result.stderr
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.iterdir())

@@ -11,10 +11,9 @@ import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-__all__ = ["CifarMobileNetV1", "CifarResNet", "CifarVGG"]
+from brevitas_multiquant.core.preprocessing import CIFAR_MEAN, CIFAR_STD
 
-CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
-CIFAR_STD = (0.2470, 0.2435, 0.2616)
+__all__ = ["CifarMobileNetV1", "CifarResNet", "CifarVGG"]
 
 VGG11_STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 MOBILENET_V1_BLOCKS = (

@@ -114,6 +114,37 @@ _LOADS = re.compile(r"pretrained\w*|weights\w*|checkpoint_path|cache_dir|device|
 """Arguments that load weights, from disk or network, or put them elsewhere."""
 
 
+PREFIXES = {"": "timm", "timm": "timm", "torchvision": "torchvision", "tv": "torchvision"}
+"""What stands before the name of a model -> the library that has it."""
+
+
+def source_named(text: str, kwargs: Mapping[str, Any] | None = None) -> ModelSource:
+    """The model that a user names, as ``resnet18``, ``timm:resnet18`` or ``torchvision:resnet18``.
+
+    Args:
+        text: the name; ``tv:`` and a slash in place of the colon are older spellings.
+        kwargs: arguments of its builder.
+
+    Raises:
+        SourceError: no such library.
+
+    Example:
+        >>> source_named("torchvision:resnet18").library, source_named("hf-hub:a/b").name
+        ('torchvision', 'hf-hub:a/b')
+    """
+    library, separator, name = text.rpartition(":")
+    if library == "hf-hub":
+        return ModelSource("timm", text, dict(kwargs or {}))
+    if not separator and text.partition("/")[0] in PREFIXES:
+        library, _, name = text.partition("/")
+    if library not in PREFIXES:
+        raise SourceError(
+            f"model: expected a timm model name or torchvision:NAME, got {text!r}"
+            f"{did_you_mean(library, PREFIXES)}"
+        )
+    return ModelSource(PREFIXES[library], name, dict(kwargs or {}))
+
+
 def _check_plain(key: str, value: Any, largest: int | None, depth: int = 3) -> None:
     """Numbers, names, and lists of lists of them."""
     if isinstance(value, (list, tuple)) and depth:

@@ -56,6 +56,18 @@ class ImageTask:
                 f"image task: expected accuracies of some of {list(bits)} bits, got {unknown}"
             )
 
+    def measured(self) -> str:
+        """The accuracy at each bit-width with its protocol, in one line; empty: not measured.
+
+        Example:
+            >>> ImageTask(Preprocessing((0.5,), (0.25,)), "digits", {2: 98.1}, "top-1").measured()
+            'accuracy: 98.10 % at 2 bits (digits: top-1)'
+        """
+        if not self.accuracy:
+            return ""
+        parts = ", ".join(f"{top1:.2f} % at {bits}" for bits, top1 in self.accuracy.items())
+        return f"accuracy: {parts} bits ({self.dataset}: {self.protocol})"
+
     def without_accuracy(self) -> "ImageTask":
         """The same of a network that will not be what was measured."""
         return replace(self, accuracy={}, protocol="")

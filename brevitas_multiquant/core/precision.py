@@ -274,6 +274,11 @@ def name_of(setting: Setting) -> str:
     return setting.name if isinstance(setting, Assignment) else f"{setting}b"
 
 
+def key_of(setting: Setting) -> str:
+    """What JSON documents call a setting: ``4``, or the name of an assignment."""
+    return setting.name if isinstance(setting, Assignment) else str(setting)
+
+
 def described(setting: Setting) -> str:
     """A setting in a sentence.
 

@@ -9,6 +9,10 @@ from brevitas_multiquant.errors import ExportError
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 """Pillow's names of how an image is resized."""
 
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of each channel of the training images, pixels from 0 to 1."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:

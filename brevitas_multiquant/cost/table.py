@@ -1,7 +1,7 @@
 """What each bit-width costs: MACs, BitOPs, bytes, branches. Counted, not estimated."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal, overload
 
@@ -71,6 +71,16 @@ class Cost(dict[int, BitWidthCost]):
         self.assignments = dict(assignments or {})
         self.weights = weights
         self.file_bytes = total_bytes if file_bytes is None else file_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: counts of each bit-width and assignment, sizes in bytes."""
+        return {
+            "costs": {str(bits): asdict(one) for bits, one in self.items()},
+            "assignments": {one.name: asdict(costs) for one, costs in self.assignments.items()},
+            "total_bytes": self.total_bytes,
+            "file_bytes": self.file_bytes,
+            "float_bytes": self.float_bytes,
+        }
 
     def __str__(self) -> str:
         rows = [(str(bits), bits, cost) for bits, cost in self.items()]

@@ -1,6 +1,5 @@
 """The fields of `MultiQuantConfig` as options of a command line."""
 
-from collections.abc import Container
 from typing import Any
 
 from brevitas_multiquant.core.config import OPTIONS, MultiQuantConfig, choices_of
@@ -25,27 +24,6 @@ def argument_of(name: str) -> dict[str, Any]:
     default = list(one.default) if isinstance(one.default, tuple) else one.default
     shape = {"choices": choices} if choices else _SHAPES[name]
     return {"default": default, "help": one.metadata["help"], **shape}
-
-
-def add_config_options(parser: Any, leave_out: Container[str] = (), **changes: Any) -> None:
-    """Add the options of `MultiQuantConfig` to a parser, or to a group of it.
-
-    Args:
-        parser: the parser.
-        leave_out: names of options that this command decides itself.
-        **changes: name -> what is another for this command, as of `argument_of`.
-
-    Example:
-        >>> import argparse
-        >>> parser = argparse.ArgumentParser()
-        >>> add_config_options(parser, leave_out=["profile"])
-        >>> config_from(parser.parse_args(["--bits", "4", "2", "--half-width", "channels"])).bits
-        (2, 4)
-    """
-    for one in OPTIONS:
-        if one.name not in leave_out:
-            given = argument_of(one.name) | changes.get(one.name, {})
-            parser.add_argument(f"--{one.name.replace('_', '-')}", **given)
 
 
 def config_from(options: Any) -> MultiQuantConfig:

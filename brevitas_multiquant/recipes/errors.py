@@ -1,4 +1,4 @@
-"""Named errors of the recipes: one line for the user, and an exit status."""
+"""Named errors of the recipes and the command line: one line for the user, and an exit status."""
 
 import os
 import sys
@@ -64,6 +64,9 @@ class Interrupted(Exception):  # noqa: N818  no error: the run stopped because i
         super().__init__(f"stopped by signal {signal_number}")
 
 
+ITEM = "\n  - "
+"""What starts an item of a list in a message."""
+
 USAGE_ERRORS = (
     *(OptionError, UnknownDatasetError, ExperimentExistsError, LaunchError),
     *(BitWidthError, SelectionError, ConfigError),
@@ -74,11 +77,12 @@ def exit_code(recipe: Callable[[], object]) -> int:
     """Run a recipe and say in one line what stopped it.
 
     Returns:
-        0; 2 for wrong usage; 1 for any other named error or a file that cannot be written; 128 and
-        the signal's number, as shells have it, after a signal: 130 SIGINT, 143 SIGTERM.
+        0; 2 for wrong usage; 1 for any other named error, a file that cannot be written, or where
+        the recipe returns False; 128 and the signal's number, as shells have it, after a signal:
+        130 SIGINT, 143 SIGTERM.
     """
     try:
-        recipe()
+        return int(recipe() is False)
     except MultiQuantError as error:
         say(type(error).__name__, error)
         return 2 if isinstance(error, USAGE_ERRORS) else 1
@@ -91,10 +95,10 @@ def exit_code(recipe: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         say("Interrupted", "stopped at once; the last checkpoint stands")
         return 130
-    return 0
 
 
 def say(kind: str, message: object) -> None:
-    """One line for the user, from the first process alone."""
+    """One line for the user, and one for each item of a list; from the first process alone."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"{kind}: {' '.join(str(message).split())}", file=sys.stderr)
+        lines = (" ".join(item.split()) for item in str(message).split(ITEM))
+        print(f"{kind}: {ITEM.join(lines)}", file=sys.stderr)

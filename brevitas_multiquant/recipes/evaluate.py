@@ -1,14 +1,17 @@
 """Top-1 accuracy of a packed network, a bit-width or assignment at a time, beside its cost."""
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
 
 from brevitas_multiquant import Assignment, MultiQuantNet, cost, load_packed
-from brevitas_multiquant.recipes.data.batches import eval_batches
+from brevitas_multiquant.core.precision import key_of
+from brevitas_multiquant.cost.table import Cost
+from brevitas_multiquant.recipes.data.batches import Eval, eval_batches
 from brevitas_multiquant.recipes.data.shard import Shard
 from brevitas_multiquant.recipes.errors import OptionError, exit_code
 from brevitas_multiquant.recipes.network.accuracy import top1
@@ -17,6 +20,7 @@ from brevitas_multiquant.recipes.network.modes import evaluating
 from brevitas_multiquant.recipes.network.multi_branch import IMAGE_CHANNELS
 from brevitas_multiquant.recipes.options.data import DataOptions
 from brevitas_multiquant.recipes.options.evaluate import EvaluateOptions, parse_evaluate
+from brevitas_multiquant.recipes.results.image_task import data_set_name
 from brevitas_multiquant.recipes.results.report import result_table
 from brevitas_multiquant.recipes.run.header import evaluation_header
 
@@ -41,15 +45,39 @@ def run(options: EvaluateOptions) -> dict[int | Assignment, float]:
     batches = eval_batches(data, shard)
     data = replace(data, num_classes=choose_num_classes(data.num_classes, batches.num_classes))
     check_fits(net, options.packed, data)
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and not options.json:
         print(evaluation_header(options.packed, data, batches, bits), flush=True)
     settings: list[int | Assignment] = [*bits, *assignments]
     shape = (1, IMAGE_CHANNELS, data.img_size, data.img_size)
     costs = cost(net, shape, assignments=assignments)
     accuracy = top1(net, batches, settings, accelerator)
     if accelerator.is_main_process:
-        print(result_table(accuracy, {**costs, **costs.assignments}))
+        if options.json:
+            print(as_json(options.packed, data, batches, accuracy, costs))
+        else:
+            print(result_table(accuracy, {**costs, **costs.assignments}))
     return accuracy
+
+
+def as_json(
+    packed: str,
+    data: DataOptions,
+    batches: Eval,
+    accuracy: Mapping[int | Assignment, float],
+    costs: Cost,
+) -> str:
+    """What was measured, and on what, as one document; accuracies are top-1 in percent."""
+    document = {
+        "packed": packed,
+        "dataset": data_set_name(data),
+        "images": batches.count,
+        "img_size": data.img_size,
+        "num_classes": data.num_classes,
+        "normalisation": data.normalisation,
+        "top1": {key_of(setting): value for setting, value in accuracy.items()},
+        **costs.to_dict(),
+    }
+    return json.dumps(document, indent=2)
 
 
 def square_size(net: MultiQuantNet) -> int:

@@ -1,65 +1,21 @@
 """A packed network to verified files, one per bit-width and assignment: QONNX, ONNX or FINN."""
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from brevitas_multiquant import Assignment, MultiQuantNet, load_packed
 from brevitas_multiquant.core.precision import Setting, described
 from brevitas_multiquant.export import export_finn, export_onnx, export_qonnx
-from brevitas_multiquant.export.finn.target import MEMORIES
 from brevitas_multiquant.recipes.errors import MissingFileError, OptionError, exit_code
-from brevitas_multiquant.recipes.options.option import Parser, add_options, option, taken
-from brevitas_multiquant.recipes.options.types import positive
-
-FORMATS = ("qonnx", "onnx", "finn")
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What to write, where, and for which bit-widths and assignments."""
-
-    packed: str
-    output: str = option("export", metavar="DIR")
-    format: str = option("qonnx", choices=FORMATS)
-    bits: list[int] | None = option(type=int, nargs="+", metavar="B", help="default: all")
-    assignment: list[str] | None = option(
-        nargs="+", metavar="FILE", help="JSON or YAML with bits for each site: written too"
-    )
-    img_size: int | None = option(type=positive, metavar="PIXELS", help="default: as trained")
-    allow_ties: bool = option(
-        False, help="of qonnx: accept codes that float rounding decides, as behind layer norms"
-    )
-
-
-@dataclass(frozen=True)
-class HardwareOptions:
-    """What an accelerator is built for; of ``--format finn`` alone."""
-
-    board: str | None = option(metavar="NAME", help="that FINN knows; default: ZCU104")
-    fpga_part: str | None = option(metavar="PART", help="instead of a board: a part number")
-    target_fps: int = option(1000, positive, "frames a second")
-    clock_ns: float = option(5.0, float, "clock period, in nanoseconds")
-    memory: str = option("finn", choices=list(MEMORIES), help="auto: fewest LUTs")
-    folding: str | None = option(metavar="FILE", help="an edited folding_config.json")
-    switchable: bool = option(False, help="one accelerator for all bit-widths")
-
-
-def export_parser() -> argparse.ArgumentParser:
-    """All options of ``recipes/export.py``."""
-    parser = Parser(
-        prog="export.py",
-        description="Write one file per bit-width, executed and compared with torch before.",
-    )
-    parser.add_argument("packed", metavar="PACKED.safetensors")
-    add_options(parser, ExportOptions)
-    add_options(parser.add_argument_group("of --format finn"), HardwareOptions)
-    return parser
-
+from brevitas_multiquant.recipes.options.export import (
+    ExportOptions,
+    HardwareOptions,
+    parse_export,
+)
 
 Written = tuple[dict[Setting, Path], dict[str, str]]
 """Setting -> its file, and by the file's name what is said of it."""
@@ -142,8 +98,7 @@ def agreement(report: Path) -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the recipe; 0 for success, 2 for wrong usage, 1 for any other named error."""
-    parsed = export_parser().parse_args(argv)
-    return exit_code(lambda: run(taken(ExportOptions, parsed), taken(HardwareOptions, parsed)))
+    return exit_code(lambda: run(*parse_export(argv)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The likeliest classes of image files, at each bit-width: a packed file says all that it takes."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,8 +14,8 @@ from brevitas_multiquant.core.image_task import ImageTask
 from brevitas_multiquant.core.preprocessing import Preprocessing
 from brevitas_multiquant.core.selection import chosen_bits
 from brevitas_multiquant.export.finn.project.host import read_image
-from brevitas_multiquant.recipes.errors import DatasetError, OptionError
-from brevitas_multiquant.recipes.options.predict import PredictOptions
+from brevitas_multiquant.recipes.errors import DatasetError, OptionError, exit_code
+from brevitas_multiquant.recipes.options.predict import PredictOptions, parse_predict
 
 Predicted = dict[int, list[tuple[str, float]]]
 """Bit-width -> classes with their probabilities, the likeliest first."""
@@ -125,8 +126,7 @@ def _as_text(task: ImageTask | None, found: Mapping[str, Predicted]) -> str:
             shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in classes)
             lines.append(f"{bits:4} bits: {shown}")
     if task is not None and task.accuracy:
-        measured = ", ".join(f"{top1:.2f} % at {bits}" for bits, top1 in task.accuracy.items())
-        lines.append(f"accuracy: {measured} bits ({task.dataset}: {task.protocol})")
+        lines.append(task.measured())
     return "\n".join(lines)
 
 
@@ -141,3 +141,12 @@ def _as_json(task: ImageTask | None, found: Mapping[str, Predicted]) -> str:
     return json.dumps(
         {"image_task": None if task is None else task.to_dict(), "images": images}, indent=2
     )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the recipe; 0 for success, 2 for wrong usage, 1 for any other named error."""
+    return exit_code(lambda: run(parse_predict(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,9 +1,9 @@
-"""Learn the bits of every layer within a budget: ``accelerate launch recipes/search.py -c CONFIG``.
+"""Learn the bits of every layer within a budget: ``brevitas-multiquant search -c CONFIG``.
 
 FracBits (Yang and Jin, AAAI 2021): for most of the epochs bits are real numbers that learn beside
 the weights, then they are made whole within the budget and the rest is plain training of the
 network that they give, without a break. A run is a function of its options, as those of
-``recipes/train.py`` are, and goes on with ``--resume``.
+``train`` are, and goes on with ``--resume``.
 """
 
 import json
@@ -212,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the recipe.
 
     Returns:
-        As ``recipes/train.py``.
+        As ``train``.
     """
     return exit_code(lambda: search_each(parse_search(argv)))
 

@@ -1,4 +1,6 @@
-"""Train one network for every bit-width: ``accelerate launch recipes/train.py -c CONFIG.yaml``.
+"""Train one network for every bit-width: ``brevitas-multiquant train -c CONFIG``.
+
+Several processes: ``accelerate launch --num_processes N -m brevitas_multiquant.recipes.train``.
 
 A run is a function of its options: whatever is random is seeded from its place in the run, so that
 a run that was killed, wherever it was, ends after ``--resume`` where an uninterrupted one does.

@@ -7,14 +7,16 @@ import pytest
 
 from brevitas_multiquant import multiquantize
 from brevitas_multiquant.core.config import NOT_GIVEN, OPTIONS, MultiQuantConfig
-from brevitas_multiquant.methods.options import add_config_options, argument_of, config_from
+from brevitas_multiquant.methods.options import argument_of, config_from
+from brevitas_multiquant.recipes.options.model import NetworkOptions
+from brevitas_multiquant.recipes.options.option import add_options
 
 NAMES = {one.name for one in OPTIONS}
 
 
-def parse(*arguments, **changes):
+def parse(*arguments, leave_out=()):
     parser = argparse.ArgumentParser()
-    add_config_options(parser, **changes)
+    add_options(parser, NetworkOptions, leave_out)
     return parser.parse_args(arguments)
 
 
@@ -33,17 +35,16 @@ def test_each_option():
     assert config_from(given) == MultiQuantConfig.create([3, 4], "serial", **options)
 
 
-@pytest.mark.parametrize("name", sorted(NAMES - {"bits"}))
+@pytest.mark.parametrize("name", sorted(NAMES - {"bits", "selection"}))
 def test_other_values_are_usage_errors(name, capsys):
     with pytest.raises(SystemExit, match="2"):
         parse(f"--{name.replace('_', '-')}", "best")
     assert "invalid choice: 'best'" in capsys.readouterr().err
 
 
-def test_a_command_leaves_out_and_changes():
-    given = parse("--merge", "any", leave_out=("profile",), merge={"choices": None})
+def test_a_command_leaves_out():
+    given = parse("--merge", "sum", leave_out=("profile",))
     assert set(vars(given)) == NAMES - {"profile"}
-    assert given.merge == "any"
     assert all(argument_of(name)["help"] for name in NAMES)
 
 

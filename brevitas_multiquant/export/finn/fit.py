@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from brevitas_multiquant.core.precision import Assignment, Setting, described
+from brevitas_multiquant.core.precision import Assignment, Setting, described, key_of
 from brevitas_multiquant.cost.luts import Resources
 from brevitas_multiquant.errors import BoardError, ExportError
 from brevitas_multiquant.export.finn.check import branch_names
@@ -96,6 +97,17 @@ class FitTable:
         names = [target.board.name for target in self.targets]
         index = names.index(board)
         return not self.needs[setting][index].exceeded(self.targets[index].board.has)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: bit-width or assignment -> board -> what is needed there."""
+        names = [target.board.name for target in self.targets]
+        return {
+            key_of(setting): {
+                name: {**asdict(need), "fits": self.fits(setting, name)}
+                for name, need in zip(names, needs, strict=True)
+            }
+            for setting, needs in self.needs.items()
+        }
 
     def __str__(self) -> str:
         head = ["bits", *(target.board.name for target in self.targets)]

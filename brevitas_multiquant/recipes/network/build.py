@@ -5,7 +5,8 @@ import torchvision
 from torch import nn
 
 from brevitas_multiquant import multiquantize
-from brevitas_multiquant.core.float_model import ModelSource
+from brevitas_multiquant.core.float_model import ModelSource, source_named
+from brevitas_multiquant.errors import SourceError
 from brevitas_multiquant.methods.options import config_from
 from brevitas_multiquant.recipes.errors import MissingFileError, OptionError
 from brevitas_multiquant.recipes.network.initial import load_initial, require_file
@@ -19,7 +20,7 @@ def model_source(options: ModelOptions, num_classes: int) -> ModelSource:
     """Library, name and arguments of the float model that the options ask for.
 
     Raises:
-        OptionError: arguments that other options or the images decide.
+        OptionError: an unknown library, or arguments that other options or the images decide.
     """
     given = dict(options.model_kwargs)
     if "num_classes" in given:
@@ -31,11 +32,10 @@ def model_source(options: ModelOptions, num_classes: int) -> ModelSource:
             f"--model-kwargs in_chans={given['in_chans']}: expected {IMAGE_CHANNELS}, the channels "
             "of the images that the recipes read, grey ones too"
         )
-    kwargs = {**given, "num_classes": num_classes}
-    for prefix in ("tv:", "torchvision:", "torchvision/"):
-        if options.model.startswith(prefix):
-            return ModelSource("torchvision", options.model.removeprefix(prefix), kwargs)
-    return ModelSource("timm", options.model.removeprefix("timm/"), kwargs)
+    try:
+        return source_named(options.model, {**given, "num_classes": num_classes})
+    except SourceError as error:
+        raise OptionError(f"--model {options.model}: {error}") from error
 
 
 def create_float_model(source: ModelSource, pretrained: bool, checkpoint: str | None) -> nn.Module:

@@ -3,9 +3,12 @@
 import argparse
 from dataclasses import dataclass, fields
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
-from brevitas_multiquant.core.cifar_networks import CIFAR_MEAN, CIFAR_STD
+from brevitas_multiquant.core.preprocessing import (
+    CIFAR_MEAN,
+    CIFAR_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+)
 from brevitas_multiquant.recipes.errors import OptionError
 from brevitas_multiquant.recipes.options.option import option
 from brevitas_multiquant.recipes.options.types import (
@@ -100,7 +103,7 @@ class DataOptions:
     train_split: str = option(TRAIN_SPLIT, metavar="NAME", help="(default train, training)")
     val_split: str = option(VAL_SPLIT, metavar="NAME", help="(default val, validation, test...)")
     num_classes: int | None = option(type=positive, help="default: as many as the data set has")
-    img_size: int = option(32, positive, metavar="PIXELS")
+    img_size: int = option(32, positive, "height and width of the images", metavar="PIXELS")
     mean: list[float] | None = option(
         type=number, nargs=3, metavar="M", help="channel means, pixels in [0, 1]"
     )
@@ -117,10 +120,10 @@ class DataOptions:
         type=positive, metavar="N", help="train on N images of a fixed permutation"
     )
     subset_seed: int = option(0, not_negative, "of that permutation", metavar="SEED")
-    cache_limit_mb: int = option(1024, positive, "keep images in memory up to here")
+    cache_limit_mb: int = option(1024, positive, "keep images in memory up to here, in MB")
     batch_size: int = option(128, positive, "images per step on each process", short="-b")
     workers: int = option(2, not_negative, "loader processes, for images not cached")
-    seed: int = option(42, not_negative)
+    seed: int = option(42, not_negative, "of all that is random")
 
     def check_source(self) -> None:
         """Check that the data set reads what is given with it.
@@ -143,8 +146,8 @@ class DataOptions:
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of the three channels, for pixels in [0, 1]."""
         known = BUILT_IN.get(self.dataset)
-        mean = self.mean or (known.mean if known else IMAGENET_DEFAULT_MEAN)
-        std = self.std or (known.std if known else IMAGENET_DEFAULT_STD)
+        mean = self.mean or (known.mean if known else IMAGENET_MEAN)
+        std = self.std or (known.std if known else IMAGENET_STD)
         return tuple(mean), tuple(std)
 
     @property

@@ -2,25 +2,36 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from brevitas_multiquant.recipes.errors import MissingFileError, OptionError
 from brevitas_multiquant.recipes.options.data import DataOptions
 from brevitas_multiquant.recipes.options.execution import DeviceOptions
-from brevitas_multiquant.recipes.options.option import Parser, taken
-from brevitas_multiquant.recipes.options.train import add_config_option, add_group, parse
+from brevitas_multiquant.recipes.options.option import (
+    Parser,
+    add_group,
+    add_options,
+    argument,
+    option,
+    taken,
+)
+from brevitas_multiquant.recipes.options.train import add_config_option, parse
+from brevitas_multiquant.recipes.options.yaml_files import print_config
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
     """The options of an evaluation; ``data.dataset`` is None where nobody named any data."""
 
-    packed: str
-    bits: list[int] | None
-    data: DataOptions
-    device: DeviceOptions
-    assignment: list[str] | None = None
+    packed: str = argument("FILE", "packed network: best.safetensors of a run")
+    bits: list[int] | None = option(type=int, nargs="+", metavar="B", help="default: all")
+    assignment: list[str] | None = option(
+        nargs="+", metavar="FILE", help="JSON or YAML with bits for each site: too"
+    )
+    json: bool = option(False, help="print one JSON document and nothing else")
+    data: DataOptions = field(default_factory=DataOptions)
+    device: DeviceOptions = field(default_factory=DeviceOptions)
 
     def check_named(self) -> None:
         """Check that somebody said which images to score on: a network is for one data set.
@@ -38,17 +49,13 @@ class EvaluateOptions:
 
 
 def evaluate_parser() -> argparse.ArgumentParser:
-    """All options of ``recipes/evaluate.py``."""
+    """All options of ``evaluate``."""
     parser = Parser(
-        prog="evaluate.py",
+        "evaluate",
         description="Top-1 per bit-width. The data options default to those of the training run, "
         "read from args.yaml beside the packed file; without it name the data.",
     )
-    parser.add_argument("packed", metavar="PACKED.safetensors")
-    parser.add_argument("--bits", type=int, nargs="+", metavar="B", help="default: all")
-    parser.add_argument(
-        "--assignment", nargs="+", metavar="FILE", help="JSON or YAML with bits for each site: too"
-    )
+    add_options(parser, EvaluateOptions)
     add_config_option(parser)
     add_group(parser, "data", DataOptions, DeviceOptions)
     parser.set_defaults(img_size=None)  # that of the network
@@ -79,5 +86,7 @@ def parse_evaluate(argv: Sequence[str] | None = None) -> EvaluateOptions:
         data = replace(data, mean=data.mean or list(mean), std=data.std or list(std))
     if (own.dataset, own.data_dir) != (None, None) and own.num_classes is None:
         data = replace(data, num_classes=None)  # of the data of the training run
-    device = taken(DeviceOptions, parsed)
-    return EvaluateOptions(own.packed, parsed.bits, data, device, own.assignment)
+    if own.print_config:
+        print_config(parser, {**vars(parsed), **vars(data)})
+    parsed.data, parsed.device = data, taken(DeviceOptions, parsed)
+    return taken(EvaluateOptions, parsed)

@@ -1,4 +1,4 @@
-"""Which network to train."""
+"""Which network to make of which float model."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,15 +9,9 @@ from brevitas_multiquant.recipes.options.types import key_value, selection
 
 
 @dataclass(frozen=True)
-class ModelOptions:
-    """Which float network to start from, and the network of run-time bit-widths to make of it."""
+class NetworkOptions:
+    """The network of run-time bit-widths that a float model becomes: a `MultiQuantConfig`."""
 
-    model: str = option("cifar_resnet8", help="a timm name, or tv:NAME of torchvision")
-    model_kwargs: list[tuple[str, Any]] = option([], key_value, nargs="*", metavar="NAME=VALUE")
-    pretrained: bool = option(False, action=SWITCH, help="start from published float weights")
-    initial_checkpoint: str | None = option(
-        metavar="FILE", help="start from the float weights in a file"
-    )
     bits: list[int] = option(**argument_of("bits"))
     selection: Any = option(**argument_of("selection") | {"type": selection, "choices": None})
     profile: str = option(**argument_of("profile"))
@@ -30,6 +24,20 @@ class ModelOptions:
     activation_range: str | None = option(**argument_of("activation_range"))
     shortcuts: str | None = option(**argument_of("shortcuts"))
     norms: str | None = option(**argument_of("norms"))
+
+
+@dataclass(frozen=True)
+class ModelOptions(NetworkOptions):
+    """Which float network to start from, and how."""
+
+    model: str = option("cifar_resnet8", help="a timm name, or torchvision:NAME")
+    model_kwargs: list[tuple[str, Any]] = option(
+        [], key_value, "further arguments of its builder", nargs="*", metavar="NAME=VALUE"
+    )
+    pretrained: bool = option(False, action=SWITCH, help="start from published float weights")
+    initial_checkpoint: str | None = option(
+        metavar="FILE", help="start from the float weights in a file"
+    )
     head: str | None = option(
         metavar="NAME", help="module from which on all is float (default: the last)"
     )

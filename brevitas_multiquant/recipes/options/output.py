@@ -14,7 +14,7 @@ TRACKERS = ("tensorboard", "trackio", "wandb")
 class OutputOptions:
     """Where results go, and where to continue from."""
 
-    output: str = option("output", metavar="DIR")
+    output: str = option("output", metavar="DIR", help="folder of the folders of runs")
     experiment: str | None = option(
         metavar="NAME", help="folder below --output (default: the model's name)"
     )
@@ -24,7 +24,7 @@ class OutputOptions:
     overwrite: bool = option(False, help="replace the results in the folder of the run")
     checkpoint_hist: int = option(2, positive, "checkpoints to keep", metavar="N")
     recovery_interval: int = option(0, not_negative, "0: epochs only", metavar="STEPS")
-    log_interval: int = option(10, positive, metavar="STEPS")
+    log_interval: int = option(10, positive, "between lines of the tracker", metavar="STEPS")
     log_with: str | None = option(choices=TRACKERS, help="a tracker, through Accelerate")
     dry_run: bool = option(False, help="print cost, time and memory of a step, and stop")
 

@@ -1,10 +1,18 @@
 """The options of ``predict``."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from brevitas_multiquant.core.preprocessing import INTERPOLATIONS
-from brevitas_multiquant.recipes.options.option import add_options, option, taken
+from brevitas_multiquant.recipes.options.option import (
+    Parser,
+    add_group,
+    add_options,
+    argument,
+    option,
+    taken,
+)
 from brevitas_multiquant.recipes.options.types import number, positive, positive_number
 
 
@@ -30,32 +38,30 @@ class ImageOptions:
 class PredictOptions:
     """What is read and printed."""
 
-    file: str
-    images: list[str]
+    file: str = argument("FILE", "packed network: best.safetensors of a run")
+    images: list[str] = argument("IMAGE", "files that Pillow reads", nargs="+")
     preparing: ImageOptions = field(default_factory=ImageOptions)
-    bits: list[int] | None = option(type=int, nargs="+", metavar="B", help="(default: all)")
-    top: int = option(3, positive, "classes to print (default: 3)", metavar="N")
+    bits: list[int] | None = option(type=int, nargs="+", metavar="B", help="default: all")
+    top: int = option(3, positive, "classes to print", metavar="N")
     json: bool = option(False, help="print JSON")
 
-    @classmethod
-    def from_parsed(cls, parsed: argparse.Namespace) -> "PredictOptions":
-        """The options out of all that were parsed."""
-        parsed.preparing = taken(ImageOptions, parsed)
-        return taken(cls, parsed)
+
+def predict_parser() -> argparse.ArgumentParser:
+    """All options of ``predict``."""
+    parser = Parser("predict", description="The likeliest classes of images at each bit-width.")
+    add_options(parser, PredictOptions)
+    add_group(parser, "images: what the file does not say, or to say otherwise", ImageOptions)
+    return parser
 
 
-def add_predict_options(command: argparse.ArgumentParser) -> None:
-    """The options of ``predict``.
+def parse_predict(argv: Sequence[str] | None = None) -> PredictOptions:
+    """Parse the options.
 
     Example:
-        >>> parser = argparse.ArgumentParser()
-        >>> add_predict_options(parser)
-        >>> options = PredictOptions.from_parsed(parser.parse_args(["best.safetensors", "cat.png"]))
+        >>> options = parse_predict(["best.safetensors", "cat.png"])
         >>> options.images, options.top, options.preparing.img_size
         (['cat.png'], 3, None)
     """
-    command.add_argument("file", metavar="FILE", help="packed network: best.safetensors of a run")
-    command.add_argument("images", nargs="+", metavar="IMAGE", help="files that Pillow reads")
-    add_options(command, PredictOptions)
-    group = command.add_argument_group("images", "what the file does not say, or to say otherwise")
-    add_options(group, ImageOptions)
+    parsed = predict_parser().parse_args(argv)
+    parsed.preparing = taken(ImageOptions, parsed)
+    return taken(PredictOptions, parsed)

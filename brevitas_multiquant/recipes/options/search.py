@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 from brevitas_multiquant.methods.settle import INDIVIDUAL
 from brevitas_multiquant.recipes.errors import OptionError
-from brevitas_multiquant.recipes.options.option import Parser
+from brevitas_multiquant.recipes.options.option import Parser, add_group
 from brevitas_multiquant.recipes.options.searching import SearchOptions
 from brevitas_multiquant.recipes.options.train import (
     TITLES,
     TrainOptions,
     add_config_option,
-    add_group,
     parse_options,
 )
 
@@ -52,11 +51,8 @@ class SearchRunOptions(TrainOptions):
 
 
 def search_parser() -> argparse.ArgumentParser:
-    """All options of ``recipes/search.py``."""
-    parser = Parser(
-        prog="search.py",
-        description="Learn the bits of every layer within a budget.",
-    )
+    """All options of ``search``."""
+    parser = Parser("search", description="Learn the bits of every layer within a budget.")
     add_config_option(parser)
     add_group(parser, "search", SearchOptions)
     for title, concerns in TITLES.items():

@@ -53,7 +53,9 @@ class SearchOptions:
     start_bits: float | None = option(
         type=positive_number, help="default: half a bit above uniform ones of the budget"
     )
-    regulariser: str = option("controller", choices=REGULARISERS)
+    regulariser: str = option(
+        "controller", choices=REGULARISERS, help="what draws the cost to the budget"
+    )
     bit_rate: float | None = option(
         type=positive_number, help="change of cost over budget in an update (default: 0.1; l1 0.02)"
     )

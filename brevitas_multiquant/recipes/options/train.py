@@ -12,7 +12,7 @@ from brevitas_multiquant.recipes.errors import OptionError
 from brevitas_multiquant.recipes.options.data import DataOptions, choose_source
 from brevitas_multiquant.recipes.options.execution import DeviceOptions, ExecutionOptions
 from brevitas_multiquant.recipes.options.model import ModelOptions
-from brevitas_multiquant.recipes.options.option import Parser, add_options, taken
+from brevitas_multiquant.recipes.options.option import Parser, add_group, taken
 from brevitas_multiquant.recipes.options.output import OutputOptions
 from brevitas_multiquant.recipes.options.searching import SearchOptions
 from brevitas_multiquant.recipes.options.training import (
@@ -21,7 +21,7 @@ from brevitas_multiquant.recipes.options.training import (
     OptimisationOptions,
     TargetOptions,
 )
-from brevitas_multiquant.recipes.options.yaml_files import options_of, parse_over_yaml
+from brevitas_multiquant.recipes.options.yaml_files import options_of, parse_over_yaml, print_config
 
 DEFAULT_DATASET = "digits"
 """What is trained on where nobody names data: a first run needs none."""
@@ -146,28 +146,26 @@ OptionsT = TypeVar("OptionsT", bound=TrainOptions)
 
 
 def train_parser() -> argparse.ArgumentParser:
-    """All options of ``recipes/train.py``."""
-    parser = Parser(prog="train.py", description="Train one network for every bit-width.")
+    """All options of ``train``."""
+    parser = Parser("train", description="Train one network for every bit-width.")
     add_config_option(parser)
     for title, concerns in TITLES.items():
         add_group(parser, title, *concerns)
     return parser
 
 
-def add_group(parser: argparse.ArgumentParser, title: str, *concerns: type) -> None:
-    """Options of some concerns under one title of ``--help``."""
-    group = parser.add_argument_group(title)
-    for concern in concerns:
-        add_options(group, concern)
-
-
 def add_config_option(parser: argparse.ArgumentParser) -> None:
-    """``-c FILE``; `parse` reads it."""
+    """``-c FILE``, which `parse` reads, and ``--print-config``, which writes one."""
     parser.add_argument(
         "-c",
         "--config",
         metavar="FILE",
         help="YAML options, below the command line: a file, or the name of a shipped one",
+    )
+    parser.add_argument(
+        "--print-config",
+        action="store_true",
+        help="print all options, after file and command line, as YAML that -c reads, and exit",
     )
 
 
@@ -219,4 +217,6 @@ def parse_options(
         parsed.dataset = DEFAULT_DATASET
     options = kind.from_parsed(parsed)
     options.check()
+    if own.print_config:
+        print_config(parser, options.flat())
     return options

@@ -18,19 +18,19 @@ from brevitas_multiquant.training.objective import TAUGHT_BY
 class OptimisationOptions:
     """Optimizers, and their learning rates over the epochs."""
 
-    epochs: int = option(200, positive)
+    epochs: int = option(200, positive, "passes over the training images")
     opt: str = option("sgd", choices=["sgd", "adam"], help="all parameters but the ranges")
     lr: float = option(0.1, positive_number, "of that optimizer")
-    momentum: float = option(0.9, fraction)
+    momentum: float = option(0.9, fraction, "of SGD")
     nesterov: bool = option(False, help="momentum of SGD that looks ahead")
-    weight_decay: float = option(1e-4, number_from_zero)
+    weight_decay: float = option(1e-4, number_from_zero, "of all parameters but the ranges")
     decay_vectors: bool = option(True, action=SWITCH, help="decay norms and biases too")
     range_lr: float = option(1e-4, positive_number, "Adam without decay, the ranges")
-    sched: str = option("cosine", choices=["cosine", "step"])
+    sched: str = option("cosine", choices=["cosine", "step"], help="of the learning rate")
     sched_on_updates: bool = option(False, help="change the rate at every step")
     decay_milestones: list[int] = option([100, 150], positive, "epochs, for step", nargs="+")
     decay_rate: float = option(0.1, positive_number, "factor at each milestone")
-    warmup_epochs: int = option(0, not_negative)
+    warmup_epochs: int = option(0, not_negative, "in which the rate rises to --lr")
     min_lr: float = option(0.0, number_from_zero, "last rate of the cosine")
 
 
@@ -49,7 +49,7 @@ class AverageOptions:
     """A moving average of the network."""
 
     model_ema: bool = option(False, help="evaluate and keep a moving average")
-    model_ema_decay: float = option(0.9998, fraction)
+    model_ema_decay: float = option(0.9998, fraction, "share that is kept at a step")
     model_ema_warmup: bool = option(False, help="average over fewer steps at the start")
 
 

@@ -2,11 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, NoReturn
 
 from brevitas_multiquant.errors import did_you_mean
 from brevitas_multiquant.recipes.errors import MissingFileError, OptionError
@@ -14,7 +12,7 @@ from brevitas_multiquant.recipes.options.configurations import find_configuratio
 from brevitas_multiquant.recipes.options.types import key_value
 
 ENVIRONMENT = "environment"
-NEVER_FROM_FILE = ("config", "resume", "overwrite", "dry_run")
+NEVER_FROM_FILE = ("config", "print_config", "resume", "overwrite", "dry_run")
 
 
 def parse_over_yaml(
@@ -53,7 +51,7 @@ def yaml_arguments(
     if unknown:
         raise OptionError(
             f"{path}: expected option names as keys, got unknown {unknown}: correct or remove "
-            "them; recipes/train.py --help lists the options"
+            "them; {parser.prog} --help lists the options"
             f"{did_you_mean(unknown[0], [*actions, *passed_over])}"
         )
     # What a run saved of itself tells how it was started, which is no wish for the next one.
@@ -85,6 +83,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise MissingFileError(f"expected a YAML file of options at {path}, found none")
+    import yaml
+
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -113,8 +113,41 @@ def _yaml_argument(path: Path, action: argparse.Action, value: Any) -> list[str]
     return [f"{flag}={yaml_text(value)}"]
 
 
+def print_config(parser: argparse.ArgumentParser, options: Mapping[str, Any]) -> NoReturn:
+    """Print options as a file that ``-c`` reads, and exit.
+
+    Args:
+        parser: whose options they are; what only a command line can give is left out.
+        options: name -> value.
+    """
+    names = [name for name in options_of(parser) if name not in NEVER_FROM_FILE]
+    print(as_yaml({name: options[name] for name in names if options.get(name) is not None}), end="")
+    parser.exit()
+
+
+def as_yaml(options: Mapping[str, Any]) -> str:
+    """Options in the order given, pairs of names and values as a mapping.
+
+    Example:
+        >>> print(as_yaml({"lr": 0.1, "model_kwargs": [("drop_rate", 0.5)]}), end="")
+        lr: 0.1
+        model_kwargs:
+          drop_rate: 0.5
+    """
+    import yaml
+
+    return yaml.safe_dump({k: _plain(v) for k, v in options.items()}, sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    are_pairs = isinstance(value, list) and value and all(isinstance(v, tuple) for v in value)
+    return dict(value) if are_pairs else value
+
+
 def yaml_text(value: Any) -> str:
     """A value on one line, so that reading it as YAML gives it back; a string stays itself."""
+    import yaml
+
     if isinstance(value, str):
         return value
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()

@@ -1,6 +1,6 @@
-"""The two plots that a run leaves."""
+"""The plots that a run leaves, and one of several runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,22 @@ LEAST_SPAN = 4.0
 
 
 def _new_axes(columns: int) -> tuple[plt.Figure, list[plt.Axes]]:
-    figure, axes = plt.subplots(1, columns, figsize=(5.2 * columns, 3.8), layout="constrained")
+    size = (5.2 * columns, 3.8)
+    figure, grid = plt.subplots(1, columns, figsize=size, layout="constrained", squeeze=False)
+    axes = list(grid[0])
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
-    return figure, list(axes)
+    return figure, axes
 
 
-def plot_learning_curves(folder: Path, bits: tuple[int, ...], title: str) -> None:
+def _save(figure: plt.Figure, path: Path) -> Path:
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return path
+
+
+def plot_learning_curves(folder: Path, bits: tuple[int, ...], title: str) -> Path:
     """``learning_curves.png``: training loss and validation top-1 over epochs."""
     columns = read_summary(folder)
     epochs = [epoch + 1 for epoch in columns["epoch"]]
@@ -44,13 +52,12 @@ def plot_learning_curves(folder: Path, bits: tuple[int, ...], title: str) -> Non
         accuracies.plot(epochs, series, color=colour, label=label, marker=marker, markersize=3)
     accuracies.set(xlabel="epoch", ylabel="top-1 (%)", title="validation")
     accuracies.legend(frameon=False, loc="lower right")
-    figure.savefig(folder / "learning_curves.png", dpi=150)
-    plt.close(figure)
+    return _save(figure, folder / "learning_curves.png")
 
 
 def plot_accuracy_cost(
     folder: Path, accuracy: Mapping[int, float], costs: Mapping[int, Any], title: str
-) -> None:
+) -> Path:
     """``accuracy_cost.png``: top-1 against bit-width and against BitOPs."""
     bits = list(accuracy)
     values = list(accuracy.values())
@@ -80,5 +87,23 @@ def plot_accuracy_cost(
     for axis in (by_bits, by_cost):
         axis.margins(x=0.12)
         axis.set_ylim(middle - reach, min(middle + reach, 100.5))
-    figure.savefig(folder / "accuracy_cost.png", dpi=150)
-    plt.close(figure)
+    return _save(figure, folder / "accuracy_cost.png")
+
+
+def plot_runs(path: Path, runs: Mapping[str, Sequence[tuple[int, float, int]]]) -> Path:
+    """Top-1 against BitOPs of several runs.
+
+    Args:
+        path: of the figure.
+        runs: name -> (BitOPs, top-1 in percent, bits) at each of its bit-widths.
+    """
+    figure, (axis,) = _new_axes(1)
+    for index, (name, points) in enumerate(runs.items()):
+        operations, accuracy = ([point[i] for point in points] for i in (0, 1))
+        giga = [value / 1e9 for value in operations]
+        axis.plot(giga, accuracy, "o-", color=COLOURS[index % len(COLOURS)], label=name)
+        for x, (_, top1, bits) in zip(giga, points, strict=True):
+            axis.annotate(str(bits), (x, top1), (0, 6), textcoords="offset points", ha="center")
+    axis.set(xscale="log", xlabel="GBitOPs an image", ylabel="top-1 (%)")
+    axis.legend(frameon=False, loc="lower right")
+    return _save(figure, path)

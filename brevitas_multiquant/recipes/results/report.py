@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.core.preprocessing import Preprocessing
 from brevitas_multiquant.recipes.options.train import TrainOptions
-from brevitas_multiquant.recipes.options.yaml_files import ENVIRONMENT
+from brevitas_multiquant.recipes.options.yaml_files import ENVIRONMENT, as_yaml
 from brevitas_multiquant.recipes.results.checkpoints import PARTIAL
 from brevitas_multiquant.version import __version__
 
@@ -56,7 +55,7 @@ def save_args(
 
     That is versions and machine, and what becomes of an image where options leave it open.
     """
-    options = {name: _plain(value) for name, value in sorted(train.flat().items())}
+    options = dict(sorted(train.flat().items()))
     options[ENVIRONMENT] = {
         "versions": {LIBRARY: __version__, **{name: version(name) for name in PACKAGES}},
         "python": platform.python_version(),
@@ -65,16 +64,10 @@ def save_args(
     }
     if preprocessing is not None:
         options[ENVIRONMENT]["preprocessing"] = preprocessing.to_dict()
-    text = yaml.safe_dump(options, sort_keys=False)
+    text = as_yaml(options)
     aside = folder / f"args.yaml{PARTIAL}"
     aside.write_text(text, encoding="utf-8")
     os.replace(aside, folder / "args.yaml")
-
-
-def _plain(value: Any) -> Any:
-    """An option as YAML has it: pairs of names and values as a mapping."""
-    are_pairs = isinstance(value, list) and value and all(isinstance(v, tuple) for v in value)
-    return dict(value) if are_pairs else value
 
 
 def top1_columns(accuracy: Mapping[int, float]) -> dict[str, float]:

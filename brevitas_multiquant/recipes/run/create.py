@@ -36,7 +36,7 @@ Make = Callable[[TrainOptions, int, Checkpoint | None], Trainee]
 
 
 def trainee_of(options: TrainOptions, num_classes: int, saved: Checkpoint | None) -> Trainee:
-    """What ``recipes/train.py`` trains."""
+    """What ``train`` trains."""
     return create_network(options.model, num_classes, options.data.img_size, options.data.seed)
 
 

@@ -90,7 +90,7 @@ def check_launch(accelerator: Accelerator) -> None:
         raise LaunchError(
             f"accelerate launch was asked for {asked} processes and started one, as it does with "
             f"--cpu: use ACCELERATE_USE_CPU=true torchrun --nproc_per_node {asked} "
-            "recipes/train.py, or ask for one process"
+            "-m brevitas_multiquant.recipes.train, or ask for one process"
         )
 
 
