@@ -122,24 +122,37 @@ STOPPED = (130, 143)
 
 
 def train(name: str, seed: int, options: argparse.Namespace) -> None:
-    """One run, from the start or from its newest checkpoint, unless it is whole.
+    """One run, from the start or from its newest checkpoint, unless it is whole."""
+    make_run("train.py", run_name(name, seed), seed, VARIANTS[name].arguments, options)
+
+
+def make_run(
+    recipe: str, name: str, seed: int, arguments: Sequence[str], options: argparse.Namespace
+) -> None:
+    """One run of a recipe under the common configuration, unless it is whole.
 
     One that fails leaves its row empty, and the next one follows.
+
+    Args:
+        recipe: ``train.py`` or ``search.py``.
+        name: of its folder.
+        seed: of the run.
+        arguments: beside the configuration.
+        options: of this program: ``data_dir``, ``output``, ``epochs``, ``threads``.
 
     Raises:
         SystemExit: it was asked to stop.
     """
-    folder = options.output / run_name(name, seed)
+    folder = options.output / name
     if is_whole(folder, options.epochs):
         return
-    command = [sys.executable, str(ROOT / "recipes" / "train.py")]
+    command = [sys.executable, str(ROOT / "recipes" / recipe)]
     if checkpoints_in(folder):
         command += ["--resume", str(folder)]
     else:
         command += ["-c", CONFIG, "--data-dir", str(options.data_dir)]
         command += ["--epochs", str(options.epochs), "--seed", str(seed), "--overwrite"]
-        command += ["--output", str(options.output), "--experiment", folder.name]
-        command += VARIANTS[name].arguments
+        command += ["--output", str(options.output), "--experiment", name, *arguments]
     before = cpu_seconds()
     try:
         threads = {"OMP_NUM_THREADS": str(options.threads)}
@@ -150,7 +163,7 @@ def train(name: str, seed: int, options: argparse.Namespace) -> None:
     if done.returncode in STOPPED:
         raise SystemExit(done.returncode)
     if done.returncode:
-        print(f"{folder.name} failed: exit status {done.returncode}", file=sys.stderr)
+        print(f"{name} failed: exit status {done.returncode}", file=sys.stderr)
 
 
 def cpu_seconds() -> float:
@@ -168,19 +181,35 @@ def add_seconds(path: Path, seconds: float) -> None:
 def keep(name: str, seed: int, output: Path) -> None:
     """Copy the rows of a whole run, and measure its network, for the table."""
     folder, kept = output / run_name(name, seed), KEPT / run_name(name, seed)
+    facts = keep_rows(folder, kept)
+    if VARIANTS[name].method is not None:
+        net = load_packed(folder / LAST_FILE)
+        costs = cost(net, net.input_shape)
+        facts["bitops"] = {bits: costs[bits].bitops for bits in net.bits}
+    write_facts(kept, facts)
+
+
+def keep_rows(folder: Path, kept: Path) -> dict[str, Any]:
+    """Copy the rows and options of a whole run.
+
+    Returns:
+        ``file_bytes`` and ``cpu_seconds`` of it.
+    """
     kept.mkdir(parents=True, exist_ok=True)
     shutil.copy(folder / "summary.csv", kept)
     options = yaml.safe_load((folder / "args.yaml").read_text())
-    elsewhere = ("config", "data_dir", "output")  # of the machine that made the run
+    elsewhere = ("config", "data_dir", "output", "initial_checkpoint")  # of the machine it ran on
     told = {name: value for name, value in options.items() if name not in elsewhere}
     (kept / "args.yaml").write_text(yaml.safe_dump(told, sort_keys=False))
-    packed, seconds = folder / LAST_FILE, folder / CPU_SECONDS
-    facts: dict[str, Any] = {"file_bytes": packed.stat().st_size}
-    facts["cpu_seconds"] = json.loads(seconds.read_text()) if seconds.is_file() else None
-    if VARIANTS[name].method is not None:
-        net = load_packed(packed)
-        costs = cost(net, net.input_shape)
-        facts["bitops"] = {bits: costs[bits].bitops for bits in net.bits}
+    seconds = folder / CPU_SECONDS
+    return {
+        "file_bytes": (folder / LAST_FILE).stat().st_size,
+        "cpu_seconds": json.loads(seconds.read_text()) if seconds.is_file() else None,
+    }
+
+
+def write_facts(kept: Path, facts: Mapping[str, Any]) -> None:
+    """What is kept of a run beside its rows."""
     (kept / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
 
 

@@ -1,11 +1,15 @@
 """The network that the options ask for."""
 
+from dataclasses import replace
+
 import timm
 import torchvision
 from torch import nn
 
 from brevitas_multiquant import multiquantize
+from brevitas_multiquant.core.config import MultiQuantConfig
 from brevitas_multiquant.core.float_model import ModelSource, source_named
+from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.errors import SourceError
 from brevitas_multiquant.methods.options import config_from
 from brevitas_multiquant.recipes.errors import MissingFileError, OptionError
@@ -78,7 +82,7 @@ def create_network(options: ModelOptions, num_classes: int, img_size: int, seed:
     return MultiBranch(
         multiquantize(
             model,
-            config=config_from(options),
+            config=_config(options),
             branch_init=options.branch_init or ("copy" if options.trained else "shuffle"),
             head=options.head,
             input_shape=(1, IMAGE_CHANNELS, img_size, img_size),
@@ -86,6 +90,13 @@ def create_network(options: ModelOptions, num_classes: int, img_size: int, seed:
             seed=seed,
         )
     )
+
+
+def _config(options: ModelOptions) -> MultiQuantConfig:
+    if options.assignment is None:
+        return config_from(options)
+    own = Assignment.from_dict(options.assignment)
+    return replace(config_from(replace(options, bits=[own.bits])), assignment=own)
 
 
 def choose_num_classes(asked: int | None, found: int) -> int:

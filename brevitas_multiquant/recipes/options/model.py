@@ -5,7 +5,7 @@ from typing import Any
 
 from brevitas_multiquant.methods.options import argument_of
 from brevitas_multiquant.recipes.options.option import SWITCH, option
-from brevitas_multiquant.recipes.options.types import key_value, selection
+from brevitas_multiquant.recipes.options.types import assignment, key_value, selection
 
 
 @dataclass(frozen=True)
@@ -13,6 +13,11 @@ class NetworkOptions:
     """The network of run-time bit-widths that a float model becomes: a `MultiQuantConfig`."""
 
     bits: list[int] = option(**argument_of("bits"))
+    assignment: Any = option(
+        type=assignment,
+        metavar="FILE",
+        help="JSON or YAML: bits of each layer in place of --bits, of --method individual",
+    )
     selection: Any = option(**argument_of("selection") | {"type": selection, "choices": None})
     profile: str = option(**argument_of("profile"))
     weights: str = option(**argument_of("weights"))

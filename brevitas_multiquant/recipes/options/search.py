@@ -47,6 +47,11 @@ class SearchRunOptions(TrainOptions):
         if model.float or model.method != INDIVIDUAL:
             got = "--float" if model.float else f"--method {model.method}"
             raise OptionError(f"expected a network of one body to search bits for, got {got}")
+        if model.assignment is not None:
+            raise OptionError(
+                "--assignment: expected bits to search for, got those of every layer: "
+                "recipes/train.py trains a network that has them"
+            )
         self.search.check()
 
 

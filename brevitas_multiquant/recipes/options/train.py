@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from brevitas_multiquant.core.method import METHODS
+from brevitas_multiquant.core.method import METHODS, method_named
 from brevitas_multiquant.methods.objectives import options_of_objective
 from brevitas_multiquant.recipes.errors import OptionError
 from brevitas_multiquant.recipes.options.data import DataOptions, choose_source
@@ -121,7 +121,9 @@ class TrainOptions:
                 "of weights, got --pretrained too: add --no-pretrained, or leave the file out"
             )
         self._check_objective()
+        self._check_assignment()
         only_branches = {
+            "--assignment": model.assignment is not None,
             "--bits-per-step": sampled,
             "--recompute": self.execution.recompute,
             "--norm-batches": self.objective.norm_batches,
@@ -130,6 +132,15 @@ class TrainOptions:
         for name, given in only_branches.items():
             if model.float and given:
                 raise OptionError(f"{name}: expected a multi-branch network, got --float")
+
+    def _check_assignment(self) -> None:
+        method = method_named(self.model.method)
+        if self.model.assignment is not None and "assignment" not in method.options:
+            having = [row.name for row in METHODS.values() if "assignment" in row.options]
+            raise OptionError(
+                f"--assignment: expected one of the methods {having}, whose layers have bits of "
+                f"their own for good, got --method {method.name}"
+            )
 
     def _check_objective(self) -> None:
         known = options_of_objective(self.model.method)

@@ -4,6 +4,9 @@ import argparse
 import math
 from typing import Any
 
+from brevitas_multiquant.core.precision import Assignment
+from brevitas_multiquant.errors import BitWidthError
+
 
 def key_value(text: str) -> tuple[str, Any]:
     """``name=value`` with the value read as YAML: ``drop_rate=0.1`` is ``("drop_rate", 0.1)``."""
@@ -19,6 +22,16 @@ def selection(text: str) -> str | dict[int, list[int]]:
     if not isinstance(value, str | dict):
         raise argparse.ArgumentTypeError(f"expected a name or a mapping, got {text!r}")
     return value
+
+
+def assignment(text: str) -> dict[str, Any]:
+    """What an assignment has in a file; the file's name, or the same written as YAML."""
+    value = read_value(text)
+    try:
+        read = Assignment.from_dict(value) if isinstance(value, dict) else Assignment.load(text)
+    except BitWidthError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return read.to_dict()
 
 
 def read_value(text: str) -> Any:
