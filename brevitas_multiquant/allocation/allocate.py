@@ -20,6 +20,7 @@ from brevitas_multiquant.allocation.strategies.catalogue import (
     Strategy,
     strategy_named,
 )
+from brevitas_multiquant.allocation.strategies.samples import read_once
 from brevitas_multiquant.core.method import method_named
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.core.selection import MAX_BITS, is_whole
@@ -131,6 +132,7 @@ def allocate(
         raise ConfigError(f"exact: expected it with one of {solving}, got {row.name!r}")
     given = {"profile": profile, "input_shape": input_shape, **conversion}
     made = {name: value for name, value in given.items() if value is not None}
+    data = read_once(data, samples)
     sites = _given(model, row, bits, budget.unit, made, data)
     every = EVERY_BIT if sites.is_float else sites.net.bits
     chosen_from = every if candidates is None else candidates

@@ -31,7 +31,7 @@ from brevitas_multiquant.recipes.options.searching import SearchOptions
 from brevitas_multiquant.recipes.results import bits as results
 from brevitas_multiquant.recipes.results import plots
 from brevitas_multiquant.recipes.results.checkpoints import Checkpoint
-from brevitas_multiquant.recipes.run.create import create_run
+from brevitas_multiquant.recipes.run.create import Prepare, create_run
 from brevitas_multiquant.recipes.run.loop import fit
 from brevitas_multiquant.recipes.run.run import Run, save_checkpoint
 from brevitas_multiquant.recipes.run.step import Batch, Step, StepResult
@@ -63,8 +63,13 @@ class SearchStep(Step):
         return result
 
 
-def make_searched(options: Any, num_classes: int, saved: Checkpoint | None) -> Searched:
+def make_searched(
+    options: Any, num_classes: int, saved: Checkpoint | None, prepare: Prepare
+) -> Searched:
     """The network with its search: open, or settled where the checkpoint has settled bits.
+
+    What LUTs a layer takes depends on its weights and ranges: for such a budget it is prepared
+    first, as the run is when it starts, whatever it has learned since.
 
     Raises:
         CheckpointError: the run that is to go on searches otherwise.
@@ -74,6 +79,8 @@ def make_searched(options: Any, num_classes: int, saved: Checkpoint | None) -> S
     made = create_network(model, num_classes, options.data.img_size, options.data.seed)
     assert isinstance(made, MultiBranch)
     ((_, budget),) = options.search.budgets().items()
+    if budget.unit == "luts":
+        prepare(made)
     search = _search(made.module, budget, options)
     asked = {**vars(options.search), "candidates": sorted(options.model.bits)}
     asked = json.loads(json.dumps(asked))

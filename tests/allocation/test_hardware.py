@@ -145,7 +145,7 @@ def test_branches_of_a_network(model: nn.Module) -> None:
     calibrate(net, [images])
     net.eval()
     budget = Budget(ratio=0.95, of="luts", target_fps=FPS)
-    found = allocate(net, budget, data=[images])
+    found = allocate(net, budget, data=iter([images]))
     taken = resources_of(net, found.assignment)
     assert found.cost <= found.budget and taken.luts == pytest.approx(found.cost, rel=0.02)
     assert found.budget == pytest.approx(0.95 * resources_of(net, 4).luts, rel=0.02)
@@ -170,6 +170,14 @@ def test_what_is_built_is_within_the_budget_too(model: nn.Module, monkeypatch: A
     found = allocate(model, Budget(luts=limit, target_fps=FPS), **options)
     assert found.assignment == Assignment(2, dict.fromkeys(three, (2, 2)))
     assert resources_of(at(model, found.assignment), found.assignment).luts <= limit
+
+
+def test_batches_that_can_be_read_once(model: nn.Module) -> None:
+    """They are looked at again and again: a network is built for every bit-width."""
+    options: Any = {"strategy": "uniform", "candidates": (2, 4), "input_shape": SHAPE}
+    batches, budget = [smooth_images((8, *SHAPE[1:]))], Budget(uniform=4, of="luts", target_fps=FPS)
+    listed = allocate(model, budget, data=batches, **options)
+    assert allocate(model, budget, data=iter(batches), samples=8, **options) == listed
 
 
 ROWS = Path(__file__).parents[2] / "benchmarks" / "results" / "lut_model.csv"

@@ -163,6 +163,29 @@ def test_one_search_for_each_budget(tmp_path):
     assert (folder / "uniform_3" / "assignment.json").is_file()
 
 
+LUTS = ("--budget", "uniform=4", "--budget-of", "luts", "--target-fps", "1000")
+
+
+def test_a_search_within_luts_goes_on_to_the_bit(tmp_path, monkeypatch):
+    """What layers cost depends on the weights that it started with."""
+    more = (*LUTS, "--profile", "finn", "--bits", "2", "4", "6", "--epochs", "3")
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    assert run(whole, *more) == 0
+    before = loop.show_step
+
+    def stopping(run_, loss, bar):
+        before(run_, loss, bar)
+        if (run_.progress.epoch, run_.progress.step - 1) == (1, 0):
+            raise Interrupted(15)
+
+    monkeypatch.setattr(loop, "show_step", stopping)
+    assert run(part, *more) == 143
+    monkeypatch.setattr(loop, "show_step", before)
+    assert search.main(["--resume", str(part / NAME)]) == 0
+    assert found(whole) == found(part)
+    assert bits_of(whole) == bits_of(part)
+
+
 def test_the_published_term_and_convention(tmp_path, capsys):
     more = ("--regulariser", "l1", "--convention", "fracbits", "--pins", "layer3*=[8, null]")
     assert run(tmp_path, *more, "--epochs", "2") == 0
@@ -208,7 +231,7 @@ def test_shipped_searches_are_of_the_published_budgets():
     """ResNet-18 as FracBits counts: 22.83 GBitOPs, and 0.12 more for a classifier of floats."""
     options = parse_search(["-c", "search_imagenet_resnet18", "--no-pretrained"])
     assert options.search_epochs == 120 and options.model.bits == list(range(1, 9))
-    made = search.make_searched(options, 1000, None)
+    made = search.make_searched(options, 1000, None, lambda made: None)
     (limit,) = made.search.problem.limits
     classifier = 512 * 1000
     assert (limit - classifier * 8 * (32 - 3)) / 1e9 == pytest.approx(22.83, abs=0.005)

@@ -1,6 +1,6 @@
 """The images, and labels, that a strategy looks at."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -8,6 +8,31 @@ from torch import Tensor
 
 from brevitas_multiquant.errors import CalibrationError
 from brevitas_multiquant.training.calibrate import first_images
+
+
+def read_once(data: Any, most: int) -> Any:
+    """Data that can be read again and again: of an iterator the first batches, else itself.
+
+    Args:
+        data: what was given for batches.
+        most: how many images are needed.
+
+    Example:
+        >>> batches = read_once(iter([torch.zeros(4, 3, 8, 8)] * 9), 6)
+        >>> len(batches), len(list(batches)) == len(list(batches))
+        (2, True)
+    """
+    if not isinstance(data, Iterator):
+        return data
+    kept: list[Any] = []
+    seen = 0
+    for batch in data:
+        kept.append(batch)
+        (images,) = first_images([batch], 1, "allocate")
+        seen += len(images)
+        if seen >= most:
+            break
+    return kept
 
 
 def images_of(data: Any, strategy: str, most: int) -> list[Tensor]:

@@ -13,11 +13,6 @@ class NetworkOptions:
     """The network of run-time bit-widths that a float model becomes: a `MultiQuantConfig`."""
 
     bits: list[int] = option(**argument_of("bits"))
-    assignment: Any = option(
-        type=assignment,
-        metavar="FILE",
-        help="JSON or YAML: bits of each layer in place of --bits, of --method individual",
-    )
     selection: Any = option(**argument_of("selection") | {"type": selection, "choices": None})
     profile: str = option(**argument_of("profile"))
     weights: str = option(**argument_of("weights"))
@@ -42,6 +37,11 @@ class ModelOptions(NetworkOptions):
     pretrained: bool = option(False, action=SWITCH, help="start from published float weights")
     initial_checkpoint: str | None = option(
         metavar="FILE", help="start from the float weights in a file"
+    )
+    assignment: Any = option(
+        type=assignment,
+        metavar="FILE",
+        help="JSON or YAML: bits of each layer in place of --bits, of --method individual",
     )
     head: str | None = option(
         metavar="NAME", help="module from which on all is float (default: the last)"

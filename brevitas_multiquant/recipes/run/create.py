@@ -31,11 +31,17 @@ from brevitas_multiquant.recipes.run.run import Progress, Run
 from brevitas_multiquant.recipes.run.step import Step
 from brevitas_multiquant.recipes.run.tracking import require_tracker
 
-Make = Callable[[TrainOptions, int, Checkpoint | None], Trainee]
-"""Options, number of classes, the checkpoint to go on from -> what is trained, uncalibrated."""
+Prepare = Callable[[Trainee], None]
+"""Moves what is trained to its device, and sets its ranges, the same in all processes."""
+
+Make = Callable[[TrainOptions, int, Checkpoint | None, Prepare], Trainee]
+"""Options, number of classes, the checkpoint to go on from, what prepares a network, for those that
+have to look into one -> what is trained."""
 
 
-def trainee_of(options: TrainOptions, num_classes: int, saved: Checkpoint | None) -> Trainee:
+def trainee_of(
+    options: TrainOptions, num_classes: int, saved: Checkpoint | None, prepare: Prepare
+) -> Trainee:
     """What ``train`` trains."""
     return create_network(options.model, num_classes, options.data.img_size, options.data.seed)
 
@@ -62,15 +68,20 @@ def create_run(options: TrainOptions, make: Make = trainee_of, make_step: type[S
     train, val = create_batches(data, execution.grad_accum_steps, accelerator)
     random_seed(data.seed)
     num_classes = choose_num_classes(data.num_classes, train.num_classes)
-    trainee = make(options, num_classes, saved)
-    net = trainee.module.to(accelerator.device)
-    if execution.channels_last:
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def prepare(made: Trainee, calibrating: bool = True) -> None:
+        made.module.to(accelerator.device)
+        if execution.channels_last:
+            made.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if calibrating:
+            made.calibrate(train.epoch(0))
+        processes.share_from_main(made.module)
+
+    trainee = make(options, num_classes, saved, prepare)
+    prepare(trainee, calibrating=saved is None)
+    net = trainee.module
     if saved is not None:
         restore_network(net, saved, "net.")
-    else:
-        trainee.calibrate(train.epoch(0))
-    processes.share_from_main(net)
     ema = create_ema(options.average, net)
     optimizers = create_optimizers(rates, trainee)
     steps = len(train) // execution.grad_accum_steps
