@@ -50,7 +50,7 @@ class SearchRunOptions(TrainOptions):
         if model.assignment is not None:
             raise OptionError(
                 "--assignment: expected bits to search for, got those of every layer: "
-                "recipes/train.py trains a network that has them"
+                "the recipe train takes them"
             )
         self.search.check()
 
