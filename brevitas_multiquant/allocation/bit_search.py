@@ -11,71 +11,35 @@ at whole bits too (`core.fractional`); a tensor has one bit-width for all layers
 so have their weights; ranges are learned, in place of tanh with a maximum and of PACT.
 """
 
-import copy
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from math import isfinite
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from brevitas_multiquant.allocation.allocation import Allocation
 from brevitas_multiquant.allocation.budget import Budget
-from brevitas_multiquant.allocation.ends import is_uniform, require_below_the_most, uniform_bits
+from brevitas_multiquant.allocation.ends import uniform_bits
 from brevitas_multiquant.allocation.learned_widths import (
     Channels,
     LearnedWidths,
     between_whole_bits,
 )
-from brevitas_multiquant.allocation.problem import Candidates, Pin, Problem, problem_of
-from brevitas_multiquant.allocation.pruned import PrunedChannels
+from brevitas_multiquant.allocation.problem import Candidates, Pin, Problem
 from brevitas_multiquant.allocation.regularisers import Controller, Regulariser
-from brevitas_multiquant.allocation.report import allocation_of
-from brevitas_multiquant.allocation.searchable import require_positive, require_searchable
-from brevitas_multiquant.allocation.sites import Width, sites_of
-from brevitas_multiquant.core.precision import Assignment
-from brevitas_multiquant.errors import ConfigError, UniformBitsWarning
-from brevitas_multiquant.methods.settle import settle
+from brevitas_multiquant.allocation.search_task import Search, Settled
+from brevitas_multiquant.allocation.searchable import require_positive
+from brevitas_multiquant.allocation.sites import Width
 from brevitas_multiquant.nn.network import MultiQuantNet
-from brevitas_multiquant.training.task import BitWidthLoss, Objective, TrainingTask
+from brevitas_multiquant.training.task import BitWidthLoss
 
-STRATEGY = "fracbits"
+__all__ = ["BitSearch", "Settled"]
+
 HEADROOM = 0.5
 """Bits start this much above the uniform ones that cost the budget (published configurations)."""
 SLOWEST = 0.1
 """The share of its learning rate that bits end with."""
 
 
-@dataclass(frozen=True)
-class Settled:
-    """What a search found.
-
-    Args:
-        allocation: whole bits of every site, and what they cost.
-        channels: layer -> bits of each of its output channels, where those were learned.
-        ratio: cost over budget of the real-valued bits, before they were rounded.
-        learned: ``layer1.conv1 weight`` -> its real-valued bits, of channels the mean.
-    """
-
-    allocation: Allocation
-    channels: Channels
-    ratio: float
-    learned: Mapping[str, float]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold, of which `BitSearch.restore` makes it again."""
-        return {
-            "assignment": self.allocation.assignment.to_dict(),
-            "channels": {layer: list(of) for layer, of in self.channels.items()},
-            "ratio": self.ratio,
-            "learned": dict(self.learned),
-        }
-
-
-class BitSearch(TrainingTask):
+class BitSearch(Search):
     """The training task of a search: cross entropy, and a term in the cost of the bits.
 
     From here on until `settle` the network runs at real-valued bits, mixing the values of two
@@ -129,6 +93,10 @@ class BitSearch(TrainingTask):
         (True, True)
     """
 
+    strategy = "fracbits"
+    advice = "take the Controller as regulariser, or a larger rate or budget"
+    mover = "regulariser"
+
     def __init__(
         self,
         net: MultiQuantNet,
@@ -144,32 +112,25 @@ class BitSearch(TrainingTask):
         criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
         input_shape: tuple[int, ...] | None = None,
     ) -> None:
-        super().__init__(net, Objective(), criterion=criterion)
-        require_searchable(net)
+        super().__init__(
+            net,
+            budget,
+            candidates=candidates,
+            pins=pins,
+            groups=groups,
+            criterion=criterion,
+            input_shape=input_shape,
+        )
         require_positive(start=start, rate=rate)
-        if not isinstance(budget, Problem):
-            shape = input_shape or net.input_shape or (1, 3, 224, 224)
-            at = partial(_settled_copy, net)
-            sites = sites_of(net, shape, net.bits[0], None, at=at, takes_any_bits=True)
-            budget = problem_of(sites, budget, candidates, pins or {}, groups)
-        self.problem = between_whole_bits(budget)
-        require_below_the_most(self.problem)
+        self.problem = between_whole_bits(self.problem)
         own = Controller() if regulariser is None else regulariser
         self.rate = getattr(own, "rate", 0.02) if rate is None else rate
         if start is None:
             start = uniform_bits(self.problem) + HEADROOM
         self.widths = LearnedWidths(self.problem, start, channels)
-        self.widths.attach(net)
-        net.add_module("regulariser", own.to(next(net.parameters()).device))
+        self._open(own)
         self.speed = self.rate / self._sensitivity()
         self._ratio: Tensor | None = None
-        self.settled: Settled | None = None
-        self.pruned: PrunedChannels | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether bits are still learned."""
-        return "regulariser" in self.net._modules
 
     @property
     def regulariser(self) -> Regulariser:
@@ -206,12 +167,10 @@ class BitSearch(TrainingTask):
         Raises:
             ConfigError: another share while bits are learned.
         """
-        if self.pruned is not None:
-            self.pruned.hold()
+        self._hold_pruned()
         if not self.is_open:
             return
-        if not 0 <= done <= 1:
-            raise ConfigError(f"done: expected a share from 0 to 1, got {done!r}")
+        self._check_done(done)
         if self._ratio is None:
             return
         rate = self.speed * (1 - (1 - SLOWEST) * done)
@@ -223,114 +182,11 @@ class BitSearch(TrainingTask):
             bits.project()
         self.regulariser.observe(self._ratio)
 
-    @torch.no_grad()
-    def ratio(self) -> float:
-        """Cost over budget at the bits as they are; of whole ones, once they are that."""
-        return self._ratios()[0].item()
-
-    def bits(self) -> dict[str, float]:
-        """``layer1.conv1 weight`` -> its bits now; of channels the mean."""
-        return self.widths.numbers()
-
-    @torch.no_grad()
-    def settle(self) -> Settled:
-        """Make all bits whole, within the budget; the network is of these bits from here on.
-
-        Returns:
-            What was found.
-
-        Warns:
-            UniformBitsWarning: it is a uniform network, which needed no search.
-
-        Raises:
-            ConfigError: it was done before.
-        """
-        if not self.is_open:
-            raise ConfigError("settle: expected a search that is open, got one that has settled")
-        chosen, channels = self.widths.rounded()
-        settled = self._fix(chosen, channels, self.ratio(), self.bits())
-        if is_uniform(self.problem, chosen, channels):
-            warnings.warn(
-                f"the search ended at {next(iter(chosen.values()))} bits everywhere, as a uniform "
-                "network has them: expected bits that trade against each other; take the "
-                "Controller as regulariser, or a larger rate or budget",
-                UniformBitsWarning,
-                stacklevel=2,
-            )
-        return settled
-
-    def restore(self, values: Mapping[str, Any]) -> Settled:
-        """Settle at what another search of the same network found.
-
-        Args:
-            values: of `Settled.to_dict`.
-        """
-        assignment = Assignment.from_dict(values["assignment"])
-        chosen = {
-            (site, kind): getattr(assignment[site], kind) for site, kind in self.problem.candidates
-        }
-        channels = {layer: tuple(of) for layer, of in values["channels"].items()}
-        return self._fix(chosen, channels, values["ratio"], values["learned"])
-
-    def _fix(
-        self,
-        chosen: Mapping[Width, int],
-        channels: Channels,
-        ratio: float,
-        learned: Mapping[str, float],
-    ) -> Settled:
-        bits = self.net.bits[0]
-        counted = self.widths.counted(channels)
-        allocation = allocation_of(self.problem, chosen, bits, STRATEGY, counted=counted)
-        self.settled = Settled(allocation, channels, ratio, learned)
-        self.widths.set(chosen, channels)
-        self.pruned = self.settle_copy(self.net)
-        return self.settled
-
-    def settle_copy(self, net: MultiQuantNet) -> PrunedChannels:
-        """Fix what was found in a copy of the network that was made while bits were learned.
-
-        Args:
-            net: such as a moving average.
-
-        Returns:
-            What keeps pruned channels at 0 while it trains.
-        """
-        assert self.settled is not None
-        self.close(net)
-        settle(net, self.settled.allocation.assignment, self.settled.channels)
-        pruned = PrunedChannels(net, self.settled.channels)
-        pruned.hold()
-        return pruned
-
-    def close(self, net: MultiQuantNet | None = None) -> None:
-        """Give the network back as it was, at its bits of before; nothing is rounded.
-
-        Args:
-            net: a copy of it; default: itself.
-        """
-        net = self.net if net is None else net
-        self.widths.detach(net)
-        del net.regulariser
-
-    def _ratios(self) -> tuple[Tensor, Tensor]:
-        """Cost over budget, and by how much further resources are above their limits."""
-        first, *others = (
-            cost / limit
-            for cost, limit in zip(self.widths.cost(), self.problem.limits, strict=True)
-            if isfinite(limit)
-        )
-        excess = [(ratio - 1).clamp(min=0) for ratio in others]
-        return first, sum(excess, first.new_zeros(()))
+    def rounded(self) -> tuple[dict[Width, int], Channels]:
+        """As of `LearnedWidths.rounded`."""
+        return self.widths.rounded()
 
     def _sensitivity(self) -> float:
         """By what a unit of rate changes cost over budget in an update, where bits start."""
         gradients = torch.autograd.grad(self._ratios()[0], self.widths.parameters())
         return float(sum(g.numel() * g.square().sum().item() for g in gradients))
-
-
-def _settled_copy(net: MultiQuantNet, assignment: Assignment) -> MultiQuantNet:
-    """The network at an assignment, for costs that depend on its weights."""
-    twin = copy.deepcopy(net).eval()
-    settle(twin, assignment)
-    return twin

@@ -51,6 +51,7 @@ class LearnedWidths:
         start: real-valued bits that all of them start with, within their candidates.
         channels: candidates of each output channel, where those are learned kernel by kernel: all
             weights that are not pinned.
+        by_gradient: whether they are parameters; else something else moves them.
 
     Raises:
         BudgetError: channels, and a unit in which they have no cost of their own.
@@ -62,7 +63,11 @@ class LearnedWidths:
     """
 
     def __init__(
-        self, problem: Problem, start: float, channels: Sequence[int] | None = None
+        self,
+        problem: Problem,
+        start: float,
+        channels: Sequence[int] | None = None,
+        by_gradient: bool = True,
     ) -> None:
         if channels is not None and problem.unit not in LINEAR:
             raise BudgetError(
@@ -71,7 +76,7 @@ class LearnedWidths:
             )
         self.problem = problem
         self.channel_candidates = None if channels is None else _checked(channels)
-        self._start = start
+        self._start, self._by_gradient = start, by_gradient
         device = device_of(problem.sites.net)
         self.shared = {
             width: self._bits(of if _is_counted(problem, width) else of[-1:]).to(device)
@@ -82,7 +87,7 @@ class LearnedWidths:
 
     def _bits(self, candidates: Sequence[int], shape: tuple[int, ...] = ()) -> LearnedBits:
         start = min(max(self._start, candidates[0]), candidates[-1])
-        return LearnedBits(candidates, start, shape, is_learned=len(candidates) > 1)
+        return LearnedBits(candidates, start, shape, self._by_gradient and len(candidates) > 1)
 
     def attach(self, net: MultiQuantNet) -> None:
         """Let the quantizers of the network run at these bits."""
@@ -114,6 +119,11 @@ class LearnedWidths:
     def parameters(self) -> list[Tensor]:
         """Those that are learned."""
         return [bits.value for bits in self.each() if bits.value.requires_grad]
+
+    @property
+    def count(self) -> int:
+        """How many bit-widths are not known beforehand."""
+        return sum(bits.value.numel() for bits in self.each() if len(bits.candidates) > 1)
 
     def cost(self) -> tuple[Tensor, ...]:
         """What the network costs at its bits now, of each resource, differentiable."""

@@ -6,6 +6,9 @@ from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.methods.settle import CHANNEL_GRID, INDIVIDUAL
 from brevitas_multiquant.nn.network import MultiQuantNet
 
+MOVERS = {"regulariser", "policy"}
+"""Names of what moves bits, in networks whose bits are open."""
+
 
 def require_positive(**numbers: float | None) -> None:
     """Refuse numbers that are not positive; None is one that was not given.
@@ -26,14 +29,14 @@ def require_searchable(net: MultiQuantNet) -> None:
     """
     if net.config.method != INDIVIDUAL or net.config.assignment is not None:
         raise ConfigError(
-            f"BitSearch: expected a network of one bit-width, multiquantize(model, [8], "
+            f"search: expected a network of one bit-width, multiquantize(model, [8], "
             f"method={INDIVIDUAL!r}), got the method {net.config.method!r}"
             + (" with an assignment" if net.config.assignment is not None else "")
         )
     if net.config.grid != CHANNEL_GRID:
         raise ConfigError(
-            f"BitSearch: expected a network of the grid {CHANNEL_GRID!r}, on which bits are "
+            f"search: expected a network of the grid {CHANNEL_GRID!r}, on which bits are "
             f"learned, got {net.config.grid!r}"
         )
-    if "regulariser" in net._modules:
-        raise ConfigError("BitSearch: expected a network without a search, got one that has one")
+    if not MOVERS.isdisjoint(net._modules):
+        raise ConfigError("search: expected a network without a search, got one that has one")

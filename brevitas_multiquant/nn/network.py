@@ -20,7 +20,6 @@ from brevitas_multiquant.nn.multi_branch import MultiBranch
 from brevitas_multiquant.nn.switchable import ScaleShiftNorm, exact_norm, is_scale_and_shift
 from brevitas_multiquant.nn.twin import twin_of
 from brevitas_multiquant.quant.exact import exact_arithmetic
-from brevitas_multiquant.quant.learned_bits import LearnedBits
 from brevitas_multiquant.quant.pickling import reconnect
 from brevitas_multiquant.quant.ranges import LearnedRange
 
@@ -327,10 +326,10 @@ class MultiQuantNet(MultiBranch):
                 yield from module.parameters(recurse=False)
 
     def model_parameters(self) -> Iterator[nn.Parameter]:
-        """Every parameter that is neither a range nor a learned bit-width."""
-        learned = (module for module in self.modules() if isinstance(module, LearnedBits))
-        others = [*self.range_parameters(), *(bits.value for bits in learned)]
-        apart = {id(parameter) for parameter in others}
+        """Every parameter that is neither a range nor of a search for bit-widths."""
+        learned = (m for m in self.modules() if getattr(m, "learns_apart", False))
+        others = (parameter for module in learned for parameter in module.parameters())
+        apart = {id(parameter) for parameter in (*self.range_parameters(), *others)}
         return (parameter for parameter in self.parameters() if id(parameter) not in apart)
 
     def extra_repr(self) -> str:

@@ -41,6 +41,9 @@ class LearnedBits(Member):
     value: Tensor
     sites = has_no_sites
 
+    learns_apart = True
+    """Its parameters are for no optimizer of the network's."""
+
     def __init__(
         self,
         candidates: Sequence[int],

@@ -2,8 +2,9 @@
 
 FracBits (Yang and Jin, AAAI 2021): for most of the epochs bits are real numbers that learn beside
 the weights, then they are made whole within the budget and the rest is plain training of the
-network that they give, without a break. A run is a function of its options, as those of
-``train`` are, and goes on with ``--resume``.
+network that they give, without a break. With ``--strategy fliqs`` or ``amed`` every step draws
+whole bits instead, and learns from how the network did at them. A run is a function of its options,
+as those of ``train`` are, and goes on with ``--resume``.
 """
 
 import json
@@ -12,13 +13,17 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from tqdm import tqdm
 
 from brevitas_multiquant.allocation.bit_search import BitSearch
 from brevitas_multiquant.allocation.budget import Budget
+from brevitas_multiquant.allocation.policies import POLICIES
 from brevitas_multiquant.allocation.regularisers import L1, Controller, Regulariser
+from brevitas_multiquant.allocation.sampled_search import SampledSearch
+from brevitas_multiquant.allocation.search_task import Search
 from brevitas_multiquant.core.assignment_files import write_values
 from brevitas_multiquant.errors import UniformBitsWarning
 from brevitas_multiquant.nn.network import MultiQuantNet
@@ -27,7 +32,7 @@ from brevitas_multiquant.recipes.network.build import create_network
 from brevitas_multiquant.recipes.network.multi_branch import IMAGE_CHANNELS, MultiBranch
 from brevitas_multiquant.recipes.network.searched import Searched
 from brevitas_multiquant.recipes.options.search import SearchRunOptions, parse_search
-from brevitas_multiquant.recipes.options.searching import SearchOptions
+from brevitas_multiquant.recipes.options.searching import FRACBITS, SearchOptions
 from brevitas_multiquant.recipes.results import bits as results
 from brevitas_multiquant.recipes.results import plots
 from brevitas_multiquant.recipes.results.checkpoints import Checkpoint
@@ -91,30 +96,48 @@ def make_searched(
     return Searched(made.module, search, asked)
 
 
-def _search(net: MultiQuantNet, budget: Budget, options: SearchRunOptions) -> BitSearch:
-    own, candidates = options.search, sorted(options.model.bits)
-    channels = None
-    if own.kernel_wise:
-        channels = own.channel_bits or [0, *candidates]
-    size = options.data.img_size
-    return BitSearch(
+def _search(net: MultiQuantNet, budget: Budget, options: SearchRunOptions) -> Search:
+    own, size = options.search, options.data.img_size
+    pins = {name: tuple(pin) if isinstance(pin, list) else pin for name, pin in own.pins}
+    made: Search = MAKERS[own.strategy](
         net,
         budget,
-        candidates=candidates,
-        pins={name: tuple(pin) if isinstance(pin, list) else pin for name, pin in own.pins},
-        channels=channels,
-        start=own.start_bits,
-        regulariser=REGULARISERS[own.regulariser](own),
-        rate=own.bit_rate,
+        candidates=sorted(options.model.bits),
+        pins=pins,
         input_shape=(1, IMAGE_CHANNELS, size, size),
+        **_options_of_strategy(options),
     )
+    return made
+
+
+MAKERS: dict[str, Callable[..., Search]] = {
+    FRACBITS: BitSearch,
+    **{name: partial(SampledSearch, policy=name) for name in POLICIES},
+}
+"""``--strategy`` -> makes the search."""
+
+
+def _options_of_strategy(options: SearchRunOptions) -> dict[str, Any]:
+    own = options.search
+    if own.strategy != FRACBITS:
+        return {"options": dict(own.policy_options)}
+    channels = None
+    if own.kernel_wise:
+        channels = own.channel_bits or [0, *sorted(options.model.bits)]
+    return {
+        "channels": channels,
+        "start": own.start_bits,
+        "regulariser": REGULARISERS[own.regulariser](own),
+        "rate": own.bit_rate,
+    }
 
 
 def _check_same_search(asked: Mapping[str, Any], saved: Mapping[str, Any] | None) -> None:
+    before = {**json.loads(json.dumps(vars(SearchOptions()))), **(saved or {})}
     differ = [
-        f"--{name.replace('_', '-')} {value} instead of {(saved or {}).get(name)}"
+        f"--{name.replace('_', '-')} {value} instead of {before.get(name)}"
         for name, value in asked.items()
-        if (saved or {}).get(name) != value
+        if before.get(name) != value
     ]
     if differ:
         raise CheckpointError(

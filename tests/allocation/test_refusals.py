@@ -105,7 +105,7 @@ CALLS: list[tuple[dict[str, Any], type[MultiQuantError], str]] = [
             ConfigError,
             rf"exact: expected it with one of \['sqnr', 'fisher', 'kl'\], got '{name}'",
         )
-        for name in ("uniform", "mixquant", "fracbits", "supernet", "sensitivity")
+        for name in ("uniform", "mixquant", "fracbits", "supernet", "sensitivity", "amed")
     ),
     (
         {"exact": True, "budget": Budget(uniform=4, of="luts", target_fps=1000)},
@@ -138,6 +138,11 @@ CALLS: list[tuple[dict[str, Any], type[MultiQuantError], str]] = [
         {"accuracy_drop": 0, "evaluate": lambda net: next(SCORES)},
         BudgetError,
         "expected the most bits within the limits to reach 0.9, 0 below the .* 0.9, got 0.5",
+    ),
+    (
+        {"strategy": "fliqs", "options": {"steps": 0}, "data": [(IMAGES, torch.zeros(2).long())]},
+        ConfigError,
+        "steps: expected at least 1, got 0",
     ),
     ({"options": {"metric": "kl"}}, ConfigError, r"options: expected none for the .*'sqnr', got"),
     (

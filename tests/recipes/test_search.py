@@ -69,6 +69,8 @@ def test_a_search_leaves_a_mixed_network_and_its_curves(tmp_path, capsys):
 
 PLAIN: tuple[str, ...] = ()
 CHANNELS = ("--kernel-wise", "--model-ema")
+FLIQS = ("--strategy", "fliqs", "--policy-options", "rate=0.5", "uniform_share=0", "--model-ema")
+AMED = ("--strategy", "amed", "--policy-options", "period=2")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,11 @@ def whole_runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("more", "epoch", "step"), [(PLAIN, 1, 1), (PLAIN, 4, 0), (CHANNELS, 3, 1), (CHANNELS, 4, 0)]
+    ("more", "epoch", "step"),
+    [
+        *((PLAIN, 1, 1), (PLAIN, 4, 0), (CHANNELS, 3, 1), (CHANNELS, 4, 0)),
+        *((FLIQS, 1, 1), (AMED, 2, 0)),
+    ],
 )
 def test_a_search_that_was_stopped_goes_on_to_the_bit(
     tmp_path, monkeypatch, whole_runs, more, epoch, step
@@ -204,6 +210,14 @@ def test_the_published_term_and_convention(tmp_path, capsys):
         (("--method", "adabits"), "expected a network of one body to search bits for"),
         (("--float",), "expected a network of one body to search bits for"),
         (("--channel-bits", "0", "2"), "--channel-bits: expected it with --kernel-wise"),
+        (
+            ("--strategy", "fliqs", "--kappa", "2"),
+            "--kappa: expected it with --strategy fracbits, got fliqs",
+        ),
+        (
+            ("--policy-options", "beta=2"),
+            "--policy-options: expected it with --strategy fliqs or amed, got fracbits",
+        ),
         (("--kappa", "2"), "--kappa 2.0: expected it with --regulariser l1, got controller"),
         (
             ("--regulariser", "l1", "--horizon", "9"),

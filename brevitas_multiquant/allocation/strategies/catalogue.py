@@ -3,22 +3,25 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from brevitas_multiquant.allocation.accuracy import AccuracyFloor
+from brevitas_multiquant.allocation.bit_search import BitSearch
 from brevitas_multiquant.allocation.problem import Problem
+from brevitas_multiquant.allocation.sampled_search import SampledSearch
 from brevitas_multiquant.allocation.solve import Found, Point, solve
 from brevitas_multiquant.allocation.strategies import (
     fisher,
-    fracbits,
     kl,
     mixquant,
     sensitivity,
     sqnr,
     supernet,
 )
+from brevitas_multiquant.allocation.strategies.short_search import STEPS, short_search
 from brevitas_multiquant.core.named import row_named
 from brevitas_multiquant.errors import ConfigError
 
@@ -132,11 +135,45 @@ def _sensitivity(
     )
 
 
-def _fracbits(problem: Problem, request: Request) -> Found:
+def _short(problem: Problem, request: Request, **how: Any) -> Found:
     assert request.model is not None
-    return fracbits.fracbits(
-        problem, request.model, request.conversion, request.data, request.samples
-    )
+    own = (request.model, request.conversion, request.data, request.samples)
+    return short_search(problem, *own, **how)
+
+
+def _fracbits(problem: Problem, request: Request, *, steps: int = STEPS) -> Found:
+    return _short(problem, request, strategy="fracbits", make=BitSearch, steps=steps)
+
+
+def _fliqs(
+    problem: Problem,
+    request: Request,
+    *,
+    steps: int = STEPS,
+    seed: int = 0,
+    beta: float = 1.0,
+    rate: float = 0.05,
+    entropy: float = 0.1,
+    uniform_share: float = 0.2,
+) -> Found:
+    options = {"beta": beta, "rate": rate, "entropy": entropy, "uniform_share": uniform_share}
+    make = partial(SampledSearch, policy="fliqs", options=options)
+    return _short(problem, request, strategy="fliqs", make=make, steps=steps, seed=seed)
+
+
+def _amed(
+    problem: Problem,
+    request: Request,
+    *,
+    steps: int = STEPS,
+    seed: int = 0,
+    temperature: float = 1.0,
+    period: int = 10,
+    loss_share: float = 0.5,
+) -> Found:
+    options = {"temperature": temperature, "period": period, "loss_share": loss_share}
+    make = partial(SampledSearch, policy="amed", options=options)
+    return _short(problem, request, strategy="amed", make=make, steps=steps, seed=seed)
 
 
 def _supernet(problem: Problem, request: Request) -> Found:
@@ -150,6 +187,8 @@ _ROWS = (
     ),
     Strategy("mixquant", _mixquant, weights=True, paper="MixQuant (2309.17341)"),
     Strategy("fracbits", _fracbits, weights=True, paper="FracBits (2007.02017), a short search"),
+    Strategy("fliqs", _fliqs, weights=True, paper="FLIQS (2308.03290), a short search"),
+    Strategy("amed", _amed, weights=True, paper="AMED (2205.15437), a short search"),
     Strategy(
         "fisher",
         _fisher,

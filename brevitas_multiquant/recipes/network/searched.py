@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from brevitas_multiquant.allocation.bit_search import BitSearch
+from brevitas_multiquant.allocation.search_task import Search
 from brevitas_multiquant.core.image_task import ImageTask
 from brevitas_multiquant.recipes.network.multi_branch import MultiBranch
 from brevitas_multiquant.recipes.options.training import ObjectiveOptions
@@ -16,14 +16,14 @@ from brevitas_multiquant.recipes.results.bits import BITS, RATIO
 
 @dataclass(frozen=True)
 class Searched(MultiBranch):
-    """A `MultiBranch` of one body with its `BitSearch`.
+    """A `MultiBranch` of one body with its `Search`.
 
     Args:
         search: of the network that is trained; a moving average has none of its own.
         options: of the search, as a checkpoint has them.
     """
 
-    search: BitSearch
+    search: Search
     options: Mapping[str, Any]
 
     @property
@@ -31,10 +31,10 @@ class Searched(MultiBranch):
         """What is looked for."""
         problem = self.search.problem
         limit = f"{problem.limits[0]:.4g} {problem.unit}"
-        learned = sum(value.numel() for value in self.search.widths.parameters())
-        return f"{learned} bit-widths to learn within {limit}, profile {self.module.config.profile}"
+        count, profile = self.search.widths.count, self.module.config.profile
+        return f"{count} bit-widths to learn within {limit}, profile {profile}"
 
-    def task(self, criterion: nn.Module, options: ObjectiveOptions) -> BitSearch:
+    def task(self, criterion: nn.Module, options: ObjectiveOptions) -> Search:
         """The search, which is plain training afterwards."""
         self.search.criterion = criterion
         return self.search

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from brevitas_multiquant.allocation.budget import UNITS, Budget
+from brevitas_multiquant.allocation.policies import POLICIES
 from brevitas_multiquant.cost.models import CONVENTIONS
 from brevitas_multiquant.errors import BudgetError, ConfigError
 from brevitas_multiquant.recipes.errors import OptionError
@@ -17,15 +18,26 @@ from brevitas_multiquant.recipes.options.types import (
 )
 
 LIMITS = (*UNITS[:3], "ratio", "uniform")
+FRACBITS = "fracbits"
+SEARCHES = (FRACBITS, *POLICIES)
 REGULARISERS = ("controller", "l1")
 REGULARISER_OF = {"horizon": "controller", "kappa": "l1"}
 """Option -> the regulariser that has it."""
+
+OF_FRACBITS = (
+    *("kernel_wise", "channel_bits", "start_bits", "regulariser", "bit_rate", "horizon", "kappa"),
+)
+"""Options that no other strategy has."""
 
 
 @dataclass(frozen=True)
 class SearchOptions:
     """What a search may choose, and how it does."""
 
+    strategy: str = option(FRACBITS, help="how bits are found", choices=SEARCHES)
+    policy_options: list[tuple[str, Any]] = option(
+        [], key_value, "of fliqs or amed", nargs="*", metavar="NAME=VALUE"
+    )
     budget: list[tuple[str, Any]] = option(
         [("uniform", 3)],
         key_value,
@@ -86,6 +98,7 @@ class SearchOptions:
         if self.channel_bits is not None and not self.kernel_wise:
             raise OptionError("--channel-bits: expected it with --kernel-wise")
         defaults = {field.name: field.default for field in fields(self)}
+        self._check_strategy()
         for name, regulariser in REGULARISER_OF.items():
             given = getattr(self, name)
             if given != defaults[name] and self.regulariser != regulariser:
@@ -94,6 +107,16 @@ class SearchOptions:
                     f"{self.regulariser}"
                 )
         self.budgets()
+
+    def _check_strategy(self) -> None:
+        """Refuse options of another strategy."""
+        for name in ("policy_options",) if self.strategy == FRACBITS else OF_FRACBITS:
+            if getattr(self, name) != getattr(SearchOptions(), name):
+                owner = "fliqs or amed" if self.strategy == FRACBITS else FRACBITS
+                raise OptionError(
+                    f"--{name.replace('_', '-')}: expected it with --strategy {owner}, got "
+                    f"{self.strategy}"
+                )
 
     def _budget(self, unit: str, most: Any) -> Budget:
         if unit not in LIMITS:

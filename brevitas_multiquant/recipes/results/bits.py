@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
 from brevitas_multiquant.allocation.allocation import UNITS, Allocation
-from brevitas_multiquant.allocation.bit_search import Settled
+from brevitas_multiquant.allocation.search_task import Settled
 from brevitas_multiquant.allocation.sites import KINDS
 from brevitas_multiquant.recipes.results.plots import COLOURS
 from brevitas_multiquant.recipes.results.report import write_rows
