@@ -2,16 +2,23 @@
 
 import posixpath
 import re
+import sys
 from pathlib import Path, PurePosixPath
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from brevitas_multiquant.cli.commands import parsers
 from brevitas_multiquant.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "docs"))
+
+from site_options import options_page  # noqa: E402
+
 GENERATED = {"results.md": "benchmarks/RESULTS.md", "changelog.md": "CHANGELOG.md"}
+OPTIONS = "reference/options.md"
 RESULTS = "benchmarks/results"
 FIGURES = (".png", ".svg")
 MORE = "More"
@@ -30,9 +37,10 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages of `GENERATED` and the figures that the results show."""
+    """Add the pages of `GENERATED`, that of all options, and the figures that the results show."""
     for target, source in GENERATED.items():
         files.append(File.generated(config, target, content=(ROOT / source).read_text()))
+    files.append(File.generated(config, OPTIONS, content=options_page(parsers())))
     for figure in (ROOT / RESULTS).rglob("*"):
         if figure.name.endswith(FIGURES):
             name = figure.relative_to(ROOT / "benchmarks").as_posix()

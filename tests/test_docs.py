@@ -1,5 +1,6 @@
 """Every Python snippet of the README and the docs runs, and links lead somewhere."""
 
+import html
 import os
 import re
 import subprocess
@@ -9,9 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from brevitas_multiquant.cli.commands import parsers
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-GENERATED = {"results.md", "changelog.md"}  # of the site, from files elsewhere: docs/site_hooks.py
+GENERATED = {
+    "results.md",
+    "changelog.md",
+    "options.md",
+}  # of the site, from files elsewhere: docs/site_hooks.py
 SNIPPETS = [
     pytest.param(snippet, id=f"{page.name}-{index}")
     for page in PAGES
@@ -63,6 +70,9 @@ def test_site_builds_without_warnings(tmp_path: Path) -> None:
     built = {page.relative_to(tmp_path).with_suffix(".md") for page in tmp_path.rglob("*.html")}
     written = {page.relative_to(ROOT / "docs") for page in PAGES[1:]}
     assert written <= built
+    options = html.unescape((tmp_path / "reference" / "options.html").read_text())
+    for parser in parsers().values():
+        assert all(name in options for name in parser._option_string_actions if len(name) > 2)
     linked = (tmp_path / "index.html").read_text()
     assert all(f'href="{page.with_suffix(".html").as_posix()}"' in linked for page in written)
     reference = (tmp_path / "reference" / "build.html").read_text()
