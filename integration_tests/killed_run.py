@@ -81,7 +81,7 @@ def watching(watch: Watch) -> Iterator[None]:
     wrapped = [
         (multi_branch, "calibrate", watch.phased("calibrate", multi_branch.calibrate)),
         (Step, "__call__", watch.phased("step", Step.__call__)),
-        (loop, "top1", watch.phased("evaluate", loop.top1)),
+        (loop, "evaluation", watch.phased("evaluate", loop.evaluation)),
         (checkpoints, "save_file", watch.save_file),
         (os, "replace", watch.replace),
     ]

@@ -46,7 +46,7 @@ COMMANDS = {
     "evaluate": Command("accuracy at each bit-width", evaluate_parser, f"{RECIPES}.evaluate"),
     "predict": Command("the likeliest classes of images", predict_parser, f"{RECIPES}.predict"),
     "export": Command("QONNX, ONNX or FINN, verified", export_parser, f"{RECIPES}.export"),
-    "plot": Command("figures of runs", plot_parser, f"{RECIPES}.plot"),
+    "plot": Command("pages and figures of runs", plot_parser, f"{RECIPES}.plot"),
 }
 
 

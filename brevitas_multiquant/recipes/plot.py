@@ -1,90 +1,73 @@
-"""Figures of runs that are over or under way, from what they left in their folders."""
+"""``report.html`` of runs that are over or under way, from what they left; figures for papers."""
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from brevitas_multiquant import cost, load_packed
-from brevitas_multiquant.recipes.errors import MissingFileError, OptionError, exit_code
-from brevitas_multiquant.recipes.network.float_task import FLOAT_BITS
+from brevitas_multiquant import load_packed
+from brevitas_multiquant.recipes.errors import OptionError, exit_code
 from brevitas_multiquant.recipes.options.plot import PlotOptions, parse_plot
-from brevitas_multiquant.recipes.results import plots, report, run_folder
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """What a folder tells of its run.
-
-    Args:
-        folder: of the run.
-        accuracy: bit-width -> top-1 in percent after the last epoch.
-        costs: bit-width -> cost; None of a float network.
-    """
-
-    folder: Path
-    accuracy: Mapping[int, float]
-    costs: Mapping[int, Any] | None
+from brevitas_multiquant.recipes.results import plots
+from brevitas_multiquant.recipes.results.bits import PARETO_FILE
+from brevitas_multiquant.recipes.results.layers import Running, what_runs
+from brevitas_multiquant.recipes.results.page import panels_of, write_page, write_pareto_page
+from brevitas_multiquant.recipes.results.report import last_accuracy, read_args
+from brevitas_multiquant.recipes.results.run_folder import LAST_FILE
 
 
 def run(options: PlotOptions) -> None:
-    """Draw, and print the path of every figure.
+    """Write pages and figures, and print the path of each.
 
     Raises:
         MissingFileError: a folder that no run was in, or in which none ended an epoch.
         OptionError: a single figure of float networks, or a kind of file that is no figure.
-        PackedFileError: a network of a run that cannot be read.
+        PackedFileError, SourceError: as `brevitas_multiquant.load_packed`.
     """
-    found = [read(Path(folder)) for folder in options.runs]
-    for one in found:
-        title = one.folder.resolve().name
-        written = [plots.plot_learning_curves(one.folder, tuple(one.accuracy), title)]
-        if one.costs is not None:
-            figure = plots.plot_accuracy_cost(one.folder, one.accuracy, one.costs, title)
-            written.append(figure)
-        print(*written, sep="\n")
+    found: dict[Path, Mapping[int, Running]] = {}
+    for folder in map(Path, options.runs):
+        if (folder / PARETO_FILE).is_file():
+            print(write_pareto_page(folder))
+            continue
+        found[folder] = running = running_of(folder)
+        print(write_page(folder, running))
+        if options.figures is not None:
+            for one in panels_of(folder, running):
+                print(one.save(folder / f"{one.name}.{options.figures}"))
     if options.output is not None:
         print(plot_together(found, options.output))
 
 
-def read(folder: Path) -> Drawn:
-    """What a run left.
+def running_of(folder: Path) -> Mapping[int, Running]:
+    """What runs at each bit-width, of the packed file of a run; empty of a float network.
 
     Raises:
-        MissingFileError, PackedFileError: as `run`.
+        MissingFileError, PackedFileError, SourceError: as `run`.
     """
-    summary = folder / report.SUMMARY_FILE
-    if not summary.is_file():
-        raise MissingFileError(
-            f"expected the folder of a run with its {report.SUMMARY_FILE}, which is there after "
-            f"the first epoch, got {folder}"
-        )
-    columns = report.read_summary(folder)
-    accuracy = report.accuracy_of({name: values[-1] for name, values in columns.items()})
-    costs = None
-    if FLOAT_BITS not in accuracy:
-        costs = cost(load_packed(folder / run_folder.LAST_FILE))
-    return Drawn(folder, accuracy, costs)
+    path = folder / LAST_FILE
+    if read_args(folder)["float"] or not path.is_file():
+        return {}
+    net = load_packed(path)
+    assert net.input_shape is not None  # the recipes build for one
+    return what_runs(net, net.input_shape)
 
 
-def plot_together(found: Sequence[Drawn], output: str) -> Path:
+def plot_together(found: Mapping[Path, Mapping[int, Running]], output: str) -> Path:
     """Accuracy against cost of several runs in one figure.
 
     Raises:
         OptionError: as `run`.
     """
     points = {
-        one.folder.resolve().name: [
-            (one.costs[bits].bitops, top1, bits) for bits, top1 in one.accuracy.items()
+        folder.resolve().name: [
+            (running[bits].cost.bitops, top1, bits) for bits, top1 in last_accuracy(folder).items()
         ]
-        for one in found
-        if one.costs is not None
+        for folder, running in found.items()
+        if running
     }
     if not points:
-        raise OptionError("--output: expected runs with bit-widths, got float ones alone")
+        raise OptionError("--output: expected runs with bit-widths, got none or float ones alone")
     try:
-        return plots.plot_runs(Path(output), points)
+        return plots.runs(points).save(Path(output))
     except ValueError as error:  # of matplotlib, for a suffix that it does not know
         raise OptionError(f"--output {output}: expected the name of a figure: {error}") from error
 

@@ -34,7 +34,7 @@ from brevitas_multiquant.recipes.network.searched import Searched
 from brevitas_multiquant.recipes.options.search import SearchRunOptions, parse_search
 from brevitas_multiquant.recipes.options.searching import FRACBITS, SearchOptions
 from brevitas_multiquant.recipes.results import bits as results
-from brevitas_multiquant.recipes.results import plots
+from brevitas_multiquant.recipes.results import page
 from brevitas_multiquant.recipes.results.checkpoints import Checkpoint
 from brevitas_multiquant.recipes.run.create import Prepare, create_run
 from brevitas_multiquant.recipes.run.loop import fit
@@ -178,21 +178,19 @@ def write_tables(run: Run) -> None:
     if settled is not None:
         assignment = settled.allocation.assignment
         write_values(run.folder / results.ASSIGNMENT_FILE, assignment.to_dict())
-        write_values(run.folder / results.SEARCH_FILE, settled.to_dict())
+        found = {"headline": settled.allocation.headline(), **settled.to_dict()}
+        write_values(run.folder / results.SEARCH_FILE, found)
 
 
 def finish(run: Run) -> None:
-    """Draw the plots and print the table."""
-    trainee, options = run.trainee, run.options
-    assert isinstance(trainee, Searched) and isinstance(options, SearchRunOptions)
+    """Write the page of the run and print the table."""
+    trainee = run.trainee
+    assert isinstance(trainee, Searched)
     write_tables(run)
-    settled, title = trainee.search.settled, options.model.model
-    plots.plot_learning_curves(run.folder, run.bits, title)
-    results.plot_bits_over_epochs(run.folder, run.progress.history, options.search_epochs)
-    if settled is not None:
-        results.plot_bits_of_layers(run.folder, settled, title)
-        print(settled.allocation)
-    print(f"results in {run.folder}")
+    written = page.write_page(run.folder, trainee.what_runs(run.options.data.img_size))
+    if trainee.search.settled is not None:
+        print(trainee.search.settled.allocation)
+    print(f"results in {run.folder}, on a page in {written.name}")
 
 
 def search(options: SearchRunOptions) -> dict[str, Any] | None:
@@ -234,7 +232,7 @@ def search_each(options: SearchRunOptions) -> list[dict[str, Any]]:
         rows += [] if row is None else [row]
     if rows and os.environ.get("RANK", "0") == "0":
         results.write_pareto(options.folder, rows)
-        results.plot_pareto(options.folder, rows, options.model.model)
+        page.write_pareto_page(options.folder)
     return rows
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from brevitas_multiquant.recipes.errors import exit_code
 from brevitas_multiquant.recipes.options.train import TrainOptions, parse_train
-from brevitas_multiquant.recipes.results import plots, report, run_folder
+from brevitas_multiquant.recipes.results import page, report, run_folder
 from brevitas_multiquant.recipes.run.create import create_run
 from brevitas_multiquant.recipes.run.dry_run import dry_run
 from brevitas_multiquant.recipes.run.header import train_header
@@ -49,14 +49,11 @@ def start(run: Run) -> None:
 
 
 def finish(run: Run, accuracy: Mapping[int, float]) -> None:
-    """Draw the plots and print the table."""
-    title = run.options.model.model
-    plots.plot_learning_curves(run.folder, run.bits, title)
-    costs = run.trainee.costs(run.options.data.img_size)
-    if costs is not None:
-        plots.plot_accuracy_cost(run.folder, accuracy, costs, title)
-    print(report.result_table(accuracy, costs))
-    print(f"results in {run.folder}")
+    """Write the page of the run and print the table."""
+    running = run.trainee.what_runs(run.options.data.img_size)
+    written = page.write_page(run.folder, running)
+    print(report.result_table(accuracy, {bits: at.cost for bits, at in running.items()}))
+    print(f"results in {run.folder}, on a page in {written.name}")
 
 
 def train(options: TrainOptions) -> dict[int, float]:

@@ -31,7 +31,7 @@ class TestRun:
             *("epoch", "train_loss", "train_seconds", "eval_top1_2b", "eval_top1_4b", "lr")
         }
         assert {path.name for path in (tmp_path / "run").iterdir()} == {
-            *("args.yaml", "summary.csv", "learning_curves.png", "accuracy_cost.png"),
+            *("args.yaml", "summary.csv", "confusion.csv", "report.html"),
             *("best.safetensors", "last.safetensors"),
             *("checkpoint-0001-0000000.safetensors", "checkpoint-0002-0000000.safetensors"),
         }
@@ -66,7 +66,7 @@ class TestRun:
         more = ["--epochs", "2", "--model-ema", "--mixup", "0.2", "--model-kwargs", "drop_rate=0.1"]
         assert train.main(tiny(tmp_path / "whole", *more)) == 0
 
-        owner, name = (step.Step, "__call__") if phase == "mid-epoch" else (loop, "top1")
+        owner, name = (step.Step, "__call__") if phase == "mid-epoch" else (loop, "evaluation")
         plain = getattr(owner, name)
 
         def interrupted(*args, **kwargs):

@@ -21,6 +21,7 @@ from brevitas_multiquant.recipes.network import health
 from brevitas_multiquant.recipes.network.trainee import Batches, Trainee
 from brevitas_multiquant.recipes.network.training_forwards import Forwards, training_forwards
 from brevitas_multiquant.recipes.options.training import ObjectiveOptions
+from brevitas_multiquant.recipes.results.layers import Running, what_runs
 from brevitas_multiquant.training.norm_statistics import norms_of
 from brevitas_multiquant.training.task import TrainingTask
 
@@ -88,6 +89,10 @@ class MultiBranch(Trainee):
     def costs(self, img_size: int) -> Mapping[int, Any]:
         """For square images."""
         return cost(self.module, (1, IMAGE_CHANNELS, img_size, img_size))
+
+    def what_runs(self, img_size: int) -> Mapping[int, Running]:
+        """At its assignment, where it has one for good."""
+        return what_runs(self.module, (1, IMAGE_CHANNELS, img_size, img_size))
 
     def save(self, path: Path, task: ImageTask | None = None) -> None:
         """Packed, with what the network is for."""

@@ -14,6 +14,7 @@ from brevitas_multiquant.recipes.network.protocols import Task
 from brevitas_multiquant.recipes.network.training_forwards import Forwards
 from brevitas_multiquant.recipes.options.training import ObjectiveOptions
 from brevitas_multiquant.recipes.results.checkpoints import write_tensors
+from brevitas_multiquant.recipes.results.layers import Running
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -97,6 +98,10 @@ class Trainee:
     def costs(self, img_size: int) -> Mapping[int, Any] | None:
         """Bit-width -> cost for square images, where there is a bit-width to choose."""
         return None
+
+    def what_runs(self, img_size: int) -> Mapping[int, Running]:
+        """Bit-width -> cost and layers for square images; empty of a float network."""
+        return {}
 
     def values_of_epoch(self) -> dict[str, float]:
         """What else a row of results has; with a ``/`` in its name it is not in summary.csv."""

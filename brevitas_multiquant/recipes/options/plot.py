@@ -12,12 +12,16 @@ from brevitas_multiquant.recipes.options.option import (
     taken,
 )
 
+KINDS = ("png", "svg", "pdf")
+"""Of files of figures."""
+
 
 @dataclass(frozen=True)
 class PlotOptions:
     """Which runs to draw."""
 
     runs: list[str] = argument("RUN", "folder of a run", nargs="+")
+    figures: str | None = option(choices=KINDS, help="write every figure of the page as a file too")
     output: str | None = option(
         metavar="FILE",
         help="accuracy of all of them against bit operations, in one figure; by its name a PNG, "
@@ -27,9 +31,7 @@ class PlotOptions:
 
 def plot_parser() -> argparse.ArgumentParser:
     """All options of ``plot``."""
-    parser = Parser(
-        "plot", description="Draw learning curves and accuracy against cost of runs anew."
-    )
+    parser = Parser("plot", description="Write report.html of runs anew, from what they left.")
     add_options(parser, PlotOptions)
     return parser
 
@@ -38,7 +40,7 @@ def parse_plot(argv: Sequence[str] | None = None) -> PlotOptions:
     """Parse the options.
 
     Example:
-        >>> parse_plot(["output/run"]).runs
-        ['output/run']
+        >>> parse_plot(["output/run", "--figures", "pdf"])
+        PlotOptions(runs=['output/run'], figures='pdf', output=None)
     """
     return taken(PlotOptions, plot_parser().parse_args(argv))

@@ -19,6 +19,16 @@ CANDIDATES = [2, 3, 4, 5, 6, 7, 8]
 """Of ``--bits``, where nothing else is given."""
 
 
+def epochs_of_search(search_share: float, epochs: int) -> int:
+    """How many of the epochs learn bits; at least one.
+
+    Example:
+        >>> epochs_of_search(0.8, 5)
+        4
+    """
+    return max(1, round(search_share * epochs))
+
+
 @dataclass(frozen=True)
 class SearchRunOptions(TrainOptions):
     """The options of a search, by concern.
@@ -34,7 +44,7 @@ class SearchRunOptions(TrainOptions):
     @property
     def search_epochs(self) -> int:
         """Epochs in which bits are learned; at least one."""
-        return max(1, round(self.search.search_share * self.optimisation.epochs))
+        return epochs_of_search(self.search.search_share, self.optimisation.epochs)
 
     def check(self) -> None:
         """Check options against each other.

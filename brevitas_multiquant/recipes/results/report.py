@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.core.preprocessing import Preprocessing
+from brevitas_multiquant.recipes.errors import MissingFileError
 from brevitas_multiquant.recipes.options.train import TrainOptions
 from brevitas_multiquant.recipes.options.yaml_files import ENVIRONMENT, as_yaml
 from brevitas_multiquant.recipes.results.checkpoints import PARTIAL
@@ -22,6 +24,7 @@ from brevitas_multiquant.version import __version__
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "brevitas")
 LIBRARY = "brevitas_multiquant"
 SUMMARY_FILE = "summary.csv"
+ARGS_FILE = "args.yaml"
 
 
 def git_commit() -> str | None:
@@ -65,9 +68,23 @@ def save_args(
     if preprocessing is not None:
         options[ENVIRONMENT]["preprocessing"] = preprocessing.to_dict()
     text = as_yaml(options)
-    aside = folder / f"args.yaml{PARTIAL}"
+    aside = folder / f"{ARGS_FILE}{PARTIAL}"
     aside.write_text(text, encoding="utf-8")
-    os.replace(aside, folder / "args.yaml")
+    os.replace(aside, folder / ARGS_FILE)
+
+
+def read_args(folder: Path) -> dict[str, Any]:
+    """What ``args.yaml`` holds: options, and the environment.
+
+    Raises:
+        MissingFileError: there is none.
+    """
+    path = folder / ARGS_FILE
+    if not path.is_file():
+        raise MissingFileError(
+            f"{folder}: expected the folder of a run, found no {ARGS_FILE} in it"
+        )
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def top1_columns(accuracy: Mapping[int, float]) -> dict[str, float]:
@@ -111,22 +128,45 @@ def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
     os.replace(aside, path)
 
 
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def read_summary(folder: Path) -> dict[str, list[float]]:
     """The columns of ``summary.csv``."""
-    with open(folder / SUMMARY_FILE, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    return read_columns(folder / SUMMARY_FILE)
+
+
+def last_accuracy(folder: Path) -> dict[int, float]:
+    """Bit-width -> top-1 in percent after the last epoch that ``summary.csv`` has."""
+    last = read_rows(folder / SUMMARY_FILE)[-1]
+    return accuracy_of({name: float(value) for name, value in last.items()})
+
+
+def read_columns(path: Path) -> dict[str, list[float]]:
+    """The columns of a CSV file of numbers."""
+    rows = read_rows(path)
     return {name: [float(row[name]) for row in rows] for name in rows[0]}
 
 
 def result_table(accuracy: Mapping[Any, float], costs: Mapping[Any, Any] | None = None) -> str:
-    """Top-1 per bit-width or assignment, beside its cost where that is known, as aligned text."""
+    """`result_rows` as aligned text."""
+    return aligned(result_rows(accuracy, costs))
+
+
+def result_rows(
+    accuracy: Mapping[Any, float], costs: Mapping[Any, Any] | None = None
+) -> list[list[str]]:
+    """Top-1 per bit-width or assignment, beside its cost where that is known; the header first."""
     header = ["bits", "top-1 %"] + (cost_header() if costs else [])
     names = [one.name if isinstance(one, Assignment) else str(one) for one in accuracy]
     rows = [[n, f"{value:.2f}"] for n, value in zip(names, accuracy.values(), strict=True)]
     if costs:
         for row, bit in zip(rows, accuracy, strict=True):
             row += cost_cells(costs[bit])
-    return aligned([header, *rows])
+    return [header, *rows]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

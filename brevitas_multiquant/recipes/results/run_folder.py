@@ -3,14 +3,17 @@
 from pathlib import Path
 
 from brevitas_multiquant.recipes.errors import ExperimentExistsError
+from brevitas_multiquant.recipes.results.bits import ASSIGNMENT_FILE, BITS_FILE, SEARCH_FILE
 from brevitas_multiquant.recipes.results.checkpoints import PARTIAL, checkpoints_in
-from brevitas_multiquant.recipes.results.report import SUMMARY_FILE
+from brevitas_multiquant.recipes.results.confusion import CONFUSION_FILE
+from brevitas_multiquant.recipes.results.report import ARGS_FILE, SUMMARY_FILE
 
 BEST_FILE = "best.safetensors"
 LAST_FILE = "last.safetensors"
+PAGE_FILE = "report.html"
 RESULT_FILES = (
-    *("args.yaml", SUMMARY_FILE, "learning_curves.png", "accuracy_cost.png"),
-    *(BEST_FILE, LAST_FILE),
+    *(ARGS_FILE, SUMMARY_FILE, CONFUSION_FILE, PAGE_FILE, BEST_FILE, LAST_FILE),
+    *(BITS_FILE, ASSIGNMENT_FILE, SEARCH_FILE),
 )
 
 

@@ -9,9 +9,9 @@ from itertools import islice
 from tqdm import tqdm
 
 from brevitas_multiquant.recipes.errors import Interrupted
-from brevitas_multiquant.recipes.network.accuracy import top1
+from brevitas_multiquant.recipes.network.accuracy import Evaluation, evaluation
 from brevitas_multiquant.recipes.network.health import collapsed_ranges
-from brevitas_multiquant.recipes.results import report, run_folder
+from brevitas_multiquant.recipes.results import confusion, report, run_folder
 from brevitas_multiquant.recipes.run.interrupt import StopRequest
 from brevitas_multiquant.recipes.run.norms import refresh_norms
 from brevitas_multiquant.recipes.run.run import Run, save_checkpoint
@@ -114,7 +114,8 @@ def finish_epoch(run: Run, stop: StopRequest, bar: tqdm) -> None:
     # Several processes evaluate to the end, or they would wait for each other.
     batches = stop.watch(run.val) if run.accelerator.num_processes == 1 else run.val
     refresh_norms(run)
-    accuracy = top1(run.result, batches, run.bits, run.accelerator)
+    measured = evaluation(run.result, batches, run.bits, run.accelerator, run.step.num_classes)
+    accuracy = measured.top1
     warn_of_useless_parts(run)
     loss = progress.loss_sum / run.steps
     row = report.summary_row(progress.epoch, loss, progress.seconds, accuracy, run.rate)
@@ -127,16 +128,17 @@ def finish_epoch(run: Run, stop: StopRequest, bar: tqdm) -> None:
     progress.loss_sum = progress.seconds = 0.0
     for scheduler in run.schedulers:
         scheduler.step(progress.epoch)
-    save_results(run, improved)
+    save_results(run, improved, measured)
 
 
-def save_results(run: Run, improved: bool) -> None:
+def save_results(run: Run, improved: bool, measured: Evaluation) -> None:
     """After an epoch: the networks for use, then the checkpoint, then what people read."""
     row, task = run.progress.history[-1], run.image_task
     if run.accelerator.is_main_process:
         if improved:
             run.result.save(run.folder / run_folder.BEST_FILE, task)
         run.result.save(run.folder / run_folder.LAST_FILE, task)
+        confusion.write_confusion(run.folder, measured.confusion)
     save_checkpoint(run)
     if run.accelerator.is_main_process:
         report.write_summary(run.folder, run.progress.history)
