@@ -83,9 +83,9 @@ def tiny(bits: Any = (2, 4), model: Any = None, **options: Any) -> MultiQuantNet
     )
 
 
-class TwoOutputs(TinyNet):
+class NoTensor(TinyNet):
     def forward(self, x: Tensor) -> Any:
-        return super().forward(x), x
+        return {"size": super().forward(x).shape[1]}
 
 
 class TwoInputs(TinyNet):
@@ -174,7 +174,7 @@ WRONG: dict[str, tuple[Call, type[MultiQuantError], str]] = {
     "stem after head": (
         lambda c: tiny(stem="fc", head="stem"),
         UnsupportedModelError,
-        "at least one layer",
+        "in front of the head",
     ),
     # multiquantize: models
     "model: a name": (lambda c: tiny(model="resnet18"), UnsupportedModelError, "nn.Module"),
@@ -190,10 +190,10 @@ WRONG: dict[str, tuple[Call, type[MultiQuantError], str]] = {
         UnsupportedModelError,
         "at least one convolution",
     ),
-    "model: two outputs": (
-        lambda c: tiny(model=TwoOutputs()),
+    "model: no tensor": (
+        lambda c: tiny(model=NoTensor()),
         UnsupportedModelError,
-        "returns logits",
+        "returns tensors",
     ),
     "model: two inputs": (
         lambda c: tiny(model=TwoInputs()),

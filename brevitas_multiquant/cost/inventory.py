@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from brevitas_multiquant.core.output_structure import Value, run_part
 from brevitas_multiquant.core.precision import Setting, network_bits
 from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
@@ -140,7 +141,7 @@ def _shapes(part: nn.Module) -> tuple[tuple[str, torch.Size], ...]:
     return tuple((name, layer.weight.shape) for name, layer in _weighted(part).items())  # type: ignore[misc]
 
 
-def _layers_of(part: str, root: nn.Module, x: Tensor) -> tuple[Tensor, tuple[Layer, ...]]:
+def _layers_of(part: str, root: nn.Module, x: Value) -> tuple[Value, tuple[Layer, ...]]:
     """What a part gives for one image, and its layers, in the order in which they first ran."""
     macs: Counter[nn.Module] = Counter()
 
@@ -150,7 +151,7 @@ def _layers_of(part: str, root: nn.Module, x: Tensor) -> tuple[Tensor, tuple[Lay
     names = {layer: name for name, layer in _weighted(root).items()}
     hooks = [layer.register_forward_hook(count) for layer in names]
     try:
-        output = root(x)
+        output = run_part(root, x)
     finally:
         for hook in hooks:
             hook.remove()

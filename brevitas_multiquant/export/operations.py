@@ -9,6 +9,7 @@ from brevitas.nn import QuantIdentity
 from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer as QuantWBIOL
 from torch import Tensor, fx, nn
 
+from brevitas_multiquant.core.output_structure import Value, tensors_of
 from brevitas_multiquant.core.precision import described
 from brevitas_multiquant.errors import ExportError, MultiQuantError
 from brevitas_multiquant.export.exporter import OPSET_VERSION
@@ -56,9 +57,9 @@ def _failures(subnet: Subnet, images: Tensor, attempt: Attempt) -> dict[str, str
     """Where -> why, of every operation that fails on its own."""
     failures: dict[str, str] = {}
 
-    def run(prefix: str, part: Any, source: Tensor) -> Tensor:
+    def run(prefix: str, part: Any, source: Value) -> Value:
         walk = _Walk(prefix, part)
-        result: Tensor = walk.run(source)
+        result: Value = walk.run(*tensors_of(source))
         for where, operation, tensor in walk.operations:
             expected = tuple(operation(tensor).shape)
             try:

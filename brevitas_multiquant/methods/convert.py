@@ -74,13 +74,15 @@ def multiquantize(
     """One network that runs at every bit-width of ``bits``, from a float CNN.
 
     A shared float stem, ``max(bits) / 2`` branches with fixed 2-bit weights, activations and
-    norms at the bit-width chosen at run time, a shared float classifier (paper, section 3). At an
+    norms at the bit-width chosen at run time, a shared float classifier (paper, section 3), or the
+    last layer of each output. At an
     odd bit-width the last branch runs at half: a channel slice of it (section 3.4). The
     rewrite traces the model, plans, builds, and checks to the bit that one branch with
     quantizers off is the original. The model is left untouched; its weights are in every branch.
 
     Args:
-        model: classification CNN: images (N, C, H, W) -> logits (N, classes).
+        model: CNN: images (N, C, H, W) -> logits (N, classes), or tensors of any shape, alone or
+            in tuples, lists, dicts and named tuples, which the network returns as well.
         bits: candidate bit-widths from 2 to 16, of ``"any_precision"`` and ``"individual"`` from 1;
             default 2, 4, 6, 8. Or an assignment, of which every site has bits of weights and
             activations of its own, for good.
@@ -122,7 +124,8 @@ def multiquantize(
             2% apart, since branches equal in both would stay equal forever. ``"shuffle"``, for
             training from scratch: each but the first from a seeded permutation of the weights.
         stem: module that ends the stem, instead of the first convolution and its norm.
-        head: module that starts the float head, instead of the last layer.
+        head: module that starts the float head, instead of the last layer of each output. It and
+            whatever follows are the head; an output made elsewhere is the branches' own.
         keep: modules that stay as their author wrote them, with their layers replaced in place.
             The self-check adds those whose behaviour in training a trace would lose: random
             draws, counters, other paths (``net.plan.notes``).
@@ -239,6 +242,9 @@ def _build(
         float_shortcuts=config.shortcuts == "float",
         perceptrons=PROFILES[config.profile].takes_perceptrons,
     )
+    refusals = PROFILES[config.profile].refusals(plan, len(traced.outputs))
+    if refusals:
+        raise UnsupportedModelError(plan.model, refusals)
     _describe_kept(plan, kept)
     active = panel_of(config)
     float_stem, body, float_head = cut(traced, plan)
@@ -260,7 +266,8 @@ def _build(
         own = config.assignment
         own.require_fits("multiquantize", config.bits, tuple(active.dials), None, fixed=own)
     stem, head = (build_shared(part, active) for part in (float_stem, float_head))
-    parts = Parts(config, active, plan, stem, head, branches, halves, Merge(config.merge))
+    merge, structure = Merge(config.merge), traced.structure
+    parts = Parts(config, active, plan, stem, head, branches, halves, merge, structure)
     PROFILES[config.profile].apply(parts)
     _describe_weights(plan, branches[0], config.bits)
     net = _put_together(parts, shape)
@@ -283,6 +290,7 @@ def _put_together(parts: Parts, shape: tuple[int, ...]) -> MultiQuantNet:
         parts.plan,
         input_shape=shape,
         merge=parts.merge,
+        structure=parts.structure,
     )
 
 

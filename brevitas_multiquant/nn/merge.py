@@ -4,12 +4,31 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from brevitas_multiquant.core.output_structure import Value
 from brevitas_multiquant.quant.member import (
     Member,
     has_no_sites,
     stays_as_it_is,
     stores_nothing,
 )
+
+
+def merge_values(values: Sequence[Value], merge: str) -> Value:
+    """`merge_outputs` of each tensor that branches give.
+
+    A tensor that all branches hand on as they read it, such as the image of a residual, is nothing
+    that they made: it stays as it is.
+
+    Args:
+        values: of each branch, a tensor or a tuple of tensors.
+        merge: ``"sum"`` or ``"mean"``.
+    """
+    if isinstance(values[0], Tensor):
+        return merge_outputs(values, merge)  # type: ignore[arg-type]
+    return tuple(
+        same[0] if all(one is same[0] for one in same) else merge_outputs(same, merge)
+        for same in zip(*values, strict=True)
+    )
 
 
 def merge_outputs(outputs: Sequence[Tensor], merge: str) -> Tensor:
@@ -37,8 +56,8 @@ class OnlyOutput(Member):
     frozen = stays_as_it_is
     sites = has_no_sites
 
-    def forward(self, outputs: Sequence[Tensor]) -> Tensor:
-        """The one tensor."""
+    def forward(self, outputs: Sequence[Value]) -> Value:
+        """What the one body gives."""
         (output,) = outputs
         return output
 
@@ -54,9 +73,9 @@ class Merge(Member):
         super().__init__()
         self.merge = merge
 
-    def forward(self, outputs: Sequence[Tensor]) -> Tensor:
-        """One tensor of the branch outputs, all of one shape."""
-        return merge_outputs(outputs, self.merge)
+    def forward(self, outputs: Sequence[Value]) -> Value:
+        """One value of the branches' values, all of one shape."""
+        return merge_values(outputs, self.merge)
 
     def extra_repr(self) -> str:
         """Sum or mean."""

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from brevitas_multiquant.core.config import MultiQuantConfig
+from brevitas_multiquant.core.output_structure import Value, run_part
 from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.core.selection import BranchUse, Selection, bits_of_uses, uses_at
 
@@ -61,10 +62,10 @@ class MultiBranch(nn.Module):
     def _is_slice(self, use: BranchUse) -> bool:
         return use.width < self._widths.get(use.index, use.width)
 
-    def _run_branches(self, features: Tensor) -> list[Tensor]:
-        return [branch(features) for branch in self.branches_at(self._active.bits)]
+    def _run_branches(self, features: Value) -> list[Value]:
+        return [run_part(branch, features) for branch in self.branches_at(self._active.bits)]
 
-    def _by_branch(self, outputs: Sequence[Tensor]) -> dict[int, Tensor]:
+    def _by_branch(self, outputs: Sequence[Value]) -> dict[int, Value]:
         """Index of a branch that runs at the active bit-width -> its output."""
         running = self.config.selection[self._active.bits]
         return dict(zip(running, outputs, strict=True))

@@ -10,6 +10,12 @@ from torch import Tensor, nn
 from brevitas_multiquant.core.config import MultiQuantConfig
 from brevitas_multiquant.core.image_task import ImageTask
 from brevitas_multiquant.core.method import method_named
+from brevitas_multiquant.core.output_structure import (
+    ONE_TENSOR,
+    OutputStructure,
+    Value,
+    run_part,
+)
 from brevitas_multiquant.core.panel import Panel, Setting
 from brevitas_multiquant.core.precision import Assignment, Precision
 from brevitas_multiquant.errors import PackedFileError
@@ -17,14 +23,14 @@ from brevitas_multiquant.nn.compiled import compiled_by_bits, warn_of_graphs
 from brevitas_multiquant.nn.merge import Merge
 from brevitas_multiquant.nn.modes import restore_fixed
 from brevitas_multiquant.nn.multi_branch import MultiBranch
+from brevitas_multiquant.nn.parameter_groups import ParameterGroups
 from brevitas_multiquant.nn.switchable import ScaleShiftNorm, exact_norm, is_scale_and_shift
 from brevitas_multiquant.nn.twin import twin_of
 from brevitas_multiquant.quant.exact import exact_arithmetic
 from brevitas_multiquant.quant.pickling import reconnect
-from brevitas_multiquant.quant.ranges import LearnedRange
 
 
-class MultiQuantNet(MultiBranch):
+class MultiQuantNet(ParameterGroups, MultiBranch):
     """One network for every candidate bit-width; made by `brevitas_multiquant.multiquantize`.
 
     Args:
@@ -32,13 +38,14 @@ class MultiQuantNet(MultiBranch):
         branches: features -> input of the head, one copy of the body each.
         halves: index of a branch -> its half branch, for the odd bit-widths that end with it; a
             branch that only ever runs at half is narrow itself.
-        head: merged features -> logits (N, classes).
+        head: merged features -> the tensors of the output: logits (N, classes) of a classifier.
         config: bit-widths, selection, profile and merge.
         active: the state that all switchable modules of the parts look at.
         plan: what the rewrite did, for people (`print(net.plan)`).
         source: how the float model can be built again, or None if unknown.
         input_shape: (1, C, H, W), the shape it was checked with.
         merge: branch outputs -> input of the head; default: that of the configuration.
+        structure: how tensors make up what the float model returns.
 
     Attributes:
         layout: module -> what a reader of its packed file finds there, as it was built.
@@ -57,6 +64,7 @@ class MultiQuantNet(MultiBranch):
     from_pretrained: ClassVar[Callable[..., "MultiQuantNet"]]
     """`brevitas_multiquant.storage.hub.from_pretrained`."""
 
+    structure = ONE_TENSOR
     evaluation_only = False
     batch_statistics = True
     image_task: ImageTask | None = None
@@ -73,8 +81,10 @@ class MultiQuantNet(MultiBranch):
         source: Any = None,
         input_shape: tuple[int, ...] | None = None,
         merge: nn.Module | None = None,
+        structure: OutputStructure = ONE_TENSOR,
     ) -> None:
         super().__init__()
+        self.structure = structure
         self.stem = stem
         self._hold(branches, halves, config.selection)
         self.head = head
@@ -239,8 +249,10 @@ class MultiQuantNet(MultiBranch):
     def _checked(self, caller: str, given: Any) -> Setting:
         return self._active.checked(caller, given, self.bits)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, classes) of the images (N, C, H, W) at the active bit-width (eq. 6).
+    def forward(self, x: Tensor) -> Any:
+        """What the float model returns of images (N, C, H, W), at the active bit-width (eq. 6).
+
+        Logits (N, classes) of a classifier; else tensors in the model's own containers.
 
         Raises:
             ConcurrentUseError: another thread switched the bit-width midway; see `view`.
@@ -250,7 +262,12 @@ class MultiQuantNet(MultiBranch):
             assigned = not panel.telling and bool(panel.own or panel.own_weights)
             warn_of_graphs(len(self.bits), assigned)
         with self._at_one_bit_width(), self._exactly(x.device):
-            return self.head(self.merge(self._run_branches(self.stem(x))))
+            return self._output(self._run_branches(self.stem(x)))
+
+    def _output(self, outputs: Sequence[Value]) -> Any:
+        """What merge and head make of the branches' outputs."""
+        given: Value = run_part(self.head, self.merge(outputs))
+        return given if self.structure.is_one_tensor else self.structure.rebuild(given)
 
     def compile(self, **options: Any) -> None:  # type: ignore[override]
         """Compile the forward in place, once for each bit-width that runs, in either mode.
@@ -274,10 +291,9 @@ class MultiQuantNet(MultiBranch):
         """
         run = compiled_by_bits(self, self._call_impl, **options)
 
-        def call(x: Tensor) -> Tensor:
+        def call(x: Tensor) -> Any:
             with self._exactly(x.device):
-                logits: Tensor = run(x)
-            return logits
+                return run(x)
 
         self._compiled_call_impl = call
 
@@ -288,7 +304,7 @@ class MultiQuantNet(MultiBranch):
     def _exactly(self, device: torch.device) -> AbstractContextManager[None]:
         return nullcontext() if self.training else exact_arithmetic(device)
 
-    def forward_with_stand_ins(self, x: Tensor, others: Sequence[int]) -> list[Tensor]:
+    def forward_with_stand_ins(self, x: Tensor, others: Sequence[int]) -> list[Any]:
         """What `forward` gives, and stand-ins for other bit-widths, at the price of one forward.
 
         A bit-width's stand-in is what its own merge and head make of its branches as they run at
@@ -300,7 +316,7 @@ class MultiQuantNet(MultiBranch):
             others: bit-widths whose branches all run at the active one.
 
         Returns:
-            Logits (N, classes) at the active bit-width, then one tensor for each of ``others``.
+            The output at the active bit-width, then one for each of ``others``.
 
         Raises:
             ConcurrentUseError: as of `forward`.
@@ -308,29 +324,12 @@ class MultiQuantNet(MultiBranch):
         with self._at_one_bit_width():
             outputs = self._run_branches(self.stem(x))
             output_of = self._by_branch(outputs)
-            logits = [self.head(self.merge(outputs))]
+            given = [self._output(outputs)]
             for bits in others:
                 with self._active.part_at(bits):
                     own = [output_of[branch] for branch in self.config.selection[bits]]
-                    logits.append(self.head(self.merge(own)))
-            return logits
-
-    def range_parameters(self) -> Iterator[nn.Parameter]:
-        """The trainable ranges of all quantizers, for an optimizer of their own.
-
-        The l and u of each; or its step, where a method trains that. There are none where data do
-        not change ranges, as those of Any-Precision: then no optimizer is needed for them.
-        """
-        for module in self.modules():
-            if isinstance(module, LearnedRange):
-                yield from module.parameters(recurse=False)
-
-    def model_parameters(self) -> Iterator[nn.Parameter]:
-        """Every parameter that is neither a range nor of a search for bit-widths."""
-        learned = (m for m in self.modules() if getattr(m, "learns_apart", False))
-        others = (parameter for module in learned for parameter in module.parameters())
-        apart = {id(parameter) for parameter in (*self.range_parameters(), *others)}
-        return (parameter for parameter in self.parameters() if id(parameter) not in apart)
+                    given.append(self._output(own))
+            return given
 
     def extra_repr(self) -> str:
         """Bit-widths, branches, the method, and the options that it has."""

@@ -1,10 +1,12 @@
 """One bit-width as a plain Brevitas network: stock layers, constants instead of ranges."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from brevitas_multiquant.core.output_structure import ONE_TENSOR, OutputStructure, Value, run_part
 from brevitas_multiquant.core.paused_collector import collector_paused
 from brevitas_multiquant.core.precision import Assignment, Setting
 from brevitas_multiquant.nn.given import float32_network
@@ -24,6 +26,7 @@ class Subnet(nn.Module):
         merge: merges the branch outputs.
         inexact: layers whose sums of codes may pass what fp32 holds.
         setting: ``bits``, or the assignment.
+        structure: how tensors make up what the network returns.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class Subnet(nn.Module):
         merge: nn.Module,
         inexact: Sequence[str] = (),
         setting: Setting | None = None,
+        structure: OutputStructure = ONE_TENSOR,
     ) -> None:
         super().__init__()
         self.stem = stem
@@ -44,13 +48,15 @@ class Subnet(nn.Module):
         self.setting = bits if setting is None else setting
         self.merge = merge
         self.inexact = tuple(inexact)
+        self.structure = structure
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, classes) of the images (N, C, H, W)."""
+    def forward(self, x: Tensor) -> Any:
+        """What the network returns of images (N, C, H, W): logits (N, classes) of a classifier."""
         with exact_arithmetic(x.device):
             features = self.stem(x)
-            outputs = [branch(features) for branch in self.branches]
-            return self.head(self.merge(outputs))
+            outputs = [run_part(branch, features) for branch in self.branches]
+            given: Value = run_part(self.head, self.merge(outputs))
+        return given if self.structure.is_one_tensor else self.structure.rebuild(given)
 
 
 def extract_subnet(net: MultiQuantNet, bits: int | Assignment) -> Subnet:
@@ -92,7 +98,7 @@ def extract_subnet(net: MultiQuantNet, bits: int | Assignment) -> Subnet:
         stem, head, merge = (frozen_copy(part, active) for part in shared)
         inexact = [name for branch in running for name in _inexact(branch)]
     names = list(dict.fromkeys(inexact))
-    subnet = Subnet(stem, parts, head, active, merge, names, view.setting).eval()
+    subnet = Subnet(stem, parts, head, active, merge, names, view.setting, net.structure).eval()
     return subnet.requires_grad_(False)
 
 

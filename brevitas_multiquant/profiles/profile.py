@@ -7,6 +7,7 @@ from torch import fx, nn
 
 from brevitas_multiquant.core.config import MultiQuantConfig
 from brevitas_multiquant.core.method import method_named
+from brevitas_multiquant.core.output_structure import ONE_TENSOR, OutputStructure
 from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.core.selection import bits_of_uses
 from brevitas_multiquant.rewrite.plan import Plan
@@ -25,6 +26,7 @@ class Parts:
         branches: features -> input of the head, one copy of the body each.
         halves: index of a branch -> its half branch.
         merge: branch outputs -> input of the head.
+        structure: how the head's tensors make up what the network returns.
     """
 
     config: MultiQuantConfig
@@ -35,6 +37,7 @@ class Parts:
     branches: list[fx.GraphModule]
     halves: dict[int, fx.GraphModule]
     merge: nn.Module
+    structure: OutputStructure = ONE_TENSOR
 
     @property
     def merges(self) -> bool:
@@ -68,6 +71,7 @@ class Profile:
         passes: run in this order over the parts.
         takes_perceptrons: whether networks without a convolution are welcome: linear layers are
             what their 2-bit codes are for as well.
+        one_tensor: whether one tensor alone may cross each cut, and leave the network.
 
     Example:
         >>> Profile("paper", "a float").passes
@@ -78,6 +82,26 @@ class Profile:
     edges: str
     passes: tuple[Pass, ...] = ()
     takes_perceptrons: bool = False
+    one_tensor: bool = False
+
+    def refusals(self, plan: Plan, outputs: int) -> list[str]:
+        """Why a network cannot have this profile.
+
+        Args:
+            plan: where it is cut.
+            outputs: how many tensors it returns.
+        """
+        crossing = {
+            "branches that read": len(plan.stem_ends),
+            "a head that reads": len(plan.head_starts),
+            "a network that returns": outputs,
+        }
+        return [
+            f"profile={self.name!r}: expected {who} one tensor, got {count}: hardware has one "
+            "stream there so far; use the paper's profile, or move the cut with stem= or head="
+            for who, count in crossing.items()
+            if self.one_tensor and count > 1
+        ]
 
     def apply(self, parts: Parts) -> None:
         """Run every pass over the parts of a network."""

@@ -4,6 +4,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import fx, nn
@@ -25,32 +26,40 @@ def cut(traced: Trace, plan: Plan) -> tuple[fx.GraphModule, fx.GraphModule, fx.G
     """Stem, body and head of the traced model, with the author's module names.
 
     Raises:
-        UnsupportedModelError: more than one value crosses a cut.
+        UnsupportedModelError: a part reads something else than what the one before it gives.
     """
     nodes = {node.name: node for node in traced.graph.nodes}
-    image = next(node for node in traced.graph.nodes if node.op == "placeholder")
-    output = traced.graph.output_node().args[0]
-    assert isinstance(output, fx.Node)
-    joints = (image, nodes[plan.stem_end], nodes[plan.head_start], output)
+    inner = [tuple(nodes[name] for name in names) for names in (plan.stem_ends, plan.head_starts)]
+    joints = ((traced.image,), *inner, traced.outputs)
     return tuple(  # type: ignore[return-value]
-        _subgraph(traced, plan, start, end, part)
-        for start, end, part in zip(joints, joints[1:], ("Stem", "Branch", "Head"), strict=False)
+        _subgraph(traced, plan, starts, ends, part)
+        for (starts, ends), part in zip(pairwise(joints), ("Stem", "Branch", "Head"), strict=True)
     )
 
 
-def _subgraph(traced: Trace, plan: Plan, start: fx.Node, end: fx.Node, part: str) -> fx.GraphModule:
-    graph = fx.Graph()
-    read = graph.placeholder("x")
-    read.meta = dict(start.meta)
-    copies = {start: read}
-    for node in nodes_between(start, end):
+def _subgraph(
+    traced: Trace,
+    plan: Plan,
+    starts: tuple[fx.Node, ...],
+    ends: tuple[fx.Node, ...],
+    part: str,
+) -> fx.GraphModule:
+    graph, copies = fx.Graph(), {}
+    for start in starts:
+        copies[start] = graph.placeholder("x" if len(starts) == 1 else start.name)
+        copies[start].meta = dict(start.meta)
+    for node in nodes_between(starts, ends):
         if node.op == "placeholder":
             raise UnsupportedModelError(
                 plan.model,
-                [f"the {part.lower()} reads {node.name} beside the output of {start.name}"],
+                [
+                    f"the {part.lower()} reads {node.name} beside the output of "
+                    f"{', '.join(start.name for start in starts)}"
+                ],
             )
         copies[node] = graph.node_copy(node, lambda source: copies[source])
-    graph.output(copies[end])
+    given = tuple(copies[end] for end in ends)
+    graph.output(given if len(given) > 1 else given[0])
     return fx.GraphModule(traced.model, graph, part)
 
 

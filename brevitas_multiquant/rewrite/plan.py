@@ -17,11 +17,11 @@ from brevitas_multiquant.rewrite.graph.kinds import (
     is_constant_norm,
     is_norm,
 )
-from brevitas_multiquant.rewrite.graph.paths import ancestors
+from brevitas_multiquant.rewrite.graph.paths import ancestors, nodes_between
 from brevitas_multiquant.rewrite.graph.sizes import CannotSettleError, settle_sizes
 from brevitas_multiquant.rewrite.graph.trace import Trace
 from brevitas_multiquant.rewrite.intake.ties import shared_between_parts
-from brevitas_multiquant.rewrite.joints import CONVOLUTIONS, Joints, body_between
+from brevitas_multiquant.rewrite.joints import CONVOLUTIONS, Joint, Joints
 from brevitas_multiquant.rewrite.refusals import (
     fixed_filter,
     hidden_layers,
@@ -61,8 +61,8 @@ class Plan:
 
     Args:
         model: class name of the model.
-        stem_end: node whose output the branches read.
-        head_start: node whose merged output the head reads.
+        stem_ends: nodes whose outputs the branches read.
+        head_starts: nodes whose outputs, merged, the head reads.
         layers: every convolution and linear layer of the model, also those called as functions.
         sites: input tensor of quantized layers -> the nodes that read it.
         norms: names of the norms that become switchable.
@@ -75,8 +75,8 @@ class Plan:
     """
 
     model: str
-    stem_end: str
-    head_start: str
+    stem_ends: tuple[str, ...]
+    head_starts: tuple[str, ...]
     layers: list[LayerPlan] = field(default_factory=list)
     sites: dict[str, list[str]] = field(default_factory=dict)
     norms: list[str] = field(default_factory=list)
@@ -100,7 +100,8 @@ class Plan:
         table = "\n".join([_table([columns, *rows]), *self.notes])
         quantizers = len(self.sites) + len(self.untraced_layers)
         return (
-            f"{self.model}: stem ends at {self.stem_end}, branches end at {self.head_start}; "
+            f"{self.model}: stem ends at {', '.join(self.stem_ends)}, branches end at "
+            f"{', '.join(self.head_starts)}; "
             f"{quantizers} activation quantizers, {len(self.norms)} switchable norms per branch\n"
             f"{table}"
         )
@@ -141,36 +142,38 @@ def make_plan(
         raise UnsupportedModelError(name, reasons)
     linear = perceptrons and is_perceptron(traced)
     joints = Joints(traced, reasons, (nn.Linear,) if linear else CONVOLUTIONS)
-    stem_end, head_start = joints.stem_end(stem), joints.head_start(head)
-    if reasons or stem_end is None or head_start is None:
+    stem_ends, head_starts = joints.find(stem, head)
+    if reasons:
         raise UnsupportedModelError(name, reasons)
-    notes = _settle_sizes(traced, stem_end, head_start, reasons)
-    body = body_between(stem_end, head_start)
-    reasons += shared_between_parts(traced, _parts(traced, body, stem_end))
+    notes = _settle_sizes(traced, stem_ends, head_starts, reasons)
+    body = nodes_between(stem_ends, head_starts) if stem_ends else []
+    reasons += shared_between_parts(traced, _parts(traced, body, stem_ends))
     layers = [*_layers(traced, body), *_inner_layers(traced, body)]
     reasons += unknown_layers(layers) + hidden_layers(traced, body)
     if not layers:
         reasons.append(
-            f"expected at least one layer between the stem (ends at {stem_end.name}) and the "
-            f"classifier (starts after {head_start.name}), found none"
+            f"expected at least one layer between the stem (ends at {_names(stem_ends)}) and the "
+            f"head (starts after {_names(head_starts)}), found none"
         )
     if reasons:
         raise UnsupportedModelError(name, reasons)
-    plan = Plan(name, stem_end.name, head_start.name, notes=notes)
+    ends, starts = (tuple(n.name for n in joint) for joint in (stem_ends, head_starts))
+    plan = Plan(name, ends, starts, notes=notes)
     stays = shortcuts(traced, body) if float_shortcuts else []
-    plan = _describe(traced, plan, body, stem_end, stays)
+    plan = _describe(traced, plan, body, stem_ends, stays)
     plan.set_treatment(stays, "float", "a shortcut")
     return plan
 
 
+def _names(joint: Joint) -> str:
+    return ", ".join(node.name for node in joint)
+
+
 def _settle_sizes(
-    traced: Trace, stem_end: fx.Node, head_start: fx.Node, reasons: list[str]
+    traced: Trace, stem_ends: Joint, head_starts: Joint, reasons: list[str]
 ) -> list[str]:
-    image = next(node for node in traced.graph.nodes if node.op == "placeholder")
-    output = traced.graph.output_node().args[0]
-    assert isinstance(output, fx.Node)
     try:
-        return settle_sizes(traced, (image, stem_end, head_start, output))
+        return settle_sizes(traced, ((traced.image,), stem_ends, head_starts, traced.outputs))
     except CannotSettleError as error:
         reasons.append(f"{error}; read it from the tensor that it is used with")
         return []
@@ -212,8 +215,8 @@ _PARTS = {
 _FUNCTIONAL_NORMS = {F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm, F.rms_norm}
 
 
-def _parts(traced: Trace, body: list[fx.Node], stem_end: fx.Node) -> dict[str, list[fx.Node]]:
-    before, inside = ancestors(stem_end), set(body)
+def _parts(traced: Trace, body: list[fx.Node], stem_ends: Joint) -> dict[str, list[fx.Node]]:
+    before, inside = ancestors(stem_ends), set(body)
     parts: dict[str, list[fx.Node]] = {"stem": [], "branch": [], "head": []}
     for node in traced.graph.nodes:
         part = "branch" if node in inside else "stem" if node in before else "head"
@@ -222,9 +225,9 @@ def _parts(traced: Trace, body: list[fx.Node], stem_end: fx.Node) -> dict[str, l
 
 
 def _describe(
-    traced: Trace, plan: Plan, body: list[fx.Node], stem_end: fx.Node, stays: Container[str]
+    traced: Trace, plan: Plan, body: list[fx.Node], stem_ends: Joint, stays: Container[str]
 ) -> Plan:
-    parts = _parts(traced, body, stem_end)
+    parts = _parts(traced, body, stem_ends)
     for node in body:
         if isinstance(traced.module(node), WEIGHTED) and str(node.target) not in stays:
             plan.sites.setdefault(node.all_input_nodes[0].name, []).append(node.name)

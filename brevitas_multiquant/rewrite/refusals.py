@@ -27,7 +27,7 @@ def is_perceptron(traced: Trace) -> bool:
 
 
 def not_convolutional(traced: Trace, perceptrons: bool = False) -> list[str]:
-    """Every sign that the model is not a convolutional classification network.
+    """Every sign that the model is not a convolutional network.
 
     Args:
         traced: the model's graph.
@@ -57,10 +57,22 @@ def not_convolutional(traced: Trace, perceptrons: bool = False) -> list[str]:
         for finding in node.meta.get("findings", [])
     }
     reasons += [f"{finding}, where the trace cannot see it; expected layers" for finding in found]
-    output = traced.graph.output_node().args[0]
-    if not isinstance(output, fx.Node) or not is_tensor(output) or len(shape_of(output)) != 2:
-        reasons.append("expected a forward that returns logits (N, classes), got another output")
-    return reasons
+    return reasons + _of_outputs(traced)
+
+
+def _of_outputs(traced: Trace) -> list[str]:
+    expected = "expected a forward that returns tensors, alone or in tuples, lists, dicts and named"
+    if not traced.outputs:
+        return [
+            f"{expected} tuples, got {traced.structure}: other containers can be registered with "
+            "torch.utils._pytree.register_pytree_node"
+        ]
+    pairs = zip(traced.structure.names, traced.outputs, strict=True)
+    return [
+        f"{expected} tuples, got a number or a sequence at {name}"
+        for name, node in pairs
+        if not isinstance(node, fx.Node) or not is_tensor(node)
+    ]
 
 
 def _modules(traced: Trace) -> Iterable[tuple[str, nn.Module]]:

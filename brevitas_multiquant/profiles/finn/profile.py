@@ -30,4 +30,5 @@ FINN = Profile(
         quantize_head,
     ),
     takes_perceptrons=True,
+    one_tensor=True,
 )

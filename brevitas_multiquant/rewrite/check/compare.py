@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from brevitas_multiquant.core.output_structure import OutputStructure, run_part
 from brevitas_multiquant.errors import SelfCheckError
 from brevitas_multiquant.nn.modes import restore_fixed
 from brevitas_multiquant.nn.network import MultiQuantNet
@@ -75,7 +76,7 @@ def self_check(
 
 
 def _compare(
-    ours: nn.Module, theirs: nn.Module, images: Tensor, inlined: Inlined
+    ours: "_OneBranch", theirs: nn.Module, images: Tensor, inlined: Inlined
 ) -> dict[str, str]:
     """Modules that a difference in training mode comes from, or may where runs do not repeat."""
     training = theirs.training
@@ -85,7 +86,8 @@ def _compare(
     for seed in _seeds(training and inlined.may_decide()):
         mine, drawn = _run(ours, images, "one branch", seed)
         reference, wanted = run(seed)
-        if torch.equal(mine, reference) and drawn == wanted:
+        reference = ours.structure.part_of(reference) if training else reference
+        if _equal(mine, reference) and drawn == wanted:
             continue
         lost = inlined.lost(run, images.device) if training else {}
         if lost and "" not in lost:
@@ -126,13 +128,27 @@ def _check_finite(net: MultiQuantNet, model: str) -> None:
         )
 
 
-def _one_branch(net: MultiQuantNet) -> nn.Sequential:
-    """Stem, first branch and head with quantizers off."""
+class _OneBranch(nn.Sequential):
+    """Stem, a branch and head of a network."""
+
+    structure: OutputStructure
+
+    def forward(self, x: Any) -> Any:
+        """What they give together."""
+        for part in self:
+            x = run_part(part, x)
+        return x if self.structure.is_one_tensor else self.structure.rebuild(x)
+
+
+def _one_branch(net: MultiQuantNet) -> _OneBranch:
+    """The first branch with quantizers off."""
     parts = (net._active, net.stem, net.branches[0], net.head)
     active, stem, branch, head = copy_sharing_parameters(parts)
     active.quantized = False
     active.bits = next(bits for bits in net.bits if net.branches[0] in net.branches_at(bits))
-    return nn.Sequential(stem, branch, head)
+    parts_in_order = _OneBranch(stem, branch, head)
+    parts_in_order.structure = net.structure
+    return parts_in_order
 
 
 def _left_out(model: nn.Module, plan: Plan) -> Iterable[nn.Module]:
@@ -146,8 +162,8 @@ def _left_out(model: nn.Module, plan: Plan) -> Iterable[nn.Module]:
 
 def _run(
     module: nn.Module, images: Tensor, who: str, seed: int = _SEED
-) -> tuple[Tensor, tuple[Any, ...]]:
-    """Logits, the first output where there are auxiliary ones; where random draws ended."""
+) -> tuple[Any, tuple[Any, ...]]:
+    """What a module gives; where random draws ended."""
     mode = "training" if module.training else "evaluation"
     try:
         with seeded(seed, images.device), torch.no_grad():
@@ -158,19 +174,31 @@ def _run(
             f"expected {who} to run in {mode} mode on images of shape {tuple(images.shape)}, got "
             f"{type(error).__name__}: {error}"
         ) from error
-    return output if isinstance(output, Tensor) else output[0], drawn
+    return output, drawn
 
 
-def _distance(mine: Tensor, reference: Tensor) -> str:
-    if mine.shape != reference.shape:
-        return f"shape {tuple(mine.shape)} for {tuple(reference.shape)}"
-    return f"a difference of {(mine - reference).abs().max():.3g}"
+def _equal(mine: Any, reference: Any) -> bool:
+    """Whether two outputs are the same containers of the same tensors, to the bit."""
+    return _difference(mine, reference) == _ONLY_DRAWS
 
 
-def _difference(mine: Tensor, reference: Tensor) -> str:
-    if torch.equal(mine, reference):
-        return "other random draws with the same output"
-    return _distance(mine, reference)
+_ONLY_DRAWS = "other random draws with the same output"
+
+
+def _difference(mine: Any, reference: Any) -> str:
+    """What is another in two outputs."""
+    ours, theirs = OutputStructure.of(mine), OutputStructure.of(reference)
+    if ours != theirs:
+        return f"{ours} for {theirs}"
+    for where, one, other in zip(
+        ours.names, ours.tensors(mine), theirs.tensors(reference), strict=True
+    ):
+        place = "" if ours.is_one_tensor else f" in {where}"
+        if one.shape != other.shape:
+            return f"shape {tuple(one.shape)} for {tuple(other.shape)}{place}"
+        if not torch.equal(one, other):
+            return f"a difference of {(one - other).abs().max():.3g}{place}"
+    return _ONLY_DRAWS
 
 
 def _first_difference(ours: nn.Module, theirs: nn.Module, images: Tensor) -> str:

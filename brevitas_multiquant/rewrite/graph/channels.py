@@ -72,14 +72,16 @@ def channel_sets(body: fx.GraphModule) -> ChannelSets:
             continue
         for source in sources:
             parent[root(source)] = root(node)
+    given = body.graph.output_node().all_input_nodes
+    for node in given:  # what the head reads keeps its width
+        parent[root(node)] = root(given[0])
     numbers: dict[fx.Node, int] = {}
     of = {
         node.name: numbers.setdefault(root(node), len(numbers))
         for node in body.graph.nodes
         if _has_tensors(node)
     }
-    (result,) = body.graph.output_node().all_input_nodes
-    return ChannelSets(of, of[result.name])
+    return ChannelSets(of, of[given[0].name])
 
 
 def _has_tensors(node: fx.Node) -> bool:

@@ -1,26 +1,41 @@
 """Paths through a traced graph: ancestors, what lies between two nodes, separators."""
 
+from collections.abc import Collection, Iterable
+
 from torch import fx
 
 from brevitas_multiquant.rewrite.graph.trace import Trace, gives_tensors, is_tensor
 
 
-def ancestors(node: fx.Node, stop: fx.Node | None = None) -> set[fx.Node]:
-    """Everything that ``node`` is computed from, itself included, not looking past ``stop``."""
+def ancestors(nodes: Iterable[fx.Node], stops: Collection[fx.Node] = ()) -> set[fx.Node]:
+    """Everything that nodes are computed from, themselves included, not looking past ``stops``."""
     seen: set[fx.Node] = set()
-    waiting = [node]
+    waiting = list(nodes)
     while waiting:
         current = waiting.pop()
         if current not in seen:
             seen.add(current)
-            waiting += [] if current is stop else current.all_input_nodes
+            waiting += [] if current in stops else current.all_input_nodes
     return seen
 
 
-def nodes_between(start: fx.Node, end: fx.Node) -> list[fx.Node]:
-    """Nodes that ``end`` is computed from, after ``start``, in execution order."""
-    wanted = ancestors(end, stop=start) - {start}
-    return [node for node in start.graph.nodes if node in wanted]
+def descendants(nodes: Iterable[fx.Node], within: Collection[fx.Node]) -> set[fx.Node]:
+    """Everything in ``within`` that is computed from nodes, themselves included."""
+    seen: set[fx.Node] = set()
+    waiting = list(nodes)
+    while waiting:
+        current = waiting.pop()
+        if current not in seen:
+            seen.add(current)
+            waiting += [user for user in current.users if user in within]
+    return seen
+
+
+def nodes_between(starts: Collection[fx.Node], ends: Collection[fx.Node]) -> list[fx.Node]:
+    """Nodes that ``ends`` are computed from, behind ``starts``, in execution order."""
+    wanted = ancestors(ends, stops=starts) - set(starts)
+    (first, *_) = starts
+    return [node for node in first.graph.nodes if node in wanted]
 
 
 def image_path(traced: Trace) -> list[fx.Node]:
@@ -31,12 +46,12 @@ def image_path(traced: Trace) -> list[fx.Node]:
         tensors = is_tensor(node) or node.op == "output" or gives_tensors(node)
         if tensors and any(source in fed for source in node.all_input_nodes):
             fed.add(node)
-    needed = ancestors(nodes[-1])
+    needed = ancestors(nodes[-1:])
     return [node for node in nodes if node in fed and node in needed]
 
 
 def separators(path: list[fx.Node]) -> list[fx.Node]:
-    """Nodes of an image path that every path from image to output passes, in order."""
+    """Nodes of an image path that every path from image to outputs passes, in order."""
     place = {node: index for index, node in enumerate(path)}
     found, reach = [], 0
     for node in path:

@@ -21,17 +21,20 @@ from brevitas_multiquant.rewrite.graph.trace import Trace, gives_tensors, is_ten
 
 _OF_ANY_BATCH = ("device", "dtype")
 
+Joint = tuple[fx.Node, ...]
+"""Tensors that cross a cut."""
+
 
 class CannotSettleError(Exception):
     """Why a size cannot be found again; becomes a reason of an `UnsupportedModelError`."""
 
 
-def settle_sizes(traced: Trace, joints: Sequence[fx.Node]) -> list[str]:
+def settle_sizes(traced: Trace, joints: Sequence[Joint]) -> list[str]:
     """Let each part read sizes of its own input alone; changes the graph in place.
 
     Args:
         traced: the model's graph.
-        joints: image, end of the stem, start of the head, logits.
+        joints: image, ends of the stem, starts of the head, outputs.
 
     Returns:
         What a user should know: sizes that hold for the traced input shape alone.
@@ -39,7 +42,7 @@ def settle_sizes(traced: Trace, joints: Sequence[fx.Node]) -> list[str]:
     Raises:
         CannotSettleError: a size that is none of the part's input's, nor a constant.
     """
-    parts = [_Part.between(start, end) for start, end in pairwise(joints)]
+    parts = [_Part.between(starts, ends) for starts, ends in pairwise(joints)]
     if not any(part.crossing for part in parts):
         return []
     runs = _Runs.of(traced)
@@ -49,7 +52,7 @@ def settle_sizes(traced: Trace, joints: Sequence[fx.Node]) -> list[str]:
         for size, readers in part.crossing.items():
             value = settled.equal_of(size)
             for node in readers:
-                if node < part.start:
+                if node < min(part.starts):
                     raise CannotSettleError(f"{node.name} needs {size.name} before it is known")
                 _replace_input(node, size, value)
     traced.graph.eliminate_dead_code()
@@ -74,31 +77,31 @@ class _Part:
     """A part of the network before it is cut off.
 
     Args:
-        start: the tensor that it reads.
+        starts: the tensors that it reads.
         local: what its sizes may be read of.
         crossing: sizes of other tensors -> the nodes of the part that read them.
     """
 
-    start: fx.Node
+    starts: Joint
     local: set[fx.Node]
     crossing: dict[fx.Node, list[fx.Node]]
 
     @classmethod
-    def between(cls, start: fx.Node, end: fx.Node) -> "_Part":
-        """What ``end`` is computed from, behind ``start``, not looking through sizes."""
-        inside, waiting = set(), [end]
+    def between(cls, starts: Joint, ends: Joint) -> "_Part":
+        """What ``ends`` are computed from, behind ``starts``, not looking through sizes."""
+        inside, waiting = set(), list(ends)
         while waiting:
             node = waiting.pop()
-            if node not in inside and node is not start:
+            if node not in inside and node not in starts:
                 inside.add(node)
                 waiting += [source for source in node.all_input_nodes if not _is_size(source)]
-        local = inside | {start}
+        local = inside | set(starts)
         crossing: dict[fx.Node, list[fx.Node]] = {}
-        for node in start.graph.nodes:
+        for node in starts[0].graph.nodes:
             for size in node.all_input_nodes if node in inside else ():
                 if _is_size(size) and not _tensors_of(size) <= local:
                     crossing.setdefault(size, []).append(node)
-        return cls(start, local, crossing)
+        return cls(starts, local, crossing)
 
 
 def _tensors_of(size: fx.Node) -> set[fx.Node]:
@@ -152,9 +155,10 @@ class _Settled:
     """
 
     def __init__(self, part: _Part, runs: _Runs, notes: list[str]) -> None:
-        self._start = part.start
+        self._start = part.starts[0]
+        self._others = part.starts[1:]
         self._local = part.local
-        self._shapes = runs.of_node(part.start)
+        self._shapes = runs.of_node(self._start)
         self._runs = runs
         self._notes = notes
 
@@ -192,13 +196,15 @@ class _Settled:
         times = values[0] // self._shapes[0][0]
         if values == [times * shape[0] for shape in self._shapes]:
             return lambda: self._batch(times)
-        for dim in range(1, len(self._shapes[0])):
-            if values == [shape[dim] for shape in self._shapes]:
-                return partial(self._read, dim)
+        for start in (self._start, *self._others):
+            shapes = self._runs.of_node(start)
+            for dim in range(1, len(shapes[0])):
+                if values == [shape[dim] for shape in shapes]:
+                    return partial(self._read, start, dim)
         return None
 
     def _batch(self, times: int) -> fx.Node:
-        batch = self._read(0)
+        batch = self._read(self._start, 0)
         value = times * self._shapes[0][0]
         return batch if times == 1 else self._call(operator.mul, (batch, times), value)
 
@@ -217,8 +223,8 @@ class _Settled:
         )
         return self._call(traced_size, (self._start, traced, values[0]), values[0])
 
-    def _read(self, dim: int) -> fx.Node:
-        return self._call("size", (self._start, dim), self._shapes[0][dim])
+    def _read(self, start: fx.Node, dim: int) -> fx.Node:
+        return self._call("size", (start, dim), self._runs.of_node(start)[0][dim])
 
     def _call(self, target: Any, args: Any, value: Any, kwargs: Any = None) -> fx.Node:
         graph, reads = self._start.graph, [self._start]

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 
 from brevitas_multiquant.core.copying import deep_copy
+from brevitas_multiquant.core.output_structure import ONE_TENSOR, OutputStructure
 from brevitas_multiquant.errors import TraceError, UnsupportedModelError
 from brevitas_multiquant.nn.traced_size import images_of_size
 from brevitas_multiquant.quant.layers import WEIGHTED
@@ -37,6 +38,7 @@ class Trace:
         opaque: modules that stay one node since they cannot be traced -> why.
         layers: every convolution and linear layer of the model, whether it runs or not -> type.
         fixed: places in its author's code that took numbers from the size of the image.
+        structure: how the tensors of the graph's output make up what the forward returns.
     """
 
     model: fx.GraphModule
@@ -44,6 +46,18 @@ class Trace:
     opaque: dict[str, str] = field(default_factory=dict)
     layers: dict[str, str] = field(default_factory=dict)
     fixed: list[str] = field(default_factory=list)
+    structure: OutputStructure = ONE_TENSOR
+
+    @property
+    def image(self) -> fx.Node:
+        """What the forward reads."""
+        return next(node for node in self.graph.nodes if node.op == "placeholder")
+
+    @property
+    def outputs(self) -> tuple[fx.Node, ...]:
+        """What the forward gives, in the order of `structure`."""
+        given: Any = self.graph.output_node().args[0]
+        return tuple(given) if isinstance(given, (tuple, list)) else (given,)
 
     @property
     def graph(self) -> fx.Graph:
@@ -131,7 +145,7 @@ def _trace_graph(
     graph = tracer.trace(twin)
     _renew(twin, tracer.opaque, model)
     graph_module = fx.GraphModule(twin, graph, type(model).__name__)
-    traced = Trace(graph_module, input_shape, tracer.opaque)
+    traced = Trace(graph_module, input_shape, tracer.opaque, structure=tracer.structure)
     kinds = {name: type(module) for name, module in model.named_modules()}
     traced.layers = {n: kind.__name__ for n, kind in kinds.items() if issubclass(kind, LAYERS)}
     traced.fixed = list(dict.fromkeys(tracer.decider.fixed))
@@ -142,7 +156,7 @@ def _trace_graph(
 
 def _guard_size(traced: Trace) -> None:
     """Images of another size than that of the trace are refused when the network runs."""
-    image = next(node for node in traced.graph.nodes if node.op == "placeholder")
+    image = traced.image
     with traced.graph.inserting_after(image):
         guarded = traced.graph.call_function(images_of_size, (image,))
     image.replace_all_uses_with(guarded)

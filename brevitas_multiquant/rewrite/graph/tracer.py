@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from brevitas_multiquant.core.output_structure import OutputStructure
 from brevitas_multiquant.quant.layers import WEIGHTED
 from brevitas_multiquant.rewrite.graph.cause import cause_of
 from brevitas_multiquant.rewrite.graph.decide import DecidedProxy, Decider
@@ -42,6 +43,7 @@ class Tracer(fx.Tracer):
         self._input_shape = input_shape
         self._parameter_proxies: dict[str, fx.Proxy] = {}
         self.decider: Decider
+        self.structure: OutputStructure
         self.opaque: dict[str, str] = {}
         self._kept = kept or {}
 
@@ -53,8 +55,19 @@ class Tracer(fx.Tracer):
         name, *_ = image_arguments(self.root)
         image = self.create_proxy("placeholder", name, (), {})
         if "forward" in vars(self.root):  # set on this model alone
-            return self.root.forward, [image]
-        return root_fn, [self.root, image]
+            return self._flat(self.root.forward), [image]
+        return self._flat(root_fn), [self.root, image]
+
+    def _flat(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """A forward that gives its tensors side by side: a graph keeps no types of containers."""
+
+        def run(*arguments: Any) -> Any:
+            output = forward(*arguments)
+            self.structure = OutputStructure.of(output, lambda leaf: isinstance(leaf, fx.Proxy))
+            tensors = self.structure.tensors(output)
+            return tensors[0] if len(tensors) == 1 else tensors
+
+        return run
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A proxy of which Python may ask what shapes give."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from brevitas_multiquant.core.output_structure import tensors_of
 from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.quant.layers import WEIGHTED
 from brevitas_multiquant.rewrite.graph.channels import is_dense
@@ -115,15 +116,17 @@ def _parameter_like(parameter: Tensor, values: Tensor) -> nn.Parameter:
 
 def _check_shape(half: fx.GraphModule, model: str) -> None:
     """The widths were found by running the graph wider; this runs it as narrow as it now is."""
-    image = next(iter(half.graph.nodes))
-    (result,) = half.graph.output_node().all_input_nodes
+    read = [node for node in half.graph.nodes if node.op == "placeholder"]
+    given = half.graph.output_node().args[0]
     tensors = {**dict(half.named_parameters()), **dict(half.named_buffers())}
     on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
     dtype = next(half.parameters()).dtype
-    pair = torch.empty((2, *shape_of(image)[1:]), dtype=dtype, device="meta")
+    pairs = tuple(
+        torch.empty((2, *shape_of(node)[1:]), dtype=dtype, device="meta") for node in read
+    )
     try:
         with torch.no_grad():
-            shape = torch.func.functional_call(half, on_meta, (pair,)).shape
+            found = torch.func.functional_call(half, on_meta, pairs)
     except (RuntimeError, ValueError, IndexError) as error:
         raise UnsupportedModelError(
             model,
@@ -132,4 +135,7 @@ def _check_shape(half: fx.GraphModule, model: str) -> None:
                 f"({str(error).partition(chr(10))[0]}); use even bit-widths"
             ],
         ) from error
-    assert shape[1:] == shape_of(result)[1:]
+    results = given if isinstance(given, (tuple, list)) else (given,)
+    for tensor, node in zip(tensors_of(found), results, strict=True):
+        assert isinstance(node, fx.Node)
+        assert tensor.shape[1:] == shape_of(node)[1:]
