@@ -222,6 +222,7 @@ OPTIONAL = {
     *("huggingface_hub", "matplotlib"),  # hub, plots of its cards
     *("accelerate", "sklearn", "tqdm", "yaml"),  # recipes
     "scipy",  # exact allocations
+    "gradio",  # the demo
     "PIL",  # image files, in exported projects
     "finn",
     "brevitas.export",  # imports onnx

@@ -10,6 +10,7 @@ from brevitas_multiquant.cli.allocate import allocate_parser
 from brevitas_multiquant.cli.check import check_parser
 from brevitas_multiquant.cli.inspect import inspect_parser
 from brevitas_multiquant.recipes.errors import MissingPackageError, exit_code
+from brevitas_multiquant.recipes.options.demo import demo_parser
 from brevitas_multiquant.recipes.options.evaluate import evaluate_parser
 from brevitas_multiquant.recipes.options.export import export_parser
 from brevitas_multiquant.recipes.options.option import PROGRAM, Parser
@@ -46,6 +47,7 @@ COMMANDS = {
     "evaluate": Command("accuracy at each bit-width", evaluate_parser, f"{RECIPES}.evaluate"),
     "predict": Command("the likeliest classes of images", predict_parser, f"{RECIPES}.predict"),
     "export": Command("QONNX, ONNX or FINN, verified", export_parser, f"{RECIPES}.export"),
+    "demo": Command("a page to try a network on", demo_parser, f"{RECIPES}.demo"),
     "plot": Command("pages and figures of runs", plot_parser, f"{RECIPES}.plot"),
 }
 

@@ -15,6 +15,7 @@ from brevitas_multiquant.core.preprocessing import Preprocessing
 from brevitas_multiquant.core.selection import chosen_bits
 from brevitas_multiquant.export.finn.project.host import read_image
 from brevitas_multiquant.recipes.errors import DatasetError, OptionError, exit_code
+from brevitas_multiquant.recipes.options.demo import DemoOptions
 from brevitas_multiquant.recipes.options.predict import PredictOptions, parse_predict
 
 Predicted = dict[int, list[tuple[str, float]]]
@@ -34,7 +35,7 @@ def run(options: PredictOptions) -> None:
     net = load_packed(options.file)
     bits = net.bits if options.bits is None else chosen_bits(options.bits, net.bits, "predict")
     preprocessing = preprocessing_for(net, options)
-    constants = preprocessing.constants(*_images_and_classes(net, options))
+    constants = preprocessing.constants(*images_and_classes(net, options))
     found = {
         path: predict(net, read(path, constants), bits, preprocessing.class_names)
         for path in options.images
@@ -43,7 +44,7 @@ def run(options: PredictOptions) -> None:
     print(show(net.image_task, _first(found, options.top)))
 
 
-def preprocessing_for(net: MultiQuantNet, options: PredictOptions) -> Preprocessing:
+def preprocessing_for(net: MultiQuantNet, options: PredictOptions | DemoOptions) -> Preprocessing:
     """What the file says, with what options say otherwise.
 
     Raises:
@@ -65,7 +66,9 @@ def preprocessing_for(net: MultiQuantNet, options: PredictOptions) -> Preprocess
     return Preprocessing(**given)
 
 
-def _images_and_classes(net: MultiQuantNet, options: PredictOptions) -> tuple[tuple[int, ...], int]:
+def images_and_classes(
+    net: MultiQuantNet, options: PredictOptions | DemoOptions
+) -> tuple[tuple[int, ...], int]:
     """(1, C, H, W) of the images, and how many logits the network gives for one."""
     if options.preparing.img_size is None and net.input_shape is None:
         raise OptionError(f"{options.file}: it does not tell its image size: give --img-size")

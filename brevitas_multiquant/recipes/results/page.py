@@ -87,7 +87,7 @@ def write_page(folder: Path, running: Mapping[int, Running]) -> Path:
             ("Bits that were learned", learned_bits(folder, options)),
         ],
         "running": running,
-        "most_bits": _most_bits(running),
+        "most_bits": most_bits(running),
         "found": found,
         "confusion": confusion,
         "names": names,
@@ -177,7 +177,7 @@ def _title(options: Mapping[str, Any]) -> str:
     return f"{options['model']} on {data}"
 
 
-def _most_bits(running: Mapping[int, Running]) -> float:
+def most_bits(running: Mapping[int, Running]) -> float:
     """The longest bar of bits."""
     rows = [row for at in running.values() for row in at.layers if row.weight is not None]
     return max((max(r.branches * (r.weight or 0), r.activation or 0) for r in rows), default=1)
