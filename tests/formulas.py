@@ -43,11 +43,23 @@ def double(x: Tensor, bits: int, stored: int) -> Tensor:
     return (rounded + (low - low.detach())) * shift / largest
 
 
+def cascade(x: Tensor, bits: int, stored: int) -> Tensor:
+    """Vertical Layering: each bit-width is half of the next higher one, to the nearest."""
+    largest = 2 ** (stored - 1) - 1
+    value = (2 * x - 1) * largest
+    integer = value.detach().round()
+    for fewer in reversed(range(bits, stored)):
+        integer = (integer / 2).round().clamp(max=2 ** (fewer - 1) - 1)
+    shift = 2 ** (stored - bits)
+    return (integer + (value - value.detach()) / shift) * shift / largest
+
+
 GRIDS: dict[str, Callable[[Tensor, int, int], Tensor]] = {
     "original": original,
     "modified": modified,
     "centered": centered,
     "double": double,
+    "cascade": cascade,
 }
 
 

@@ -25,6 +25,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "adabits tanh": {"bits": [2, 4, 6], "method": "adabits", "weight_range": "tanh"},
     "any_precision": {"bits": [1, 4, 8], "method": "any_precision", "shortcuts": "quantized"},
     "double_rounding": {"bits": [2, 3, 5, 8], "method": "double_rounding"},
+    "vertical layering": {"bits": [2, 5, 8], "method": "vertical_layering"},
     "bit mixer": {"bits": [2, 3, 4], "method": "bit_mixer"},
     "bit mixer, own norms": {"bits": [2, 5], "method": "bit_mixer", "norms": "own"},
 }

@@ -114,7 +114,8 @@ def quantize_weight(
     levels = _as_number(own.levels)
     codes = _clip_quantize(weight, lower, upper, levels, grid.step, own.offset, grid.rounding)
     if grid is not weight_format:
-        codes = _rounded_again(codes, numbers or weight_format.numbers)
+        again = _halved if weight_format.halves else _rounded_again
+        codes = again(codes, numbers or weight_format.numbers, grid.place_bits)
     return _narrowed(codes, weight, weight_format.levels)
 
 
@@ -221,7 +222,7 @@ def _as_number(levels: Any) -> Any:
     return levels.item() if is_one else levels
 
 
-def _rounded_again(codes: Tensor, numbers: Numbers) -> Tensor:
+def _rounded_again(codes: Tensor, numbers: Numbers, bits: int) -> Tensor:
     """Integers of a finer grid as those of a coarser one, straight through rounding and clip.
 
     Every difference here is a multiple of ``1 / shift``: nothing is lost in any sum.
@@ -229,6 +230,19 @@ def _rounded_again(codes: Tensor, numbers: Numbers) -> Tensor:
     exact = codes / numbers.shift
     rounded = exact.detach().round()
     return exact + (rounded.clamp(max=numbers.highest) - exact.detach())
+
+
+def _halved(codes: Tensor, numbers: Numbers, bits: int) -> Tensor:
+    """Integers of ``bits`` bits bit by bit, straight through each rounding and clip."""
+    exact, rounded = codes / numbers.shift, codes.detach()
+    for fewer in range(bits - 1, 0, -1):
+        half = (rounded / 2).round().clamp(max=2 ** (fewer - 1) - 1)
+        goes_on = numbers.shift >= 2 ** (bits - fewer)
+        if isinstance(goes_on, Tensor):
+            rounded = torch.where(goes_on, half, rounded)
+        elif goes_on:
+            rounded = half
+    return exact + (rounded - exact.detach())
 
 
 def _narrowed(codes: Tensor, x: Tensor, levels: int) -> Tensor:

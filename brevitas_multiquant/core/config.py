@@ -85,9 +85,10 @@ class MultiQuantConfig:
         weights: name of the branches' `WeightFormat`: ``"odd"``, ``"int2"`` or ``"ternary"``.
         method: name of a row of `METHODS`.
         assignment: bits of every site for good, of ``"individual"``; given as ``bits`` it is both.
-        grid: which integers weights are at a bit-width: ``"centered"``, ``"modified"`` and
-            ``"double"`` nest, ``"original"`` is to the nearest odd one, ``"symmetric"`` and
-            ``"integer"`` to the nearest of two's complement, without the most negative one or with.
+        grid: which integers weights are at a bit-width: ``"centered"``, ``"modified"``,
+            ``"double"`` and ``"cascade"`` nest, ``"original"`` is to the nearest odd one,
+            ``"symmetric"`` and ``"integer"`` to the nearest of two's complement, without the most
+            negative one or with.
         weight_range: what places weights between -1 and 1, of `quant.range_kinds.WEIGHT_RANGES`.
         activation_range: what places activations between 0 and 1, of
             `quant.range_kinds.ACTIVATION_RANGES`.

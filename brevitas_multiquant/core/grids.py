@@ -56,6 +56,7 @@ class Grid:
         sigmas: standard deviations of the weights that the real weight 1 starts at.
         finer: the grid whose integers are divided by ``shift`` and rounded again.
         shift: a power of two.
+        halves: whether that is done bit by bit, each halving rounded.
 
     Example:
         >>> int2 = WEIGHT_FORMATS["int2"]
@@ -73,6 +74,7 @@ class Grid:
     sigmas: float = 3.0
     finer: "Grid | None" = None
     shift: int = 1
+    halves: bool = False
 
     @property
     def highest(self) -> int:
@@ -243,6 +245,22 @@ def double(bits: int, stored: int = 8) -> Grid:
     return replace(coarse, name="double", finer=finer, shift=_places(stored - bits, least=0))
 
 
+def cascade(bits: int, stored: int = 8) -> Grid:
+    """Integers of ``stored`` bits, halved and rounded again for each bit less.
+
+    Cascade rounding of Vertical Layering (arXiv:2212.05326): a bit-width is rounded from the next
+    higher one. Of all of them only those of ``stored`` bits have to be kept.
+
+    Raises:
+        BitWidthError: more bits than are stored.
+
+    Example:
+        >>> print(cascade(2), cascade(2).shift, cascade(2).halves, cascade(8) == double(8))
+        cascade (-2, -1, 0, 1) 64 True False
+    """
+    return replace(double(bits, stored), name="cascade", halves=True)
+
+
 def _places(bits: int, least: int = 1) -> int:
     """``2**bits``."""
     if not is_whole(bits) or not least <= bits <= MAX_BITS:
@@ -254,11 +272,12 @@ Family = Callable[[int], Grid]
 """Bit-width -> grid. Within a family only the `Numbers` differ."""
 
 FAMILIES: dict[str, Family] = {
-    family.__name__: family for family in (odd, integer, symmetric, modified, centered, double)
+    family.__name__: family
+    for family in (odd, integer, symmetric, modified, centered, double, cascade)
 }
 """Name -> family."""
 
-_ROUNDED_AGAIN = {"double": double}
+_ROUNDED_AGAIN = {"double": double, "cascade": cascade}
 """Families whose grids depend on the bits that are stored."""
 
 

@@ -209,6 +209,21 @@ _ROWS = (
         },
     ),
     Method(
+        "vertical_layering",
+        Single(),
+        weights="run-time",
+        activations=("bits",),
+        norms=("bits",),
+        objective="labels",
+        paper="Vertical layering of quantized neural networks (2212.05326)",
+        weight_bits=None,
+        options={
+            "grid": ("cascade",),
+            "weight_range": ("step",),
+            "activation_range": ("step", "learned"),
+        },
+    ),
+    Method(
         "bit_mixer",
         Single(),
         weights="run-time",

@@ -49,6 +49,25 @@ def follows(grid: Grid, kept: Grid) -> bool:
     return grid == kept or grid.finer == kept or same_bins
 
 
+def halvings(integers: Array, bits: int, fewest: int) -> list[Array]:
+    """Integers at each bit-width from ``bits`` down, every one rounded from the one before.
+
+    Args:
+        integers: of two's complement, of ``bits`` bits.
+        bits: at which they are.
+        fewest: where it ends.
+
+    Example:
+        >>> [level.tolist() for level in halvings(np.array([-7, 3, 7]), 4, 2)]
+        [[-7, 3, 7], [-4, 2, 3], [-2, 1, 1]]
+    """
+    levels = [np.asarray(integers, np.int64)]
+    for fewer in range(bits - 1, fewest - 1, -1):
+        half = np.rint(levels[-1] / 2)  # exact: half to even
+        levels.append(np.minimum(half, 2 ** (fewer - 1) - 1).astype(np.int64))
+    return levels
+
+
 def integers_of(places: Array, kept: Grid, grid: Grid) -> Array:
     """Integers of a grid, given the places of the weights in the one that is kept.
 
@@ -66,7 +85,10 @@ def integers_of(places: Array, kept: Grid, grid: Grid) -> Array:
     """
     places = np.asarray(places, np.int64)
     if grid.finer == kept:
-        exact = (kept.step * places + kept.offset) / grid.shift  # a power of two: nothing is lost
+        integers = kept.step * places + kept.offset
+        if grid.halves:
+            return halvings(integers, kept.place_bits, grid.place_bits)[-1]
+        exact = integers / grid.shift  # a power of two: nothing is lost
         return np.minimum(np.rint(exact), grid.highest).astype(np.int64)
     if grid != kept:
         places = places >> (kept.place_bits - grid.place_bits)

@@ -26,7 +26,9 @@ from brevitas_multiquant.training.task import TrainingTask
 __all__ = ["METHODS", "OBJECTIVES", "WEIGHTS", "Method", "fittings", "method_named", "panel_of"]
 
 GRIDS = {
-    **{name: name for name in ("symmetric", "integer", "centered", "modified", "double")},
+    **{
+        name: name for name in ("symmetric", "integer", "centered", "modified", "double", "cascade")
+    },
     "original": "odd",
 }
 """What users and papers call a grid -> its family in `core.grids.FAMILIES`."""

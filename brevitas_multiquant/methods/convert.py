@@ -89,11 +89,11 @@ def multiquantize(
         config: bits and the options up to ``shortcuts`` as one object, instead of one by one.
         method: how bit-widths are trained and run: ``"multiquant"`` (default), branches of 2-bit
             weights; or one body, of which ``"adabits"`` runs the weights at the bit-width chosen
-            at run time, ``"any_precision"`` and ``"double_rounding"`` too, ``"bit_mixer"`` any
-            layer at any of the bit-widths (`set_active_bits` of an assignment), and
-            ``"individual"`` knows one bit-width, or an assignment, alone. Stem and classifier stay
-            float in all. The options from ``merge`` on are of some methods each; the first one
-            named here is the default of the method that has it.
+            at run time, ``"any_precision"``, ``"double_rounding"`` and ``"vertical_layering"``
+            too, ``"bit_mixer"`` any layer at any of the bit-widths (`set_active_bits` of an
+            assignment), and ``"individual"`` knows one bit-width, or an assignment, alone. Stem
+            and classifier stay float in all. The options from ``merge`` on are of some methods
+            each; the first one named here is the default of the method that has it.
         profile: ``"paper"`` (default): stem, residual path and classifier stay float. ``"finn"``:
             they are quantized too, as FPGAs need it (docs/finn.md).
         selection: ``"amortized"`` (section 3.4, default), ``"serial"``, or bit-width -> branch
@@ -115,9 +115,10 @@ def multiquantize(
             ``"bits"``, the network's bit-width.
         weight_range: what places weights between -1 and 1: ``"learned"``, a trainable range;
             ``"tanh"`` and ``"tanh_times_mean"``, the layer's largest weight (as AdaBits and
-            Any-Precision were published); ``"step"``, a trainable step (Double Rounding).
+            Any-Precision were published); ``"step"``, a trainable step (Double Rounding,
+            Vertical Layering).
         activation_range: ``"learned"``; ``"unit"``, 0 to 1 as they are (Any-Precision);
-            ``"step"``, a trainable step for each bit-width (Double Rounding).
+            ``"step"``, a trainable step for each bit-width (Double Rounding, Vertical Layering).
         shortcuts: ``"float"``: 1x1 convolutions of shortcuts keep their weights, as Any-Precision
             was published; ``"quantized"``.
         branch_init: ``"copy"``: each branch starts from the model's weights, with weight ranges

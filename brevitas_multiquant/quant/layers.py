@@ -118,6 +118,8 @@ class CodeLayer(Member):
             refuse_mixed_types(x, weight_codes)
             scale = self.output_scale
             weight = weight_codes * scale
+            if not self.weight_quant.tensor_quant.are_whole:
+                return contract(x, weight, bias)
             compiling = torch.compiler.is_compiling()  # then the grid that runs is not known
             grid = self.weight_grids[-1] if compiling else self.weight_format
             with codes_kept(x, weight, weight_codes, scale, grid.magnitude):

@@ -218,9 +218,11 @@ class WeightCodes(_Codes):
 
     Attributes:
         are_values: it gives real weights instead, for a layer that reads values.
+        are_whole: the codes are integers.
     """
 
     are_values = False
+    are_whole = True
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from brevitas_multiquant.core.clip_quantize import quantize_weight
 from brevitas_multiquant.core.grids import (
     FAMILIES,
     WEIGHT_FORMATS,
+    cascade,
     centered,
     double,
     integer,
@@ -23,14 +24,14 @@ BITS = range(2, 9)
 RANGE = torch.tensor(-0.7), torch.tensor(1.1)
 
 
-@pytest.mark.parametrize("family", [modified, centered, double])
+@pytest.mark.parametrize("family", [modified, centered, double, cascade])
 @pytest.mark.parametrize("most", BITS)
 def test_the_largest_serves_every_smaller_one(family, most):
     """Of weights everywhere in the range, on the edges of bins and outside of it."""
     weights = torch.cat([torch.linspace(-1.0, 1.4, 4001), torch.linspace(*RANGE, 2**most + 1)])
     grids = [family(bits) for bits in BITS if bits <= most]
     kept = kept_grid(grids)
-    assert kept == (symmetric(8) if family is double else family(most))
+    assert kept == (symmetric(8) if family in (double, cascade) else family(most))
     places = (quantize_weight(weights, *RANGE, kept) - kept.offset) / kept.step
     assert places.min() == 0 and places.max() == kept.levels
     for grid in grids:

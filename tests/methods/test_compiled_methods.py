@@ -16,6 +16,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "tanh": {"bits": [4], "method": "adabits", "weight_range": "tanh", "grid": "original"},
     "any_precision": {"bits": [1, 4], "method": "any_precision"},
     "double_rounding": {"bits": [2, 4], "method": "double_rounding"},
+    "vertical_layering": {"bits": [2, 4], "method": "vertical_layering"},
 }
 
 

@@ -42,6 +42,7 @@ KINDS: dict[str, dict[str, Any]] = {
         **{"weight_range": "learned", "activation_range": "learned"},
     },
     "double_rounding": {"bits": [2, 3, 6], "method": "double_rounding"},
+    "vertical_layering": {"bits": [2, 3, 6], "method": "vertical_layering"},
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 

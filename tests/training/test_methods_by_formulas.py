@@ -45,6 +45,7 @@ CASES = {
     "any_precision": {"bits": BITS},
     "any_precision quantized": {"bits": BITS, "shortcuts": "quantized"},
     "double_rounding": {"bits": BITS},
+    "vertical_layering": {"bits": BITS},
 }
 """Method, and what else there is to say -> options of `multiquantize`."""
 
@@ -132,6 +133,7 @@ STEP_OF = {
     "adabits": labels_alone,
     "any_precision": recursive,
     "double_rounding": stepwise,
+    "vertical_layering": labels_alone,
 }
 
 

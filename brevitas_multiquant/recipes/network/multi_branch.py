@@ -23,6 +23,7 @@ from brevitas_multiquant.recipes.network.training_forwards import Forwards, trai
 from brevitas_multiquant.recipes.options.training import ObjectiveOptions
 from brevitas_multiquant.recipes.results.layers import Running, what_runs
 from brevitas_multiquant.training.norm_statistics import norms_of
+from brevitas_multiquant.training.quant_noise import set_quant_noise
 from brevitas_multiquant.training.task import TrainingTask
 
 IMAGE_CHANNELS = 3
@@ -70,6 +71,8 @@ class MultiBranch(Trainee):
 
     def task(self, criterion: nn.Module, options: ObjectiveOptions) -> TrainingTask:
         """That of its method."""
+        if options.quant_noise is not None:
+            set_quant_noise(self.module, options.quant_noise)
         return objective_of(self.module, criterion=criterion, **options.of_task)
 
     def training_forwards(self, compiled: bool, recompute: bool) -> Forwards:

@@ -62,6 +62,11 @@ class SearchRunOptions(TrainOptions):
                 "--assignment: expected bits to search for, got those of every layer: "
                 "the recipe train takes them"
             )
+        if self.objective.quant_noise is not None:
+            raise OptionError(
+                "--quant-noise: expected none in a search for bits, whose weights are no codes; "
+                "train the network that it finds with it"
+            )
         self.search.check()
 
 

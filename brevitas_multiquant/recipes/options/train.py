@@ -122,11 +122,15 @@ class TrainOptions:
             )
         self._check_objective()
         self._check_assignment()
+        if (self.objective.quant_noise or 0) > 1:
+            share = self.objective.quant_noise
+            raise OptionError(f"--quant-noise: expected a share of at most 1, got {share}")
         only_branches = {
             "--assignment": model.assignment is not None,
             "--bits-per-step": sampled,
             "--recompute": self.execution.recompute,
             "--norm-batches": self.objective.norm_batches,
+            "--quant-noise": self.objective.quant_noise,
             "--compile": self.execution.compile,
         }
         for name, given in only_branches.items():

@@ -70,6 +70,11 @@ class ObjectiveOptions:
     bits_per_step: float | None = option(
         type=positive_number, metavar="N", help="that run, on average"
     )
+    quant_noise: float | None = option(
+        type=positive_number,
+        metavar="P",
+        help="quantize a random share of the weights in each step (default: all)",
+    )
     norm_batches: int | None = option(
         type=not_negative, metavar="N", help="renew norms before evaluation"
     )
