@@ -6,7 +6,7 @@ from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.methods.settle import CHANNEL_GRID, INDIVIDUAL
 from brevitas_multiquant.nn.network import MultiQuantNet
 
-MOVERS = {"regulariser", "policy"}
+MOVERS = {"regulariser", "policy", "masks"}
 """Names of what moves bits, in networks whose bits are open."""
 
 

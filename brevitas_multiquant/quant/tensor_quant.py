@@ -218,11 +218,9 @@ class WeightCodes(_Codes):
 
     Attributes:
         are_values: it gives real weights instead, for a layer that reads values.
-        are_whole: the codes are integers.
     """
 
     are_values = False
-    are_whole = True
 
     def __init__(
         self,
@@ -232,6 +230,11 @@ class WeightCodes(_Codes):
     ) -> None:
         super().__init__(range_impl, bit_width_impl)
         self.grid_impl = grid_impl
+
+    @property
+    def are_whole(self) -> bool:
+        """Whether what it gives are integers."""
+        return True
 
     @property
     def weight_format(self) -> Grid:

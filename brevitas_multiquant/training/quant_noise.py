@@ -35,15 +35,15 @@ class NoisyWeights(WeightCodes):
 
     def forward(self, weight: Tensor) -> QuantArgs:
         """Codes of a share of ``weight`` (any shape), and where the others lie between them."""
-        codes, *metadata = super().forward(weight)
+        codes, scale, zero_point, bits = super().forward(weight)
         if self.are_whole:
-            return codes, *metadata
+            return codes, scale, zero_point, bits
         values, lower, upper = self.range_impl.placed(weight)
         low, high = self.weight_format.span
         place = (values - lower) / (upper - lower)
         between = ((low + place * (high - low)) * self.divisor).to(codes.dtype)
         drawn = torch.rand_like(between) < self.share
-        return torch.where(drawn, codes, between), *metadata
+        return torch.where(drawn, codes, between), scale, zero_point, bits
 
 
 def set_quant_noise(net: MultiQuantNet, share: float | None) -> None:

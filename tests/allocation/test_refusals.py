@@ -105,7 +105,7 @@ CALLS: list[tuple[dict[str, Any], type[MultiQuantError], str]] = [
             ConfigError,
             rf"exact: expected it with one of \['sqnr', 'fisher', 'kl'\], got '{name}'",
         )
-        for name in ("uniform", "mixquant", "fracbits", "supernet", "sensitivity", "amed")
+        for name in ("uniform", "mixquant", "fracbits", "supernet", "sensitivity", "amed", "csq")
     ),
     (
         {"exact": True, "budget": Budget(uniform=4, of="luts", target_fps=1000)},

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from brevitas_multiquant.allocation.accuracy import AccuracyFloor
+from brevitas_multiquant.allocation.bit_plane_search import BitPlaneSearch
 from brevitas_multiquant.allocation.bit_search import BitSearch
 from brevitas_multiquant.allocation.problem import Problem
 from brevitas_multiquant.allocation.sampled_search import SampledSearch
@@ -176,6 +177,18 @@ def _amed(
     return _short(problem, request, strategy="amed", make=make, steps=steps, seed=seed)
 
 
+def _csq(
+    problem: Problem,
+    request: Request,
+    *,
+    steps: int = STEPS,
+    strength: float = 1.0,
+    rate: float = 0.05,
+) -> Found:
+    make = partial(BitPlaneSearch, strength=strength, rate=rate)
+    return _short(problem, request, strategy="csq", make=make, steps=steps)
+
+
 def _supernet(problem: Problem, request: Request) -> Found:
     return supernet.supernet(problem, request.data, request.samples)
 
@@ -189,6 +202,7 @@ _ROWS = (
     Strategy("fracbits", _fracbits, weights=True, paper="FracBits (2007.02017), a short search"),
     Strategy("fliqs", _fliqs, weights=True, paper="FLIQS (2308.03290), a short search"),
     Strategy("amed", _amed, weights=True, paper="AMED (2205.15437), a short search"),
+    Strategy("csq", _csq, weights=True, paper="CSQ (2212.02770), a short search"),
     Strategy(
         "fisher",
         _fisher,
