@@ -31,7 +31,7 @@ def sigma(x: float) -> float:
 
 
 def test_against_the_formula() -> None:
-    planes = BitPlanes(torch.tensor([0.7, -0.2, 0.0]), bits=4)
+    planes = BitPlanes(torch.tensor([0.7, -0.2, 0.0]), bits=4).requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     masks = torch.randn(4, generator=generator)
     with torch.no_grad():

@@ -19,11 +19,13 @@ from brevitas_multiquant.recipes import train
 from brevitas_multiquant.recipes.data.seeds import derived_seed
 from brevitas_multiquant.recipes.errors import OptionError
 from brevitas_multiquant.recipes.network.optimizers import create_optimizers
+from brevitas_multiquant.recipes.options.search import parse_search
 from brevitas_multiquant.recipes.options.train import parse_train
 from brevitas_multiquant.recipes.results.checkpoints import checkpoints_in, read_checkpoint
 from brevitas_multiquant.recipes.run import step
 from brevitas_multiquant.recipes.run.create import create_run
 from brevitas_multiquant.recipes.run.sampling import sampled_bits
+from brevitas_multiquant.training.quant_noise import NoisyWeights
 from tests.recipes.methods_on_two_ranks import after_a_step, arguments
 from tests.recipes.runs import NAME, tensors_of
 
@@ -156,3 +158,16 @@ def test_optimizers_of_published_recipes(tmp_path):
     adam, _ = create_optimizers(parse_train(["--opt", "adam"]).optimisation, run.trainee)
     assert type(adam) is torch.optim.Adam
     assert adam.param_groups[0]["weight_decay"] == 1e-4
+
+
+def test_quant_noise_of_a_run(tmp_path):
+    """Layers round a random share in each step; what says nothing is refused."""
+    run = create_run(parse_train(arguments("adabits", tmp_path, "--quant-noise", "0.25")))
+    quantizers = [m for m in run.net.modules() if isinstance(m, NoisyWeights)]
+    assert quantizers and {one.share for one in quantizers} == {0.25}
+    with pytest.raises(OptionError, match=r"--quant-noise: expected a share of at most 1, got 2"):
+        parse_train(["--quant-noise", "2"])
+    with pytest.raises(OptionError, match=r"--quant-noise: expected a multi-branch network, got"):
+        parse_train(["--quant-noise", "0.5", "--float"])
+    with pytest.raises(OptionError, match=r"--quant-noise: expected none in a search for bits"):
+        parse_search(["--quant-noise", "0.5"])
