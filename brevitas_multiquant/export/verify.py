@@ -91,16 +91,23 @@ class Comparison:
     end_to_end_other_classes: int
 
 
-def verify(graph: Graph, subnet: Subnet, images: Tensor, allow_ties: bool = False) -> Comparison:
+def verify(
+    graph: Graph,
+    subnet: Subnet,
+    images: Tensor,
+    allow_ties: bool = False,
+    near: float | None = None,
+) -> Comparison:
     """Compare a file with its network on ``images``.
 
     Args:
         graph: the file.
         subnet: the network of the bit-width.
         images: (N, C, H, W).
-        allow_ties: accept codes that differ by one where the value lies within `tie_tolerance` of
-            a rounding threshold; where a layer's sums may pass what fp32 holds
-            (``subnet.inexact``) they are always accepted.
+        allow_ties: accept codes that differ by one where the value lies near a rounding threshold;
+            where a layer's sums may pass what fp32 holds (``subnet.inexact``) they are always
+            accepted.
+        near: how near, in codes; default: `tie_tolerance`.
 
     Raises:
         ExportError: the stem, a code, the logits or the class differ; names the tensor.
@@ -114,7 +121,9 @@ def verify(graph: Graph, subnet: Subnet, images: Tensor, allow_ties: bool = Fals
         stem = _tensor(tensors[graph.stem])
         stem_difference = _check_stem(where, stem, subnet, images)
     expected = {name: _tensor(tensors[tensor]) for name, tensor in graph.codes.items()}
-    forced = _Forced(expected, tie_tolerance(max(activation_bits(subnet.setting))))
+    if near is None:
+        near = tie_tolerance(max(activation_bits(subnet.setting)))
+    forced = _Forced(expected, near)
     with _outputs_of(subnet.merge) as merged:
         logits, _ = _run(subnet, images, stem, forced)
     _check_codes(where, graph, forced, allow_ties or bool(subnet.inexact))
@@ -191,13 +200,13 @@ class _Forced:
         self.flips: dict[str, int] = {}
         self.ties: dict[str, int] = {}
 
-    def __call__(self, name: str, values: Tensor, codes: Tensor) -> Tensor:
+    def __call__(self, name: str, values: Tensor, codes: Tensor, threshold: float) -> Tensor:
         expected = self.expected[name]
         differs = codes != expected
         self.flips[name] = int(differs.sum())
         if self.flips[name]:
-            middle = torch.minimum(codes, expected) + 0.5
-            near = (values - middle).abs() <= self.tolerance
+            between = torch.minimum(codes, expected) + threshold
+            near = (values - between).abs() <= self.tolerance
             self.ties[name] = int((differs & near & ((codes - expected).abs() == 1)).sum())
         return expected
 
@@ -234,9 +243,10 @@ def _outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _record(name: str, codes: dict[str, Tensor], forced: _Forced | None) -> Callable[..., Any]:
-    def hook(_module: nn.Module, inputs: tuple[Tensor], output: Any) -> Tensor | None:
+    def hook(module: Any, inputs: tuple[Tensor], output: Any) -> Tensor | None:
         codes[name] = getattr(output, "value", output)
-        return None if forced is None else forced(name, inputs[0], codes[name])
+        threshold = 1.0 if module.act_quant.rounding_mode == "FLOOR" else 0.5
+        return None if forced is None else forced(name, inputs[0], codes[name], threshold)
 
     return hook
 

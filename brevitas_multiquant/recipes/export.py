@@ -31,6 +31,8 @@ def run(options: ExportOptions, hardware: HardwareOptions | None = None) -> dict
     hardware = hardware or HardwareOptions()
     if options.allow_ties and options.format != "qonnx":
         raise OptionError(f"--allow-ties: expected --format qonnx, got {options.format}")
+    if options.integer and options.format != "onnx":
+        raise OptionError(f"--integer: expected --format onnx, got {options.format}")
     if options.format != "finn" and hardware != HardwareOptions():
         raise OptionError(f"options of boards: expected --format finn, got {options.format}")
     if options.format == "finn" and options.img_size:
@@ -60,6 +62,9 @@ def _shape(net: MultiQuantNet, options: ExportOptions) -> tuple[int, ...] | None
 def _onnx(
     net: MultiQuantNet, options: ExportOptions, hardware: HardwareOptions, asked: dict[str, Any]
 ) -> Written:
+    if options.integer:
+        files = export_onnx(net, options.output, integer=True, **asked)
+        return files, _integer_lines(Path(options.output) / "export.json")
     files = export_onnx(net, options.output, **asked)
     return files, {path.name: "same class as torch in onnxruntime" for path in files.values()}
 
@@ -85,8 +90,7 @@ _WRITERS: dict[str, Callable[..., Written]] = {"onnx": _onnx, "qonnx": _qonnx, "
 def agreement(report: Path) -> dict[str, str]:
     """Name of a QONNX file -> how well it agrees with torch, from the report of the export."""
     text = {}
-    written = json.loads(report.read_text(encoding="utf-8"))
-    for entry in (*written["bits"].values(), *written.get("assignments", {}).values()):
+    for entry in _entries(report):
         compared = entry["compared"].values()
         codes, flipped = (sum(c[key] for c in compared) for key in ("codes", "flipped_codes"))
         difference = max(c["logit_difference"] for c in compared)
@@ -94,6 +98,26 @@ def agreement(report: Path) -> dict[str, str]:
             f"flipped codes {flipped} of {codes}, largest difference of logits {difference:.1e}"
         )
     return text
+
+
+def _integer_lines(report: Path) -> dict[str, str]:
+    """Name of a file of integers -> what runs as integers, and how well it agrees with torch."""
+    text = {}
+    for entry in _entries(report):
+        compared, floats = entry["compared"], entry["float_convolutions"]
+        text[entry["file"]] = (
+            f"{entry['integer_layers']} layers of integers, {floats} convolutions of floats; class "
+            f"of torch for {compared['same_class']} of {compared['images']} images, largest "
+            f"difference of logits {compared['largest_logit_difference']:.1e} of "
+            f"{compared['largest_logit']:.1e}"
+        )
+    return text
+
+
+def _entries(report: Path) -> list[dict[str, Any]]:
+    """What a report says of each file."""
+    written = json.loads(report.read_text(encoding="utf-8"))
+    return [*written["bits"].values(), *written.get("assignments", {}).values()]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -93,9 +93,19 @@ def test_projects_for_a_part(for_hardware, capsys, monkeypatch):
     assert (folder / "2b" / "memory_config.json").exists()
 
 
+def test_integers_for_a_processor(for_hardware, capsys):
+    folder = for_hardware.parent / "out"
+    more = ["--format", "onnx", "--integer", "--bits", "2"]
+    assert recipe.main([str(for_hardware), "--output", str(folder), *more]) == 0
+    line = capsys.readouterr().out
+    assert line.startswith(f"2 bits: {folder / 'model_2b_qdq.onnx'}: 10 layers of integers, 0 conv")
+    assert "class of torch for 8 of 8 images" in line
+
+
 @pytest.mark.parametrize(
     ("more", "name", "message"),
     [
+        (["--integer"], "OptionError", "expected --format onnx, got qonnx"),
         (["--board", "ZCU104"], "OptionError", "expected --format finn, got qonnx"),
         (["--format", "finn", "--img-size", "16"], "OptionError", "hardware has its size"),
         (["--format", "finn", "--board", "ZCU1"], "ExportError", "board: expected one of"),

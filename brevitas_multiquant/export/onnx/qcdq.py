@@ -1,10 +1,8 @@
 """Plain ONNX in QCDQ style (quantize, clip, dequantize), for onnxruntime."""
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,45 +12,24 @@ from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer as QuantWBIO
 from torch import Tensor, nn
 
 from brevitas_multiquant.core.power_of_two import integer_range
-from brevitas_multiquant.core.precision import (
-    Assignment,
-    Setting,
-    activation_bits,
-    described,
-    name_of,
-)
+from brevitas_multiquant.core.precision import described
 from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export.exporter import copy_of_modules, quiet, run_exporter
-from brevitas_multiquant.export.operations import operations_named
 from brevitas_multiquant.export.qonnx.execute import session_of
-from brevitas_multiquant.export.request import (
-    requested_images,
-    requested_settings,
-    requested_shape,
-    require_graph,
-    require_packages,
-)
-from brevitas_multiquant.export.sample import smooth_images
+from brevitas_multiquant.export.request import require_packages
 from brevitas_multiquant.export.verify import (
     Graph,
     check_classes,
     last_node,
     quantizer_order,
     verify,
-    weights_quantized_once,
 )
-from brevitas_multiquant.nn.given import float32_network
-from brevitas_multiquant.nn.network import MultiQuantNet
-from brevitas_multiquant.nn.subnet import Subnet, extract_subnet
+from brevitas_multiquant.nn.subnet import Subnet
 from brevitas_multiquant.quant.geometry import geometry
 from brevitas_multiquant.quant.plain import IntActConst, UintActConst
-from brevitas_multiquant.storage.staging import staged
 
 LARGEST_BITS = 8
 """ONNX's QuantizeLinear emits 8-bit integers."""
-
-SAMPLES = 8
-"""Random images that a file is compared on."""
 
 LOGIT_TOLERANCE = 1e-3
 """Of an image's largest logit: onnxruntime may fuse what it runs, and sums floats in its order."""
@@ -80,7 +57,7 @@ def to_onnx(subnet: Subnet, images: Tensor) -> Any:
     )
 
 
-def _attempt(operation: nn.Module, x: Tensor) -> Any:
+def attempt(operation: nn.Module, x: Tensor) -> Any:
     """Export and run one operation."""
     with quiet():
         from brevitas.export import export_onnx_qcdq
@@ -166,9 +143,9 @@ def verify_onnx(model: Any, subnet: Subnet, images: Tensor) -> None:
     Raises:
         ExportError: they differ; names the tensor.
     """
-    session, tapped = session_of(model), _Tapped(model, quantizer_order(subnet, images[:1]))
+    session, tapped = session_of(model), Tapped(model, quantizer_order(subnet, images[:1]))
     size = session.get_inputs()[0].shape[0]
-    for batch in _batches(images, size):
+    for batch in batches_of(images, size):
         (logits,) = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
         tensors = tapped.run(batch.numpy())
         graph = replace(tapped.graph, run=partial(_given, tensors))
@@ -208,7 +185,7 @@ def _given(tensors: dict[str, np.ndarray], _images: np.ndarray) -> dict[str, np.
     return tensors
 
 
-def _batches(images: Tensor, size: int) -> Iterator[Tensor]:
+def batches_of(images: Tensor, size: int) -> Iterator[Tensor]:
     """Images in batches of the size that a file has, the last one filled up with the first ones."""
     missing = -len(images) % size
     repeated = (
@@ -217,7 +194,7 @@ def _batches(images: Tensor, size: int) -> Iterator[Tensor]:
     yield from torch.cat([images, repeated]).split(size)
 
 
-class _Tapped:
+class Tapped:
     """A copy of a model that gives the stem's output, the codes and the merge too."""
 
     def __init__(self, model: Any, paths: list[str]) -> None:
@@ -225,7 +202,7 @@ class _Tapped:
         twin.CopyFrom(model)
         logits = twin.graph.output[0].name
         stem, merge = (last_node(twin.graph, part) for part in ("stem", "merge"))
-        codes = dict(zip(paths, _codes(twin.graph), strict=True))
+        codes = dict(zip(paths, codes_of(twin.graph), strict=True))
         ends = [node.output[0] if node else None for node in (stem, merge)]
         # the stem may end in a quantizer: its codes are compared like all others
         stem_end, merge_end = (None if end in codes.values() else end for end in ends)
@@ -241,7 +218,7 @@ class _Tapped:
         return dict(zip(self._wanted, self._session.run(self._wanted, feed), strict=True))
 
 
-def _codes(graph: Any) -> list[str]:
+def codes_of(graph: Any) -> list[str]:
     """Outputs of the activation quantizers, in the order of execution."""
     constants = {tensor.name for tensor in graph.initializer}
     constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
@@ -256,79 +233,3 @@ def _codes(graph: Any) -> list[str]:
             else:  # the clip of fewer than 8 bits
                 integers.add(node.output[0])
     return codes
-
-
-def export_onnx(
-    net: MultiQuantNet,
-    folder: str | os.PathLike[str],
-    input_shape: Sequence[int] | None = None,
-    bits: Sequence[int] | None = None,
-    *,
-    assignments: Sequence[Assignment] = (),
-    images: Tensor | None = None,
-) -> dict[Setting, Path]:
-    """Write one plain ONNX file per bit-width and assignment, each run and compared before.
-
-    onnxruntime runs it, and every code and the logits are compared, see `verify_onnx`, on eight
-    smooth random images and on those that are given. Files ``model_4b_qcdq.onnx`` and their like
-    are moved into the folder after all were verified; a failure leaves the folder as it was.
-
-    Args:
-        net: the network; not changed, not even for a moment.
-        folder: made if it does not exist.
-        input_shape: (N, C, H, W) of the files; default: ``net.input_shape``.
-        bits: which bit-widths, at most 8; default: all of ``net.bits``; ``[]`` for assignments
-            alone.
-        assignments: bits for each site, in files called after `Assignment.name`.
-        images: (M, C, H, W), to compare on too: those of the calibration, for one.
-
-    Returns:
-        Bit-width, or assignment as it was given -> file.
-
-    Raises:
-        NetworkError, PrecisionError: not a `MultiQuantNet`, or one that is not in fp32.
-        BitWidthError: not candidates of the network, or an assignment that does not fit it.
-        CalibrationError: ranges that have seen no data.
-        ExportError: more than 8 bits, a missing package, a wrong shape, a folder that cannot be
-            written, an operation without a form in ONNX, or a file that does not reproduce the
-            network.
-
-    Example:
-        >>> import tempfile
-        >>> from torchvision.models import resnet18
-        >>> from brevitas_multiquant import calibrate, multiquantize
-        >>> net = multiquantize(resnet18(num_classes=10), [2], input_shape=(1, 3, 32, 32))
-        >>> calibrate(net, [torch.rand(4, 3, 32, 32)])
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     [path.name for path in export_onnx(net, folder).values()]
-        ['model_2b_qcdq.onnx']
-    """
-    require_packages()
-    net = float32_network(net, "export_onnx")
-    require_graph(net)
-    chosen = requested_settings(net, bits, assignments)
-    shape = requested_shape(net, input_shape)
-    asked = sorted(set[int]().union(*map(activation_bits, chosen.values())))
-    if asked[-1] > LARGEST_BITS:
-        raise ExportError(
-            f"export_onnx: expected at most {LARGEST_BITS} bits, which is what ONNX's "
-            f"QuantizeLinear can hold, got {asked}; choose fewer with bits=, or use "
-            "export_qonnx"
-        )
-    compared = smooth_images((SAMPLES, *shape[1:]))
-    if images is not None:
-        compared = torch.cat([compared, requested_images(images, shape)])
-    sample = compared[:1].expand(shape).contiguous()
-    with staged(folder) as staging:
-        for setting in dict.fromkeys(chosen.values()):
-            subnet = extract_subnet(net, setting).cpu()
-            with operations_named(subnet, sample, _attempt):
-                model = to_onnx(subnet, sample)
-                with torch.no_grad(), weights_quantized_once(subnet):
-                    verify_onnx(model, subnet, compared)
-            (staging / _file_name(setting)).write_bytes(model.SerializeToString())
-    return {given: Path(folder) / _file_name(setting) for given, setting in chosen.items()}
-
-
-def _file_name(setting: Setting) -> str:
-    return f"model_{name_of(setting)}_qcdq.onnx"

@@ -18,6 +18,7 @@ from brevitas_multiquant.export.exporter import quiet, readable_ir_version, run_
 from brevitas_multiquant.export.operations import operations_named
 from brevitas_multiquant.export.qonnx.cleanup import clean_up, unsigned_bits
 from brevitas_multiquant.export.qonnx.execute import execute
+from brevitas_multiquant.export.report import enter, new_report
 from brevitas_multiquant.export.request import (
     requested_settings,
     requested_shape,
@@ -38,7 +39,6 @@ from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.nn.subnet import Subnet, extract_subnet
 from brevitas_multiquant.storage.staging import staged
 
-REPORT_VERSION = 1
 _STEM = "stem"
 _MERGE = "merge"
 
@@ -172,9 +172,7 @@ def export_qonnx(
     chosen = requested_settings(net, bits, assignments)
     shape = requested_shape(net, input_shape)
     sample, natural = impulse_images(shape, stem_extent(net.stem)), smooth_images(shape)
-    report: dict[str, Any] = {"version": REPORT_VERSION, "input_shape": shape, "bits": {}}
-    if net.image_task is not None:
-        report["image_task"] = net.image_task.to_dict()
+    report = new_report(net, shape)
     with staged(folder) as staging:
         np.save(staging / "input.npy", sample.numpy())
         for setting in dict.fromkeys(chosen.values()):
@@ -191,18 +189,9 @@ def export_qonnx(
             with torch.no_grad():
                 _check_sample(comparisons["sample"], setting)
                 entry = _write(model, setting, subnet(sample), staging, comparisons)
-            _enter(report, setting, entry)
+            enter(report, setting, entry)
         (staging / "export.json").write_text(json.dumps(report, indent=2) + "\n")
     return {given: Path(folder) / _file_name(setting) for given, setting in chosen.items()}
-
-
-def _enter(report: dict[str, Any], setting: Setting, entry: dict[str, Any]) -> None:
-    """Write down what became of a bit-width, or of an assignment."""
-    if isinstance(setting, Assignment):
-        own = {"assignment": setting.to_dict(), **entry}
-        report.setdefault("assignments", {})[setting.name] = own
-    else:
-        report["bits"][str(setting)] = entry
 
 
 def _check_sample(comparison: Comparison, setting: Setting) -> None:

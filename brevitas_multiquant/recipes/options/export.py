@@ -30,6 +30,9 @@ class ExportOptions:
         nargs="+", metavar="FILE", help="JSON or YAML with bits for each site: written too"
     )
     img_size: int | None = option(type=positive, metavar="PIXELS", help="default: as trained")
+    integer: bool = option(
+        False, help="of onnx: layers that onnxruntime runs on integers, for speed on a CPU"
+    )
     allow_ties: bool = option(
         False, help="of qonnx: accept codes that float rounding decides, as behind layer norms"
     )
