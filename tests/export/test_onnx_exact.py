@@ -166,7 +166,7 @@ def test_it_is_compared_on_eight_images_and_on_those_that_are_given(monkeypatch,
         seen.append(images)
         original(model, subnet, images)
 
-    monkeypatch.setattr("brevitas_multiquant.export.onnx.qcdq.verify_onnx", counted)
+    monkeypatch.setattr("brevitas_multiquant.export.onnx.files.verify_onnx", counted)
     mine = torch.randn(3, *SHAPE[1:], dtype=torch.float64)
     net = build("plain")
     export_onnx(net, tmp_path, bits=[2], images=mine)
