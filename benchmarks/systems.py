@@ -47,6 +47,7 @@ from brevitas_multiquant.training.quant_noise import set_quant_noise
 from brevitas_multiquant.training.range_rates import scaled_rate
 
 KEPT = Path(__file__).resolve().parent / "results" / "systems"
+FILE = KEPT / "results.json"
 TRAINED, BATCH, SHAPE = 1347, 64, (1, 1, 8, 8)
 FLOAT_EPOCHS, EPOCHS, STEPS = 15, 8, 200
 LR, RANGE_LR = 0.05, 1e-3
@@ -259,18 +260,24 @@ SYSTEMS: dict[str, Callable[[Task], Result]] = {
 """Row of docs/methods.md -> what measures it."""
 
 
-def file_of(name: str, seed: int) -> Path:
-    """Where a result is kept."""
-    return KEPT / f"{name.replace(' ', '_').replace(',', '').replace('%', '')}_s{seed}.json"
+def kept() -> dict[str, dict[str, Result]]:
+    """System -> seed -> what was measured."""
+    found: dict[str, dict[str, Result]] = json.loads(FILE.read_text()) if FILE.is_file() else {}
+    return found
+
+
+def keep(name: str, seed: int, result: Result) -> None:
+    """Add what was measured."""
+    found = kept()
+    found.setdefault(name, {})[str(seed)] = result
+    FILE.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def results(seeds: list[int]) -> Mapping[str, list[Result]]:
     """What is kept, by system."""
-    files = {name: [file_of(name, seed) for seed in seeds] for name in SYSTEMS}
-    return {
-        name: [json.loads(one.read_text()) for one in of if one.is_file()]
-        for name, of in files.items()
-    }
+    found = kept()
+    of_seeds = {name: [found.get(name, {}).get(str(seed)) for seed in seeds] for name in SYSTEMS}
+    return {name: [one for one in of if one] for name, of in of_seeds.items()}
 
 
 def table(found: Mapping[str, list[Result]]) -> str:
@@ -297,14 +304,14 @@ def main() -> None:
     options = parser.parse_args()
     KEPT.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds if options.run else []:
-        missing = [name for name in options.systems if not file_of(name, seed).is_file()]
+        missing = [name for name in options.systems if str(seed) not in kept().get(name, {})]
         task = task_of(seed) if missing else None
         for name in missing:
             assert task is not None
             start = time.process_time()
             found = SYSTEMS[name](task)
             print(f"{name}, seed {seed}: {found}, {time.process_time() - start:.0f} CPU s")
-            file_of(name, seed).write_text(json.dumps(found, indent=1) + "\n")
+            keep(name, seed, found)
     text = table(results(options.seeds))
     print(text)
     (KEPT / "table.md").write_text(text + "\n")
