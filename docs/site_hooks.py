@@ -15,10 +15,12 @@ from brevitas_multiquant.version import __version__
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "docs"))
 
+from site_notebook import notebook_page  # noqa: E402
 from site_options import options_page  # noqa: E402
 
 GENERATED = {"results.md": "benchmarks/RESULTS.md", "changelog.md": "CHANGELOG.md"}
 OPTIONS = "reference/options.md"
+NOTEBOOK = "tour.ipynb"
 RESULTS = "benchmarks/results"
 FIGURES = (".png", ".svg")
 MORE = "More"
@@ -37,10 +39,14 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages of `GENERATED`, that of all options, and the figures that the results show."""
+    """Add pages: of `GENERATED`, of all options, of the notebook; and figures of the results."""
     for target, source in GENERATED.items():
         files.append(File.generated(config, target, content=(ROOT / source).read_text()))
     files.append(File.generated(config, OPTIONS, content=options_page(parsers())))
+    tour, figures = notebook_page(ROOT / "docs" / NOTEBOOK)
+    files.append(File.generated(config, "tour.md", content=tour))
+    for name, drawn in figures.items():
+        files.append(File.generated(config, name, content=drawn))
     for figure in (ROOT / RESULTS).rglob("*"):
         if figure.name.endswith(FIGURES):
             name = figure.relative_to(ROOT / "benchmarks").as_posix()

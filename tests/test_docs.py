@@ -1,6 +1,7 @@
 """Every Python snippet of the README and the docs runs, and links lead somewhere."""
 
 import html
+import json
 import os
 import re
 import subprocess
@@ -18,6 +19,7 @@ GENERATED = {
     "results.md",
     "changelog.md",
     "options.md",
+    "tour.md",
 }  # of the site, from files elsewhere: docs/site_hooks.py
 SNIPPETS = [
     pytest.param(snippet, id=f"{page.name}-{index}")
@@ -42,6 +44,12 @@ def test_local_links_lead_somewhere(page: Path) -> None:
         link for link in local if link not in GENERATED and not (page.parent / link).exists()
     ]
     assert not missing
+
+
+def test_the_notebook_keeps_no_outputs() -> None:
+    """They are made when the site is built."""
+    cells = json.loads((ROOT / "docs" / "tour.ipynb").read_text())["cells"]
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
 
 
 def test_files_that_the_architecture_names_exist() -> None:
@@ -75,6 +83,9 @@ def test_site_builds_without_warnings(tmp_path: Path) -> None:
         assert all(name in options for name in parser._option_string_actions if len(name) > 2)
     linked = (tmp_path / "index.html").read_text()
     assert all(f'href="{page.with_suffix(".html").as_posix()}"' in linked for page in written)
+    tour = html.unescape((tmp_path / "tour.html").read_text())
+    assert float(re.findall(r"8 bits: ([\d.]+) %", tour)[0]) > 95
+    assert "BRAM18" in tour and len(list((tmp_path / "tour_files").glob("*.png"))) == 3
     reference = (tmp_path / "reference" / "build.html").read_text()
     for name in ("multiquantize", "MultiQuantNet.set_active_bits"):
         assert f'.{name}"' in reference
