@@ -134,6 +134,7 @@ WAYS = {
     "kernels": Way(
         "FracBits, kernel by kernel", SEARCH, (*CANDIDATES, "--kernel-wise"), units=("bitops",)
     ),
+    "gates": Way("Bayesian Bits", SEARCH, ("--strategy", "bayesian_bits", "--bits", "2", "4", "8")),
 }
 
 

@@ -148,5 +148,9 @@ class BudgetError(MultiQuantError):
     """A budget that no bit-widths keep to, or that cannot be computed."""
 
 
+class MissingPackageError(MultiQuantError):
+    """An optional package that something needs and that is not installed."""
+
+
 class UniformBitsWarning(UserWarning):
     """A search for mixed bit-widths ended at the same everywhere."""

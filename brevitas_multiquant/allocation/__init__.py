@@ -5,6 +5,7 @@ from brevitas_multiquant.allocation.allocation import Allocation
 from brevitas_multiquant.allocation.bit_search import BitSearch, Settled
 from brevitas_multiquant.allocation.budget import Budget
 from brevitas_multiquant.allocation.cost_table import CostTable
+from brevitas_multiquant.allocation.gate_search import GateSearch
 from brevitas_multiquant.allocation.policies import POLICIES
 from brevitas_multiquant.allocation.regularisers import L1, Controller
 from brevitas_multiquant.allocation.rounding import round_to_budget
@@ -20,6 +21,7 @@ __all__ = [
     "Budget",
     "Controller",
     "CostTable",
+    "GateSearch",
     "SampledSearch",
     "Settled",
     "Strategy",

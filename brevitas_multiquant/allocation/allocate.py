@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from brevitas_multiquant.allocation import knapsack
 from brevitas_multiquant.allocation.accuracy import AccuracyFloor, Evaluate, accuracy_floor
 from brevitas_multiquant.allocation.allocation import Allocation
 from brevitas_multiquant.allocation.budget import Budget
@@ -73,11 +74,12 @@ def allocate(
             is given: then the fewest bit operations that are accurate enough.
         strategy: ``"sqnr"`` (default): noise at the output, from images without labels;
             ``"fisher"``: one backward, with labels; ``"fracbits"``: learned in some hundred updates
-            of the network, with labels; ``"mixquant"``: weights by their rounding error alone, no
-            data; ``"supernet"``: measured step by step on a network of run-time bit-widths, with
-            labels; ``"kl"``: how far the predicted classes go, from images without labels;
-            ``"sensitivity"``: layers go down in the order of a metric, as long as the budget or
-            ``accuracy_drop`` asks; ``"uniform"``: the same bits everywhere.
+            of the network, with labels; ``"bayesian_bits"``: likewise, by gates between 2, 4 and 8;
+            ``"mixquant"``: weights by their rounding error alone, no data; ``"supernet"``: measured
+            step by step on a network of run-time bit-widths, with labels; ``"kl"``: how far the
+            predicted classes go, from images without labels; ``"sensitivity"``: layers go down in
+            the order of a metric, as long as the budget or ``accuracy_drop`` asks; ``"uniform"``:
+            the same bits everywhere.
         accuracy_drop: how much of the accuracy of the float model may be lost (of a network, of
             that at its most bits): the cheapest that is found, in the unit of ``budget``. It is
             measured before any training, with all layers rounded: what training gains on top is
@@ -87,7 +89,7 @@ def allocate(
             labelled.
         data: batches of images (N, C, H, W), or of (images, labels).
         candidates: bits that may be chosen, or a mapping of ``"weight"`` and ``"activation"`` to
-            them; default: 2 to 8, or those of the network.
+            them; default: 2 to 8 (``"bayesian_bits"``: 2, 4 and 8), or those of the network.
         pins: name or glob of layers or sites -> bits that are no choice: one number, or (weights,
             activations) with None for what stays free. A name counts before a glob.
         groups: names or globs of sites that get the same bits.
@@ -111,6 +113,7 @@ def allocate(
         BitWidthError: bits, candidates, pins or groups that cannot be.
         ConfigError: an unknown strategy, or one that cannot choose for this model or not exactly.
         CalibrationError: data that is missing, or without labels where they are needed.
+        MissingPackageError: ``exact`` without scipy.
 
     Example:
         >>> import torch
@@ -130,11 +133,13 @@ def allocate(
     if exact and not row.knapsack:
         solving = [name for name, one in STRATEGIES.items() if one.knapsack]
         raise ConfigError(f"exact: expected it with one of {solving}, got {row.name!r}")
+    if exact:
+        knapsack.solver()  # whether it is there, before anything is measured
     given = {"profile": profile, "input_shape": input_shape, **conversion}
     made = {name: value for name, value in given.items() if value is not None}
     data = read_once(data, samples)
     sites = _given(model, row, bits, budget.unit, made, data)
-    every = EVERY_BIT if sites.is_float else sites.net.bits
+    every = (row.candidates or EVERY_BIT) if sites.is_float else sites.net.bits
     chosen_from = every if candidates is None else candidates
     problem = problem_of(sites, budget, chosen_from, pins or {}, groups)
     request = Request(data, samples, exact, model, made, options=options or {})

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from brevitas_multiquant.allocation.accuracy import Accuracy
+from brevitas_multiquant.core.optional_packages import optional_package
 from brevitas_multiquant.core.precision import Assignment
 
 UNITS = {"bitops": (1e9, "GBitOPs"), "bytes": (1e6, "MB"), "luts": (1e3, "thousand LUTs")}
@@ -120,10 +121,12 @@ class Allocation:
 
         Returns:
             The figure of matplotlib.
-        """
-        from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(10, 4), layout="constrained")
+        Raises:
+            MissingPackageError: matplotlib is not installed.
+        """
+        made = optional_package("matplotlib.figure", "plot", "recipes").Figure
+        figure = made(figsize=(10, 4), layout="constrained")
         both = bool(self.curve)
         bars = figure.add_subplot(1, 1 + both, 1)
         sites = list(self.assignment)

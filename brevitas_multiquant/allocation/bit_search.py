@@ -12,6 +12,7 @@ so have their weights; ranges are learned, in place of tanh with a maximum and o
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from brevitas_multiquant.allocation.budget import Budget
 from brevitas_multiquant.allocation.ends import uniform_bits
 from brevitas_multiquant.allocation.learned_widths import (
     Channels,
+    Kind,
     LearnedWidths,
     between_whole_bits,
 )
@@ -29,6 +31,7 @@ from brevitas_multiquant.allocation.search_task import Search, Settled
 from brevitas_multiquant.allocation.searchable import require_positive
 from brevitas_multiquant.allocation.sites import Width
 from brevitas_multiquant.nn.network import MultiQuantNet
+from brevitas_multiquant.quant.learned_bits import RealBits
 from brevitas_multiquant.training.task import BitWidthLoss
 
 __all__ = ["BitSearch", "Settled"]
@@ -96,6 +99,8 @@ class BitSearch(Search):
     strategy = "fracbits"
     advice = "take the Controller as regulariser, or a larger rate or budget"
     mover = "regulariser"
+    kind: ClassVar[Kind] = RealBits
+    """What a bit-width is."""
 
     def __init__(
         self,
@@ -127,7 +132,7 @@ class BitSearch(Search):
         self.rate = getattr(own, "rate", 0.02) if rate is None else rate
         if start is None:
             start = uniform_bits(self.problem) + HEADROOM
-        self.widths = LearnedWidths(self.problem, start, channels)
+        self.widths = LearnedWidths(self.problem, start, channels, kind=type(self).kind)
         self._open(own)
         self.speed = self.rate / self._sensitivity()
         self._ratio: Tensor | None = None
@@ -174,9 +179,9 @@ class BitSearch(Search):
         if self._ratio is None:
             return
         rate = self.speed * (1 - (1 - SLOWEST) * done)
-        for value in self.widths.parameters():
+        for value, share_it in self.widths.learned():
             if value.grad is not None:
-                value -= rate * value.numel() * value.grad
+                value -= rate * share_it * value.grad
                 value.grad = None
         for bits in self.widths.each():
             bits.project()
@@ -188,5 +193,7 @@ class BitSearch(Search):
 
     def _sensitivity(self) -> float:
         """By what a unit of rate changes cost over budget in an update, where bits start."""
-        gradients = torch.autograd.grad(self._ratios()[0], self.widths.parameters())
-        return float(sum(g.numel() * g.square().sum().item() for g in gradients))
+        learned = self.widths.learned()
+        gradients = torch.autograd.grad(self._ratios()[0], [value for value, _ in learned])
+        pairs = zip(gradients, learned, strict=True)
+        return float(sum(share_it * g.square().sum().item() for g, (_, share_it) in pairs))

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from itertools import chain, pairwise
+from typing import Any
 
 import numpy as np
 
 from brevitas_multiquant.allocation.rounding import ROUNDING
+from brevitas_multiquant.core.optional_packages import optional_package
 from brevitas_multiquant.errors import BudgetError
 
 Option = tuple[float, float]
@@ -91,13 +93,13 @@ def exactly(groups: Sequence[Sequence[Option]], budget: float) -> list[int]:
 
     Raises:
         BudgetError: the cheapest options cost more.
+        MissingPackageError: scipy is not installed.
 
     Example:
         >>> exactly([[(1, 8.0), (2, 4.0)], [(1, 5.0), (4, 0.0)]], 5)
         [0, 1]
     """
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
+    optimize = solver()
     least = sum(min(cost for cost, _ in options) for options in groups)
     _check_possible(least, budget)
     costs = np.array([cost for options in groups for cost, _ in options], float)
@@ -107,13 +109,13 @@ def exactly(groups: Sequence[Sequence[Option]], budget: float) -> list[int]:
     for group, (start, end) in enumerate(pairwise(starts)):
         one_each[group, start:end] = 1
     scale, worst = budget or 1.0, np.abs(losses).max() or 1.0
-    found = milp(
+    found = optimize.milp(
         losses / worst,
         integrality=np.ones(len(costs)),
-        bounds=Bounds(0, 1),
+        bounds=optimize.Bounds(0, 1),
         constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(costs[None] / scale, -np.inf, 1),
+            optimize.LinearConstraint(one_each, 1, 1),
+            optimize.LinearConstraint(costs[None] / scale, -np.inf, 1),
         ],
         options={"mip_rel_gap": 0.0},
     )
@@ -122,6 +124,15 @@ def exactly(groups: Sequence[Sequence[Option]], budget: float) -> list[int]:
     # the solver may be a rounding error above; then the hull's choice, which is not, stands
     spent = sum(options[one][0] for options, one in zip(groups, taken, strict=True))
     return by_hull(groups, budget) if _above(spent, budget) else taken
+
+
+def solver() -> Any:
+    """What `exactly` solves with.
+
+    Raises:
+        MissingPackageError: scipy is not installed.
+    """
+    return optional_package("scipy.optimize", "exact", "recipes")
 
 
 def _above(cost: float, budget: float) -> bool:

@@ -18,12 +18,16 @@ from brevitas_multiquant.cost.terms import Term, as_resources
 from brevitas_multiquant.errors import BitWidthError, BudgetError
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.nn.switchable import SwitchableQuantizer
+from brevitas_multiquant.quant.gated_bits import GatedBits
 from brevitas_multiquant.quant.layers import CodeLayer
-from brevitas_multiquant.quant.learned_bits import LearnedBits, learn, unlearn
+from brevitas_multiquant.quant.learned_bits import Lane, LearnedBits, RealBits, learn, unlearn
 from brevitas_multiquant.quant.proxies import activation_tensor_quant
 
 Channels = Mapping[str, tuple[int, ...]]
 """Layer -> bits of each of its output channels."""
+
+Kind = type[RealBits] | type[GatedBits]
+"""Made of candidates, where it starts, its shape, and whether it is a parameter."""
 
 TINY = 1e-30
 """What a bit is worth at least, so that it has a place in an order."""
@@ -52,6 +56,7 @@ class LearnedWidths:
         channels: candidates of each output channel, where those are learned kernel by kernel: all
             weights that are not pinned.
         by_gradient: whether they are parameters; else something else moves them.
+        kind: what a bit-width is that can be chosen.
 
     Raises:
         BudgetError: channels, and a unit in which they have no cost of their own.
@@ -60,6 +65,7 @@ class LearnedWidths:
     Attributes:
         shared: width -> its bits; of widths that share a choice, the first.
         of_layer: layer -> bits of its output channels.
+        channels: layer -> how many there are.
     """
 
     def __init__(
@@ -68,6 +74,7 @@ class LearnedWidths:
         start: float,
         channels: Sequence[int] | None = None,
         by_gradient: bool = True,
+        kind: Kind = RealBits,
     ) -> None:
         if channels is not None and problem.unit not in LINEAR:
             raise BudgetError(
@@ -76,7 +83,7 @@ class LearnedWidths:
             )
         self.problem = problem
         self.channel_candidates = None if channels is None else _checked(channels)
-        self._start, self._by_gradient = start, by_gradient
+        self._start, self._by_gradient, self._kind = start, by_gradient, kind
         device = device_of(problem.sites.net)
         self.shared = {
             width: self._bits(of if _is_counted(problem, width) else of[-1:]).to(device)
@@ -84,10 +91,13 @@ class LearnedWidths:
             if channels is None or width[1] == ACTIVATION or len(of) == 1
         }
         self.of_layer: dict[str, LearnedBits] = {}
+        self.channels: dict[str, int] = {}
 
     def _bits(self, candidates: Sequence[int], shape: tuple[int, ...] = ()) -> LearnedBits:
         start = min(max(self._start, candidates[0]), candidates[-1])
-        return LearnedBits(candidates, start, shape, self._by_gradient and len(candidates) > 1)
+        if len(candidates) == 1:
+            return RealBits(candidates, start, shape, is_learned=False)
+        return self._kind(candidates, start, shape, self._by_gradient)
 
     def attach(self, net: MultiQuantNet) -> None:
         """Let the quantizers of the network run at these bits."""
@@ -108,7 +118,7 @@ class LearnedWidths:
         assert self.channel_candidates is not None
         shape = (layer.weight.shape[0], *(1,) * (layer.weight.dim() - 1))
         bits = self._bits(self.channel_candidates, shape).to(layer.weight.device)
-        self.of_layer[name] = bits
+        self.of_layer[name], self.channels[name] = bits, shape[0]
         return bits
 
     def each(self) -> Iterator[LearnedBits]:
@@ -116,9 +126,13 @@ class LearnedWidths:
         yield from self.shared.values()
         yield from self.of_layer.values()
 
+    def learned(self) -> list[tuple[Tensor, int]]:
+        """As of `LearnedBits.learned`, of all of them."""
+        return [one for bits in self.each() for one in bits.learned()]
+
     def parameters(self) -> list[Tensor]:
-        """Those that are learned."""
-        return [bits.value for bits in self.each() if bits.value.requires_grad]
+        """What is learned."""
+        return [value for value, _ in self.learned()]
 
     @property
     def count(self) -> int:
@@ -127,15 +141,20 @@ class LearnedWidths:
 
     def cost(self) -> tuple[Tensor, ...]:
         """What the network costs at its bits now, of each resource, differentiable."""
-        shared = {width: bits.value for width, bits in self.shared.items()}
-        parts = [as_resources(self._cost_of(term, shared)) for term in self.problem.terms]
+        return self._cost_at({key: bits.value for key, bits in self._by_key().items()})
+
+    def _by_key(self) -> dict[Any, LearnedBits]:
+        """Width, or layer of channels -> its bits."""
+        return {**self.shared, **self.of_layer}
+
+    def _cost_at(self, values: Mapping[Any, Tensor]) -> tuple[Tensor, ...]:
+        parts = [as_resources(self._cost_of(term, values)) for term in self.problem.terms]
         return tuple(torch.as_tensor(sum(part)) for part in zip(*parts, strict=True))
 
-    def _cost_of(self, term: Term, shared: Mapping[Width, Tensor]) -> Any:
-        own = self.of_layer.get(term.layer)
-        if own is None or not term.widths:
-            return term(shared)
-        return term({**shared, term.widths[0]: own.value.mean()})
+    def _cost_of(self, term: Term, values: Mapping[Any, Tensor]) -> Any:
+        if term.layer not in self.of_layer or not term.widths:
+            return term(values)
+        return term({**values, term.widths[0]: values[term.layer].mean()})
 
     def numbers(self) -> dict[str, float]:
         """``layer1.conv1 weight`` -> its bits now; of channels the mean."""
@@ -154,41 +173,40 @@ class LearnedWidths:
         the loss and of the cost balance. So steps are taken in the order of the fractions that
         were learned, and what is left of the budget goes to the nearest ones.
         """
-        worth = self._worth()
+        lanes = {layer: own.lanes() for layer, own in self.of_layer.items()}
+        worth = self._worth(lanes)
         bits: dict[Any, float] = {w: b.value.item() for w, b in self.shared.items()}
         candidates: dict[Any, Sequence[int]] = dict(self.problem.candidates)
-        for layer, own in self.of_layer.items():
-            values = own.value.detach().flatten().tolist()
-            keep = values.index(max(values))
-            for index, value in enumerate(values):
-                bits[layer, index] = value
-                some = [one for one in own.candidates if one]
-                candidates[layer, index] = some if index == keep else own.candidates
-                bits[layer, index] = max(value, candidates[layer, index][0])
-        terms = [one for term in self.problem.terms for one in self._by_channel(term)]
+        for layer, of in lanes.items():
+            for index, lane in enumerate(of):
+                bits[layer, index], candidates[layer, index] = lane.bits, lane.candidates
+        terms = [one for term in self.problem.terms for one in self._by_lane(term, lanes)]
 
         def gain(width: Any, low: int, high: int) -> float:
             share = (bits[width] - low) / (high - low)
             return (share if share > 0 else 2.0 ** (share - 1)) * worth[width]
 
         found = round_to_budget(bits, candidates, terms, self.problem.limits, gain)
-        channels = {
-            layer: tuple(found[layer, index] for index in range(own.value.numel()))
-            for layer, own in self.of_layer.items()
-        }
+        channels = {}
+        for layer, of in lanes.items():
+            own_bits = [0] * self.channels[layer]
+            for index, lane in enumerate(of):
+                for channel in lane.channels:
+                    own_bits[channel] = found[layer, index]
+            channels[layer] = tuple(own_bits)
         chosen = {width: found[width] for width in self.shared}
-        for layer, of in channels.items():
+        for layer, each in channels.items():
             width = self.problem.same[self.problem.sites.of_layer[layer], WEIGHT]
-            chosen[width] = max(*of, chosen.get(width, 0))
+            chosen[width] = max(*each, chosen.get(width, 0))
         return {width: chosen[width] for width in self.problem.candidates}, channels
 
     @torch.no_grad()
     def set(self, chosen: Mapping[Width, int], channels: Channels) -> None:
         """Have whole bits."""
         for width, bits in self.shared.items():
-            bits.value.fill_(chosen[width])
+            bits.set(chosen[width])
         for layer, own in self.of_layer.items():
-            own.value.copy_(own.value.new_tensor(channels[layer]).view_as(own.value))
+            own.set(channels[layer])
 
     def counted(self, channels: Channels) -> tuple[Term, ...]:
         """The terms of the cost, where layers with bits by channel have the mean of those."""
@@ -199,28 +217,35 @@ class LearnedWidths:
             for term in self.problem.terms
         )
 
-    def _worth(self) -> dict[Any, float]:
-        """Width or channel -> what a bit of it costs, at the bits as they are."""
-        learned = [bits.value for bits in self.each() if bits.value.requires_grad]
+    def _worth(self, lanes: Mapping[str, Sequence[Lane]]) -> dict[Any, float]:
+        """Width, or channels -> what a bit of it costs, at the bits as they are."""
+        by_key = self._by_key()
+        learned = [key for key, bits in by_key.items() if bits.learned()]
+        values = {key: bits.value.detach() for key, bits in by_key.items()}
+        leaves = [values[key].requires_grad_() for key in learned]
         with torch.enable_grad():
-            gradients = torch.autograd.grad(self.cost()[0], learned) if learned else ()
-        of = {id(value): gradient for value, gradient in zip(learned, gradients, strict=True)}
-        worth: dict[Any, float] = {}
-        for width, bits in self.shared.items():
-            worth[width] = of[id(bits.value)].item() if id(bits.value) in of else 1.0
-        for layer, bits in self.of_layer.items():
-            for index, one in enumerate(of[id(bits.value)].flatten().tolist()):
-                worth[layer, index] = one
+            gradients = torch.autograd.grad(self._cost_at(values)[0], leaves) if leaves else ()
+        of = dict(zip(learned, gradients, strict=True))
+        worth: dict[Any, float] = {
+            width: of[width].item() if width in of else 1.0 for width in self.shared
+        }
+        for layer, those in lanes.items():
+            each = of[layer].expand_as(self.of_layer[layer].value).flatten().tolist()
+            for index, lane in enumerate(those):
+                worth[layer, index] = each[lane.channels[0] % len(each)]
         return {width: max(one, TINY) for width, one in worth.items()}
 
-    def _by_channel(self, term: Term) -> list[Term]:
-        own = self.of_layer.get(term.layer)
-        if own is None or not term.widths:
+    def _by_lane(self, term: Term, lanes: Mapping[str, Sequence[Lane]]) -> list[Term]:
+        if term.layer not in lanes or not term.widths:
             return [term]
-        count = own.value.numel()
-        of = partial(_share, term.of, count)
+        count = self.channels[term.layer]
         return [
-            Term(((term.layer, index), *term.widths[1:]), of, term.layer) for index in range(count)
+            Term(
+                ((term.layer, index), *term.widths[1:]),
+                partial(_share, term.of, len(lane.channels), count),
+                term.layer,
+            )
+            for index, lane in enumerate(lanes[term.layer])
         ]
 
     def detach(self, net: MultiQuantNet) -> None:
@@ -251,6 +276,6 @@ def _is_counted(problem: Problem, width: Width) -> bool:
     return problem.cost(most) != problem.cost({**most, width: of[0]})
 
 
-def _share(of: Any, count: int, weight: Any, *read: Any) -> Any:
-    """What a channel costs of its layer."""
-    return of(weight, *read) / count
+def _share(of: Any, some: int, count: int, weight: Any, *read: Any) -> Any:
+    """What some of its channels cost of a layer."""
+    return of(weight, *read) * some / count

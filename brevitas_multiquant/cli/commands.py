@@ -9,7 +9,8 @@ from importlib import import_module
 from brevitas_multiquant.cli.allocate import allocate_parser
 from brevitas_multiquant.cli.check import check_parser
 from brevitas_multiquant.cli.inspect import inspect_parser
-from brevitas_multiquant.recipes.errors import MissingPackageError, exit_code
+from brevitas_multiquant.errors import MissingPackageError
+from brevitas_multiquant.recipes.errors import exit_code
 from brevitas_multiquant.recipes.options.demo import demo_parser
 from brevitas_multiquant.recipes.options.evaluate import evaluate_parser
 from brevitas_multiquant.recipes.options.export import export_parser

@@ -9,11 +9,11 @@ from brevitas_multiquant.core.config import MultiQuantConfig
 from brevitas_multiquant.core.float_model import ModelSource, infer_input_shape, source_named
 from brevitas_multiquant.core.method import method_named
 from brevitas_multiquant.core.precision import Assignment
-from brevitas_multiquant.errors import BitWidthError, SourceError
+from brevitas_multiquant.errors import BitWidthError, MissingPackageError, SourceError
 from brevitas_multiquant.methods.convert import multiquantize
 from brevitas_multiquant.methods.options import config_from
 from brevitas_multiquant.nn import MultiQuantNet
-from brevitas_multiquant.recipes.errors import MissingPackageError, OptionError
+from brevitas_multiquant.recipes.errors import OptionError
 from brevitas_multiquant.recipes.options.model import NetworkOptions
 from brevitas_multiquant.recipes.options.option import argument, option
 from brevitas_multiquant.recipes.options.types import positive

@@ -118,7 +118,7 @@ def _split(bits: Tensor, most: int) -> tuple[Tensor, Tensor]:
     return below, bits - below
 
 
-def _rounded(distance: Tensor, inverse: Tensor, largest: Any, offset: int) -> Tensor:
+def rounded_places(distance: Tensor, inverse: Tensor, largest: Any, offset: int) -> Tensor:
     """Places of values in a range, around their middle where there is an offset."""
     # a reciprocal times a number, as the plain quantizer has it: a quotient has other bits
     places = (distance * (inverse * largest)).round_()
@@ -141,8 +141,8 @@ def _both(
     fewer, more = torch.exp2(below) - 1, torch.exp2(below + 1) - 1
     distance = torch.minimum(torch.maximum(x, lower), upper).sub_(lower)
     inverse = (upper - lower).reciprocal()
-    first = _rounded(distance, inverse, fewer, offset)
-    second = _rounded(distance, inverse, more, offset)
+    first = rounded_places(distance, inverse, fewer, offset)
+    second = rounded_places(distance, inverse, more, offset)
     low = torch.where(below > 0, gain * (1 - share) / fewer.clamp(min=1), 0.0)
     return first, second, (low, gain * share / more)
 
@@ -211,7 +211,7 @@ def _clipped(x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
 
 
 def _places_(distance: Tensor, inverse: Tensor, largest: int, offset: int) -> Tensor:
-    """`_rounded`, in place."""
+    """`rounded_places`, in place."""
     places = distance.mul_((inverse * largest).item()).round_()
     return places.sub_(largest / 2) if offset else places
 

@@ -4,6 +4,8 @@ import os
 import sys
 from collections.abc import Callable
 
+import brevitas_multiquant
+from brevitas_multiquant.core.optional_packages import missing
 from brevitas_multiquant.errors import (
     BitWidthError,
     ConfigError,
@@ -22,10 +24,6 @@ class UnknownDatasetError(MultiQuantError):
 
 class MissingFileError(MultiQuantError):
     """A file or folder that a recipe needs and that is not there."""
-
-
-class MissingPackageError(MultiQuantError):
-    """An optional package that an option needs and that is not installed."""
 
 
 class DatasetError(MultiQuantError):
@@ -86,6 +84,11 @@ def exit_code(recipe: Callable[[], object]) -> int:
     except MultiQuantError as error:
         say(type(error).__name__, error)
         return 2 if isinstance(error, USAGE_ERRORS) else 1
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.partition(".")[0] == brevitas_multiquant.__name__:
+            raise  # no package that anybody could install
+        say("MissingPackageError", missing("this program", error.name, "recipes"))
+        return 1
     except OSError as error:
         say("OutputError", error)
         return 1

@@ -2,7 +2,8 @@
 
 FracBits (Yang and Jin, AAAI 2021): for most of the epochs bits are real numbers that learn beside
 the weights, then they are made whole within the budget and the rest is plain training of the
-network that they give, without a break. With ``--strategy fliqs`` or ``amed`` every step draws
+network that they give, without a break. With ``--strategy bayesian_bits`` gates choose between 2, 4
+and 8 bits, and prune channels. With ``fliqs`` or ``amed`` every step draws
 whole bits instead, and learns from how the network did at them. A run is a function of its options,
 as those of ``train`` are, and goes on with ``--resume``.
 """
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from brevitas_multiquant.allocation.bit_search import BitSearch
 from brevitas_multiquant.allocation.budget import Budget
+from brevitas_multiquant.allocation.gate_search import GateSearch
 from brevitas_multiquant.allocation.policies import POLICIES
 from brevitas_multiquant.allocation.regularisers import L1, Controller, Regulariser
 from brevitas_multiquant.allocation.sampled_search import SampledSearch
@@ -32,7 +34,12 @@ from brevitas_multiquant.recipes.network.build import create_network
 from brevitas_multiquant.recipes.network.multi_branch import IMAGE_CHANNELS, MultiBranch
 from brevitas_multiquant.recipes.network.searched import Searched
 from brevitas_multiquant.recipes.options.search import SearchRunOptions, parse_search
-from brevitas_multiquant.recipes.options.searching import FRACBITS, SearchOptions
+from brevitas_multiquant.recipes.options.searching import (
+    BAYESIAN_BITS,
+    BY_GRADIENT,
+    FRACBITS,
+    SearchOptions,
+)
 from brevitas_multiquant.recipes.results import bits as results
 from brevitas_multiquant.recipes.results import page
 from brevitas_multiquant.recipes.results.checkpoints import Checkpoint
@@ -112,6 +119,7 @@ def _search(net: MultiQuantNet, budget: Budget, options: SearchRunOptions) -> Se
 
 MAKERS: dict[str, Callable[..., Search]] = {
     FRACBITS: BitSearch,
+    BAYESIAN_BITS: GateSearch,
     **{name: partial(SampledSearch, policy=name) for name in POLICIES},
 }
 """``--strategy`` -> makes the search."""
@@ -119,7 +127,7 @@ MAKERS: dict[str, Callable[..., Search]] = {
 
 def _options_of_strategy(options: SearchRunOptions) -> dict[str, Any]:
     own = options.search
-    if own.strategy != FRACBITS:
+    if own.strategy not in BY_GRADIENT:
         return {"options": dict(own.policy_options)}
     channels = None
     if own.kernel_wise:

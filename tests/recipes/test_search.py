@@ -70,6 +70,7 @@ def test_a_search_leaves_a_mixed_network_and_its_curves(tmp_path, capsys):
 PLAIN: tuple[str, ...] = ()
 CHANNELS = ("--kernel-wise", "--model-ema")
 FLIQS = ("--strategy", "fliqs", "--policy-options", "rate=0.5", "uniform_share=0", "--model-ema")
+GATES = ("--strategy", "bayesian_bits", "--kernel-wise", "--budget", "uniform=4")
 AMED = ("--strategy", "amed", "--policy-options", "period=2")
 
 
@@ -91,7 +92,7 @@ def whole_runs(tmp_path_factory):
     ("more", "epoch", "step"),
     [
         *((PLAIN, 1, 1), (PLAIN, 4, 0), (CHANNELS, 3, 1), (CHANNELS, 4, 0)),
-        *((FLIQS, 1, 1), (AMED, 2, 0)),
+        *((FLIQS, 1, 1), (AMED, 2, 0), (GATES, 2, 0)),
     ],
 )
 def test_a_search_that_was_stopped_goes_on_to_the_bit(
@@ -212,7 +213,7 @@ def test_the_published_term_and_convention(tmp_path, capsys):
         (("--channel-bits", "0", "2"), "--channel-bits: expected it with --kernel-wise"),
         (
             ("--strategy", "fliqs", "--kappa", "2"),
-            "--kappa: expected it with --strategy fracbits, got fliqs",
+            "--kappa: expected it with --strategy fracbits or bayesian_bits, got fliqs",
         ),
         (
             ("--policy-options", "beta=2"),

@@ -11,6 +11,7 @@ from torch import nn
 from brevitas_multiquant.allocation.accuracy import AccuracyFloor
 from brevitas_multiquant.allocation.bit_plane_search import BitPlaneSearch
 from brevitas_multiquant.allocation.bit_search import BitSearch
+from brevitas_multiquant.allocation.gate_search import PUBLISHED, GateSearch
 from brevitas_multiquant.allocation.problem import Problem
 from brevitas_multiquant.allocation.sampled_search import SampledSearch
 from brevitas_multiquant.allocation.solve import Found, Point, solve
@@ -64,6 +65,7 @@ class Strategy:
         knapsack: whether it solves a knapsack, which can be done exactly.
         keeps_floor: whether it keeps the accuracy of a request itself.
         descends: whether its curve goes down from the most bits as far as a budget asks.
+        candidates: of a float model, where nobody gives any; None: 2 to 8.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Strategy:
     knapsack: bool = False
     keeps_floor: bool = False
     descends: bool = False
+    candidates: tuple[int, ...] | None = None
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -146,6 +149,13 @@ def _fracbits(problem: Problem, request: Request, *, steps: int = STEPS) -> Foun
     return _short(problem, request, strategy="fracbits", make=BitSearch, steps=steps)
 
 
+def _bayesian_bits(
+    problem: Problem, request: Request, *, steps: int = STEPS, seed: int = 0
+) -> Found:
+    how: Any = {"strategy": "bayesian_bits", "make": GateSearch, "steps": steps, "seed": seed}
+    return _short(problem, request, **how)
+
+
 def _fliqs(
     problem: Problem,
     request: Request,
@@ -200,6 +210,13 @@ _ROWS = (
     ),
     Strategy("mixquant", _mixquant, weights=True, paper="MixQuant (2309.17341)"),
     Strategy("fracbits", _fracbits, weights=True, paper="FracBits (2007.02017), a short search"),
+    Strategy(
+        "bayesian_bits",
+        _bayesian_bits,
+        weights=True,
+        paper="Bayesian Bits (2005.07093), a short search",
+        candidates=PUBLISHED,
+    ),
     Strategy("fliqs", _fliqs, weights=True, paper="FLIQS (2308.03290), a short search"),
     Strategy("amed", _amed, weights=True, paper="AMED (2205.15437), a short search"),
     Strategy("csq", _csq, weights=True, paper="CSQ (2212.02770), a short search"),

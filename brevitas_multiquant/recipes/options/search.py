@@ -3,11 +3,13 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
+from brevitas_multiquant.allocation.gate_search import PUBLISHED
 from brevitas_multiquant.methods.settle import INDIVIDUAL
 from brevitas_multiquant.recipes.errors import OptionError
 from brevitas_multiquant.recipes.options.option import Parser, add_group
-from brevitas_multiquant.recipes.options.searching import SearchOptions
+from brevitas_multiquant.recipes.options.searching import BAYESIAN_BITS, SearchOptions
 from brevitas_multiquant.recipes.options.train import (
     TITLES,
     TrainOptions,
@@ -16,7 +18,8 @@ from brevitas_multiquant.recipes.options.train import (
 )
 
 CANDIDATES = [2, 3, 4, 5, 6, 7, 8]
-"""Of ``--bits``, where nothing else is given."""
+CANDIDATES_OF = {BAYESIAN_BITS: list(PUBLISHED)}
+"""Of ``--bits``, where nothing else is given; those of strategies that have others."""
 
 
 def epochs_of_search(search_share: float, epochs: int) -> int:
@@ -40,6 +43,13 @@ class SearchRunOptions(TrainOptions):
     """
 
     search: SearchOptions
+
+    @classmethod
+    def from_parsed(cls, parsed: argparse.Namespace) -> Self:
+        """As of `TrainOptions`; candidates that nobody gave are the strategy's."""
+        if parsed.bits is None:
+            parsed.bits = CANDIDATES_OF.get(parsed.strategy, CANDIDATES)
+        return super().from_parsed(parsed)
 
     @property
     def search_epochs(self) -> int:
@@ -77,7 +87,7 @@ def search_parser() -> argparse.ArgumentParser:
     add_group(parser, "search", SearchOptions)
     for title, concerns in TITLES.items():
         add_group(parser, title, *concerns)
-    parser.set_defaults(bits=CANDIDATES, method=INDIVIDUAL)
+    parser.set_defaults(bits=None, method=INDIVIDUAL)
     return parser
 
 

@@ -18,16 +18,16 @@ from brevitas_multiquant.recipes.options.types import (
 )
 
 LIMITS = (*UNITS[:3], "ratio", "uniform")
-FRACBITS = "fracbits"
-SEARCHES = (FRACBITS, *POLICIES)
+FRACBITS, BAYESIAN_BITS = BY_GRADIENT = ("fracbits", "bayesian_bits")
+SEARCHES = (*BY_GRADIENT, *POLICIES)
 REGULARISERS = ("controller", "l1")
 REGULARISER_OF = {"horizon": "controller", "kappa": "l1"}
 """Option -> the regulariser that has it."""
 
-OF_FRACBITS = (
+OF_GRADIENTS = (
     *("kernel_wise", "channel_bits", "start_bits", "regulariser", "bit_rate", "horizon", "kappa"),
 )
-"""Options that no other strategy has."""
+"""Options that only strategies of `BY_GRADIENT` have."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ class SearchOptions:
     pins: list[tuple[str, Any]] = option(
         [], key_value, "bits, or [weight, activation]", nargs="*", metavar="LAYERS=BITS"
     )
-    kernel_wise: bool = option(False, help="bits of weights by output channel")
+    kernel_wise: bool = option(
+        False, help="bits of weights by output channel; of bayesian_bits, whether each is pruned"
+    )
     channel_bits: list[int] | None = option(
         type=not_negative,
         nargs="+",
@@ -110,9 +112,10 @@ class SearchOptions:
 
     def _check_strategy(self) -> None:
         """Refuse options of another strategy."""
-        for name in ("policy_options",) if self.strategy == FRACBITS else OF_FRACBITS:
+        by_gradient = self.strategy in BY_GRADIENT
+        for name in ("policy_options",) if by_gradient else OF_GRADIENTS:
             if getattr(self, name) != getattr(SearchOptions(), name):
-                owner = "fliqs or amed" if self.strategy == FRACBITS else FRACBITS
+                owner = " or ".join(POLICIES if by_gradient else BY_GRADIENT)
                 raise OptionError(
                     f"--{name.replace('_', '-')}: expected it with --strategy {owner}, got "
                     f"{self.strategy}"

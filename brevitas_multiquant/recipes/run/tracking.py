@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 from accelerate import Accelerator
 
-from brevitas_multiquant.recipes.errors import MissingPackageError
+from brevitas_multiquant.errors import MissingPackageError
 
 
 def require_tracker(name: str | None) -> None:
