@@ -124,9 +124,11 @@ def multiquantize(
         branch_init: ``"copy"``: each branch starts from the model's weights, with weight ranges
             2% apart, since branches equal in both would stay equal forever. ``"shuffle"``, for
             training from scratch: each but the first from a seeded permutation of the weights.
-        stem: module that ends the stem, instead of the first convolution and its norm.
+        stem: module that ends the stem, instead of the first convolution and its norm; ``"none"``:
+            there is no stem, the first layer is quantized as those behind it are.
         head: module that starts the float head, instead of the last layer of each output. It and
             whatever follows are the head; an output made elsewhere is the branches' own.
+            ``"none"``: there is no head, likewise.
         keep: modules that stay as their author wrote them, with their layers replaced in place.
             The self-check adds those whose behaviour in training a trace would lose: random
             draws, counters, other paths (``net.plan.notes``).

@@ -16,8 +16,9 @@ import torch
 from torchvision.utils import save_image
 
 from brevitas_multiquant import MultiQuantNet, load_packed
+from brevitas_multiquant.errors import MissingPackageError
 from brevitas_multiquant.recipes.data.images import load_digit_images
-from brevitas_multiquant.recipes.errors import MissingPackageError, exit_code
+from brevitas_multiquant.recipes.errors import exit_code
 from brevitas_multiquant.recipes.options.demo import DemoOptions, parse_demo
 from brevitas_multiquant.recipes.predict import (
     images_and_classes,

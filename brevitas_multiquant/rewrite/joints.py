@@ -52,6 +52,10 @@ _STATELESS_LINEAR_CALLS = {
 }
 
 
+NOTHING = "none"
+"""In place of a module's name: nothing is stem, or head, and all layers are in the branches."""
+
+
 class Joints:
     """Finds the tensors at which a traced model is cut; collects reasons where it cannot.
 
@@ -81,10 +85,10 @@ class Joints:
         What the head reads of the stem's is in both.
 
         Args:
-            stem: name of the module that ends the stem.
-            head: name of the module that starts the head.
+            stem: name of the module that ends the stem, or `NOTHING`.
+            head: name of the module that starts the head, or `NOTHING`.
         """
-        behind = self._named_head(head) if head is not None else self._head()
+        behind = self._head() if head is None else self._named_head(head)
         before = self._stem(behind) if stem is None else self._named_stem(stem, behind)
         if self._reasons:
             return (), ()
@@ -213,6 +217,8 @@ class Joints:
         return found
 
     def _named_stem(self, name: str, behind: Collection[fx.Node]) -> set[fx.Node]:
+        if name == NOTHING:
+            return set()
         inside = self._inside(name, "stem")
         if not inside:
             return set()
@@ -226,6 +232,8 @@ class Joints:
         return set(nodes_between([self._traced.image], [end])) | {end}
 
     def _named_head(self, name: str) -> set[fx.Node]:
+        if name == NOTHING:
+            return set()
         behind = descendants(self._inside(name, "head"), self._on_path)
         return behind - {self._traced.graph.output_node()}
 

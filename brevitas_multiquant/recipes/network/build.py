@@ -84,6 +84,7 @@ def create_network(options: ModelOptions, num_classes: int, img_size: int, seed:
             model,
             config=_config(options),
             branch_init=options.branch_init or ("copy" if options.trained else "shuffle"),
+            stem=options.stem,
             head=options.head,
             input_shape=(1, IMAGE_CHANNELS, img_size, img_size),
             source=source,

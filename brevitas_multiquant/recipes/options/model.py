@@ -43,8 +43,12 @@ class ModelOptions(NetworkOptions):
         metavar="FILE",
         help="JSON or YAML: bits of each layer in place of --bits, of --method individual",
     )
+    stem: str | None = option(
+        metavar="NAME",
+        help="module up to which all is float, or none (default: the first layer and its norm)",
+    )
     head: str | None = option(
-        metavar="NAME", help="module from which on all is float (default: the last)"
+        metavar="NAME", help="module from which on all is float, or none (default: the last)"
     )
     branch_init: str | None = option(
         choices=["copy", "shuffle"], help="default: copy trained weights only"
