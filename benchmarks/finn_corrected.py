@@ -1,4 +1,4 @@
-"""What the logic of threshold units, which FINN's estimate leaves out, makes in the matrix.
+"""What the LUTs that FINN's estimate leaves out make in the matrix.
 
     python benchmarks/finn_corrected.py && python benchmarks/finn_matrix.py --table
 
@@ -7,7 +7,6 @@ For each row of `finn_matrix.py` the same network is built again and counted by
 line a row; ``finn_matrix.py --table`` puts them beside FINN's numbers.
 """
 
-import csv
 import sys
 from collections.abc import Iterator
 from itertools import groupby
@@ -19,6 +18,7 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import finn_yosys  # noqa: E402
 from benchmarks.finn_matrix import (  # noqa: E402
     CANDIDATES,
     CORRECTED,
@@ -69,9 +69,13 @@ def rows() -> Iterator[dict[str, Any]]:
         for _, label in group:
             net = net or build(name, NETWORKS[name][0], **options(label))
             nodes = layers(name, label, net)
-            estimate = luts.total(nodes).luts
-            logic = luts.corrected_luts(nodes) - estimate
-            yield {"network": name, "bits": label, "estimate": estimate, "logic": logic}
+            tables = [node for node in nodes if isinstance(node, luts.Thresholds)]
+            thresholds = sum(map(luts.threshold_logic, tables))
+            yield {
+                **{"network": name, "bits": label, "estimate": luts.total(nodes).luts},
+                "thresholds": thresholds,
+                "products": sum(map(luts.uncounted_luts, nodes)) - thresholds,
+            }
 
 
 def main() -> None:
@@ -80,10 +84,7 @@ def main() -> None:
     for row in rows():
         print(row, flush=True)
         found.append(row)
-    with CORRECTED.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ("network", "bits", "estimate", "logic"), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
+    finn_yosys.write(CORRECTED, tuple(found[0]), found)
 
 
 if __name__ == "__main__":

@@ -167,12 +167,15 @@ def measure_plain(name: str) -> dict[str, Any]:
 
 
 def corrections() -> dict[tuple[str, str], tuple[int, int]]:
-    """Network and bits -> LUTs that the rules estimate, and those of logic that FINN leaves out."""
+    """Network and bits -> LUTs that the rules estimate, and those that FINN leaves out."""
     if not CORRECTED.exists():
         return {}
     with CORRECTED.open() as file:
         return {
-            (row["network"], row["bits"]): (int(row["estimate"]), int(row["logic"]))
+            (row["network"], row["bits"]): (
+                int(row["estimate"]),
+                int(row["thresholds"]) + int(row["products"]),
+            )
             for row in csv.DictReader(file)
         }
 

@@ -35,7 +35,7 @@ MEMORIES = ("finn", "auto")
 
 def network(size: int, switchable: bool) -> Any:
     """As in the matrix; weights are fixed in one accelerator, so norms have one sign there."""
-    net = build("cifar_resnet8", size, EVEN)
+    net = build("cifar_resnet8", size, bits=EVEN)
     if switchable:
         for norm in net.modules():
             if isinstance(norm, nn.BatchNorm2d):
@@ -84,7 +84,7 @@ def table() -> str:
 
 def fits() -> str:
     """What fits where, as it is printed."""
-    net, boards = build("cifar_resnet8", 32, EVEN), ["ZCU104", "Ultra96-V2"]
+    net, boards = build("cifar_resnet8", 32, bits=EVEN), ["ZCU104", "Ultra96-V2"]
     return f"```text\n{fit_table(net, boards, ['xc7z020clg400-1'], memory='auto')}\n```"
 
 

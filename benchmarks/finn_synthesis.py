@@ -19,13 +19,9 @@ deep, in LUTs), to show that logic and FINN's estimate add up.
 """
 
 import argparse
-import csv
 import os
-import re
-import subprocess
 import sys
 import tempfile
-from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -35,14 +31,13 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import finn_yosys  # noqa: E402
 from brevitas_multiquant.cost import luts  # noqa: E402
 
-RESULTS = ROOT / "benchmarks" / "results"
+CSV = finn_yosys.RESULTS / "finn_synthesis.csv"
 PART, CLOCK_NS, NAME = "xczu7ev-ffvc1156-2-e", 5.0, "Thresholding_rtl_0"
 COMPARATOR = "comparator"
-LUT_CELL = re.compile(r"LUT\d|INV|SRL\w+")
-BOXES = """(* blackbox *) module SRLC32E(
-  output logic Q, input logic [4:0] A, input logic CE, CLK, D); endmodule
+BOXES = f"""{finn_yosys.SHIFT_REGISTER}
 (* blackbox *) module Table(
   input logic clk, we, input logic [31:0] a, input logic d, output logic q); endmodule
 """
@@ -75,10 +70,6 @@ REWORDED = (  # pattern -> the same in other words
     (r"(\t\tuwire\s+aload = [^\n]*\n)", rf"\1{QUEUE}"),
 )
 BOXED = (r"\n\t+\(\* DONT_TOUCH[^\n]*\n\s*val_t  Threshs.*?end : blkThresh\n", TABLE)
-YOSYS = (
-    "read_slang --threads 1 --allow-use-before-declare --ignore-assertions --top {top} {files}; "
-    "synth_xilinx -family xcup -nobram -noiopad -noclkbuf -flatten -top {top}; tee -o {out} stat"
-)
 
 
 @dataclass(frozen=True)
@@ -144,10 +135,8 @@ def write_unit(unit: Unit, folder: Path) -> tuple[list[str], int]:
     for source in map(Path, layer.get_rtl_file_list(abspath=True)):
         text = source.read_text()
         if source.name == "thresholding.sv":
-            for pattern, replacement in REWORDED if unit.whole else (*REWORDED, BOXED):
-                text, count = re.subn(pattern, replacement, text, flags=re.S)
-                if count != 1:
-                    raise RuntimeError(f"{source}: another release of FINN: no single {pattern!r}")
+            patterns = REWORDED if unit.whole else (*REWORDED, BOXED)
+            text = finn_yosys.reworded(text, patterns, source)
         (folder / source.name).write_text(text)
         names.append(source.name)
     return names, int(layer.lut_estimation(PART))
@@ -160,26 +149,6 @@ def write_comparator(bits: int, folder: Path) -> list[str]:
     return ["c.sv"]
 
 
-def cells(yosys: str, folder: Path, top: str, files: list[str]) -> Counter[str]:
-    """Kind of cell -> how many."""
-    script = YOSYS.format(top=top, files=" ".join(files), out="cells.txt")
-    command = [yosys, "-Q", "-q", "-p", script]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError((done.stdout + done.stderr)[-2000:])
-    lines = (folder / "cells.txt").read_text().splitlines()
-    found = (re.fullmatch(r"\s*(\d+)\s+([A-Z][A-Z0-9_]+)\s*", line) for line in lines)
-    return Counter({match[2]: int(match[1]) for match in found if match})
-
-
-def counted(found: Counter[str]) -> dict[str, int]:
-    """Columns of a result."""
-    return {
-        "logic": sum(n for kind, n in found.items() if LUT_CELL.fullmatch(kind)),
-        "flip_flops": sum(n for kind, n in found.items() if kind[:2] == "FD"),
-    }
-
-
 def measure(unit: Unit, yosys: str) -> dict[str, Any]:
     """A row: a unit, or with no channels a comparator."""
     with tempfile.TemporaryDirectory() as name:
@@ -189,16 +158,13 @@ def measure(unit: Unit, yosys: str) -> dict[str, Any]:
             files, finn = write_unit(unit, folder)
         else:
             files = write_comparator(unit.threshold_bits, folder)
-        return {**asdict(unit), "finn": finn, **counted(cells(yosys, folder, top, files))}
+        found = finn_yosys.cells(yosys, folder, top, files)
+        return {**asdict(unit), "finn": finn, **finn_yosys.counted(found)}
 
 
 def read() -> list[dict[str, int]]:
     """Rows so far."""
-    path = RESULTS / "finn_synthesis.csv"
-    if not path.exists():
-        return []
-    with path.open() as file:
-        return [{k: int(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    return [{k: int(v) for k, v in row.items()} for row in finn_yosys.read(CSV)]
 
 
 def run(yosys: str) -> None:
@@ -215,10 +181,7 @@ def run(yosys: str) -> None:
             print(f"{unit}: {error}", file=sys.stderr, flush=True)
             continue
         print(rows[-1], flush=True)
-        with (RESULTS / "finn_synthesis.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        finn_yosys.write(CSV, COLUMNS, rows)
 
 
 def residuals() -> list[tuple[dict[str, int], int]]:
@@ -278,7 +241,7 @@ def draw() -> None:
     right.legend(fontsize="small")
     for panel in (left, right):
         panel.spines[["top", "right"]].set_visible(False)
-    figure.savefig(RESULTS / "finn_synthesis.png", dpi=130)
+    figure.savefig(finn_yosys.RESULTS / "finn_synthesis.png", dpi=130)
 
 
 def main() -> None:

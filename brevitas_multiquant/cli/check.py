@@ -40,6 +40,7 @@ class BoardOptions:
     target_fps: int = option(1000, positive, "frames a second", metavar="F")
     clock_ns: float = option(5.0, positive_number, "clock period", metavar="NS")
     memory: str = option("finn", choices=list(MEMORIES), help="of tables; auto: fewest LUTs")
+    switchable: bool = option(False, help="one accelerator for all bit-widths")
 
 
 def check_parser() -> argparse.ArgumentParser:
@@ -76,6 +77,7 @@ def check(options: LookedAtOptions, network: NetworkOptions, boards: BoardOption
             clock_ns=boards.clock_ns,
             memory=boards.memory,
             assignments=assignments,
+            switchable=boards.switchable,
         )
     show = _as_json if options.json else _as_text
     print(show(title_of(options, net), net, assignments, violations, fit))

@@ -48,6 +48,7 @@ def test_layers_add_up_to_the_rules_of_the_whole_network(net: Any, board: str) -
         graph = lower(extract_subnet(net, setting), branch_names(net, bits), SHAPE)
         folded = luts.fold(hardware_layers(graph), luts.target_cycles(2000), dsp)
         assert one.total == luts.total(folded, dsp)
+        assert one.corrected_luts == luts.corrected_luts(folded, dsp) > one.total.luts
         assert set(one.layers) == {layer.where for layer in graph.layers} | (
             {"image"} & {*one.layers}
         )
@@ -68,10 +69,11 @@ def test_memories_for_few_luts(net: Any) -> None:
 def test_tables(net: Any) -> None:
     found = cost(net, model="finn", target_fps=1000)
     lines = str(found).splitlines()
-    assert lines[0].split() == ["bits", "LUT", "BRAM18", "DSP", "URAM"]
-    assert lines[1].split()[:2] == ["2b", str(found[2].total.luts)]
+    assert lines[0].split() == ["bits", "LUT", "corrected", "BRAM18", "DSP", "URAM"]
+    both = [str(found[2].total.luts), str(found[2].corrected_luts)]
+    assert lines[1].split()[:3] == ["2b", *both]
     layers = str(found[2]).splitlines()
-    assert layers[-2].split()[:2] == ["total", str(found[2].total.luts)]
+    assert layers[-2].split()[:3] == ["total", *both]
     assert layers[-1] == "ZCU104, 1000 frames a second"
 
 

@@ -2,8 +2,9 @@
 
 FINN's rules of estimation (finn-plus 1.6.1) as pure functions: descriptions of hardware layers in,
 resources out. They reproduce FINN's own report, layer by layer; `tests/cost/luts/` compares them.
-They are estimates, as FINN's are. What FINN leaves out of threshold units, counted by an open
-synthesis, is in `brevitas_multiquant.cost.luts.synthesis`, beside them and never added silently.
+They are estimates, as FINN's are. What FINN leaves out of threshold units and products, counted by
+an open synthesis, is in `brevitas_multiquant.cost.luts.synthesis`, beside them and never added
+silently.
 """
 
 from brevitas_multiquant.cost.luts.boards import BOARDS, CHIPS, Board, board_named, board_of_part
@@ -25,9 +26,14 @@ from brevitas_multiquant.cost.luts.nodes import (
     WidthConverter,
     Window,
 )
+from brevitas_multiquant.cost.luts.product_synthesis import product_logic
 from brevitas_multiquant.cost.luts.resources import Resources
 from brevitas_multiquant.cost.luts.rules import resources, total
-from brevitas_multiquant.cost.luts.synthesis import corrected_luts, threshold_logic
+from brevitas_multiquant.cost.luts.synthesis import (
+    corrected_luts,
+    threshold_logic,
+    uncounted_luts,
+)
 from brevitas_multiquant.cost.luts.table import ResourceTable, tabulate
 from brevitas_multiquant.cost.luts.widths import (
     accumulator_bits,
@@ -66,11 +72,13 @@ __all__ = [
     "fold",
     "integer_bits",
     "largest_accumulator_bits",
+    "product_logic",
     "resources",
     "tabulate",
     "target_cycles",
     "threshold_bits",
     "threshold_logic",
     "total",
+    "uncounted_luts",
     "unfolded",
 ]

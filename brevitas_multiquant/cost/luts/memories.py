@@ -17,7 +17,7 @@ from brevitas_multiquant.cost.luts.nodes import (
     Thresholds,
     Window,
 )
-from brevitas_multiquant.cost.luts.products import DspBlock
+from brevitas_multiquant.cost.luts.products import DspBlock, uncounted_weight_luts
 from brevitas_multiquant.cost.luts.rules import resources
 
 NEVER = 2**20
@@ -30,6 +30,7 @@ def fewest_luts(nodes: Sequence[Node], bram18: int, dsp: DspBlock = "DSP48E2") -
     Parallelism stays, and so do cycles. The choice is the best one there is, not a rule of thumb:
     the knapsack over block RAMs is solved exactly, and of equal LUTs the fewest block RAMs win.
     Where the block RAMs do not even hold the choice that takes the fewest, that one is made.
+    Weights of products in DSPs, whose LUTs FINN's estimate leaves out, are counted here.
 
     Args:
         nodes: folded layers.
@@ -77,11 +78,20 @@ def _choices(node: Node, dsp: DspBlock) -> list[Choice]:
     """What a layer may be, without those that take no less of anything than another."""
     candidates = [node, *_CANDIDATES.get(type(node), _no_other)(node)]
     costs = [(resources(one, dsp), one) for one in candidates]
+    choices = [
+        (cost.bram18, cost.luts + _uncounted(one, dsp), one) for cost, one in costs if not cost.uram
+    ]
     kept: list[Choice] = []
-    for cost, one in sorted(costs, key=lambda pair: (pair[0].bram18, pair[0].luts)):
-        if cost.uram == 0 and (not kept or cost.luts < kept[-1][1]):
-            kept.append((cost.bram18, cost.luts, one))
+    for choice in sorted(choices, key=lambda one: one[:2]):
+        if not kept or choice[1] < kept[-1][1]:
+            kept.append(choice)
     return kept or [(costs[0][0].bram18, costs[0][0].luts, node)]
+
+
+def _uncounted(node: Node, dsp: DspBlock) -> int:
+    """LUTs of weights that FINN's estimate leaves out: without them they were free in LUTs."""
+    products = (MatrixProduct, DepthwiseProduct)
+    return uncounted_weight_luts(node, dsp) if isinstance(node, products) else 0
 
 
 def _no_other(node: Node) -> Iterator[Node]:

@@ -134,6 +134,33 @@ def arithmetic_luts(product: MatrixProduct | DepthwiseProduct) -> int:
     return int(300 + 1.1 * logic + _weight_luts(product))
 
 
+def uncounted_weight_luts(product: MatrixProduct | DepthwiseProduct, dsp: DspBlock) -> int:
+    """LUTs of weights that FINN's estimate has not: it counts none of a product in DSPs.
+
+    Args:
+        product: the layer.
+        dsp: what the board has.
+
+    Example:
+        >>> product = MatrixProduct(144, 16, 1024, 8, 8, 22, ram_style="distributed")
+        >>> matrix_product(product, "DSP48E2").luts, uncounted_weight_luts(product, "DSP48E2")
+        (0, 288)
+    """
+    return _weight_luts(product) if in_dsps(product, dsp) else 0
+
+
+def in_dsps(product: MatrixProduct | DepthwiseProduct, dsp: DspBlock) -> bool:
+    """Whether FINN builds a product, of either kind, of DSPs.
+
+    Args:
+        product: the layer.
+        dsp: what the board has.
+    """
+    if isinstance(product, MatrixProduct):
+        return multiplies_in_dsps(product, dsp)
+    return depthwise_in_dsps(product, dsp)
+
+
 def _weight_luts(product: MatrixProduct | DepthwiseProduct) -> int:
     place = (product.mem_mode, product.ram_style)
     in_luts = place == ("internal_decoupled", "distributed") or _is_shallow_embedded(product)

@@ -1,14 +1,16 @@
-"""What FINN's estimate leaves out of a threshold unit, by an open synthesis.
+"""What FINN's estimate leaves out of threshold units and products, by an open synthesis.
 
-FINN counts the tables alone. The binary search over them compares, and has a queue behind it and
-counters around it. How many LUTs these take was counted with yosys, from FINN's own SystemVerilog
-(``benchmarks/finn_synthesis.py``); no vendor tool, no placement.
+Of a threshold unit FINN counts the tables alone. The binary search over them compares, and has a
+queue behind it and counters around it. How many LUTs these take was counted with yosys, from FINN's
+own SystemVerilog (``benchmarks/finn_synthesis.py``); no vendor tool, no placement. Of products
+`brevitas_multiquant.cost.luts.product_synthesis` has the same.
 """
 
 from collections.abc import Iterable
 from math import ceil, log2
 
-from brevitas_multiquant.cost.luts.nodes import Node, Thresholds
+from brevitas_multiquant.cost.luts.nodes import DepthwiseProduct, MatrixProduct, Node, Thresholds
+from brevitas_multiquant.cost.luts.product_synthesis import product_logic
 from brevitas_multiquant.cost.luts.products import DspBlock
 from brevitas_multiquant.cost.luts.rules import total
 from brevitas_multiquant.errors import HardwareError
@@ -74,10 +76,30 @@ def _port(node: Thresholds) -> int:
     return read_back + STAGE_DECODING * stages + 2 * address + PORT
 
 
-def corrected_luts(nodes: Iterable[Node], dsp: DspBlock = "DSP48E2", writable: bool = False) -> int:
-    """LUTs that FINN estimates, and the logic of threshold units that it leaves out.
+def uncounted_luts(node: Node, dsp: DspBlock = "DSP48E2", writable: bool = False) -> int:
+    """LUTs of a layer that FINN's estimate leaves out: those of thresholds and of products.
 
-    Other layers are FINN's numbers as they are; `threshold_logic` says what was seen and where.
+    Other layers are FINN's numbers as they are; `threshold_logic` and `product_logic` say what was
+    seen and where.
+
+    Args:
+        node: the layer, with its parallelism.
+        dsp: the board's kind of DSP.
+        writable: whether tables are written through ports, as in a switchable accelerator.
+
+    Example:
+        >>> uncounted_luts(Thresholds(16, 1024, threshold_bits=12, output_bits=4))
+        53
+    """
+    if isinstance(node, Thresholds):
+        return threshold_logic(node, writable)
+    if isinstance(node, (MatrixProduct, DepthwiseProduct)):
+        return product_logic(node, dsp)
+    return 0
+
+
+def corrected_luts(nodes: Iterable[Node], dsp: DspBlock = "DSP48E2", writable: bool = False) -> int:
+    """LUTs that FINN estimates, and those that it leaves out.
 
     Args:
         nodes: the layers, with their parallelism.
@@ -89,5 +111,5 @@ def corrected_luts(nodes: Iterable[Node], dsp: DspBlock = "DSP48E2", writable: b
         113
     """
     layers = list(nodes)
-    tables = (node for node in layers if isinstance(node, Thresholds))
-    return total(layers, dsp).luts + sum(threshold_logic(node, writable) for node in tables)
+    uncounted = sum(uncounted_luts(node, dsp, writable) for node in layers)
+    return total(layers, dsp).luts + uncounted

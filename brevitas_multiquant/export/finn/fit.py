@@ -6,12 +6,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from brevitas_multiquant.core.precision import Assignment, Setting, described, key_of
+from brevitas_multiquant.core.precision import (
+    Assignment,
+    Setting,
+    described,
+    key_of,
+    network_bits,
+)
 from brevitas_multiquant.cost.luts import Resources
 from brevitas_multiquant.errors import BoardError, ExportError
 from brevitas_multiquant.export.finn.check import branch_names
 from brevitas_multiquant.export.finn.integer_graph import IntegerGraph
 from brevitas_multiquant.export.finn.lower import lower
+from brevitas_multiquant.export.finn.switchable import with_gates
 from brevitas_multiquant.export.finn.target import DEFAULT_BOARD, Target, make_target
 from brevitas_multiquant.export.request import requested_settings, requested_shape
 from brevitas_multiquant.nn.given import float32_network
@@ -32,7 +39,7 @@ def require_fit(graphs: Mapping[Setting, IntegerGraph], target: Target) -> None:
     Raises:
         BoardError: naming each bit-width, what it needs, and what the board has.
     """
-    needs = {setting: target.resources(graph) for setting, graph in graphs.items()}
+    needs = {setting: target.needs(graph) for setting, graph in graphs.items()}
     _require(needs, target)
 
 
@@ -64,7 +71,8 @@ def _require(needs: Mapping[Setting, Resources], target: Target) -> None:
     if lines:
         raise BoardError(
             f"export_finn for {target.fps} frames a second on {target.board.name}: expected a "
-            f"network that fits, by FINN's rules of estimation got:{''.join(lines)}\nTake memory="
+            f"network that fits, by FINN's rules of estimation and the LUTs that they leave out "
+            f"got:{''.join(lines)}\nTake memory="
             "'auto', a larger board, a lower target_fps or fewer bit-widths, or export all the "
             "same with must_fit=False",
             {setting: need for setting, need in needs.items() if need.exceeded(has)},
@@ -81,11 +89,15 @@ class FitTable:
 
     Args:
         targets: a board each.
-        needs: bit-width or assignment -> what it needs, a board each.
+        needs: bit-width or assignment -> what it needs, a board each; LUTs with those that FINN's
+            estimate leaves out (`brevitas_multiquant.cost.luts.uncounted_luts`). Of a switchable
+            accelerator the largest bit-width alone.
+        switchable: bit-widths of an accelerator that has all of them, if it is one.
     """
 
     targets: tuple[Target, ...]
     needs: dict[Setting, tuple[Resources, ...]]
+    switchable: tuple[int, ...] = ()
 
     def fits(self, setting: Setting, board: str) -> bool:
         """Whether a bit-width or an assignment fits on a board.
@@ -111,7 +123,11 @@ class FitTable:
 
     def __str__(self) -> str:
         head = ["bits", *(target.board.name for target in self.targets)]
-        rows = [[str(bits), *map(_cell, needs, self.targets)] for bits, needs in self.needs.items()]
+        one_for_all = f"one for {', '.join(map(str, self.switchable))}"
+        rows = [
+            [one_for_all if self.switchable else str(bits), *map(_cell, needs, self.targets)]
+            for bits, needs in self.needs.items()
+        ]
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
         lines = [
             "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
@@ -145,11 +161,13 @@ def fit_table(
     clock_ns: float = 5.0,
     memory: str = "finn",
     assignments: Sequence[Assignment] = (),
+    switchable: bool = False,
 ) -> FitTable:
     """Which bit-widths of a network fit on which boards, without FINN and before any export.
 
     The estimates are those of FINN, layer by layer, for the weights and tables that the network
-    has; a network that has seen no data is given noise first by whoever asks.
+    has, and the LUTs that FINN leaves out of them; a network that has seen no data is given noise
+    first by whoever asks.
 
     Args:
         net: of the profile ``"finn"``, calibrated; not changed.
@@ -160,6 +178,8 @@ def fit_table(
         clock_ns: clock period, in nanoseconds.
         memory: ``"finn"`` or ``"auto"``, as in `export_finn`.
         assignments: bits for each site, beside the bit-widths.
+        switchable: the one accelerator for all of them, as `export_finn` makes it: a row of the
+            largest bit-width, with gates for half branches and ports to write its tables.
 
     Raises:
         NetworkError, PrecisionError: not a `MultiQuantNet`, or one that is not in fp32.
@@ -180,16 +200,26 @@ def fit_table(
         (True, False)
     """
     net = float32_network(net, "fit_table")
-    targets = [
-        *(make_target(board, None, target_fps, clock_ns, memory) for board in boards),
-        *(make_target(None, part, target_fps, clock_ns, memory) for part in parts),
-    ]
+    more = (target_fps, clock_ns, memory, switchable)
+    targets = (
+        *(make_target(board, None, *more) for board in boards),
+        *(make_target(None, part, *more) for part in parts),
+    )
     if not targets:
         raise ExportError("boards and parts: expected at least one, got none")
-    shape = requested_shape(net, None)
-    needs: dict[Setting, tuple[Resources, ...]] = {}
-    for given, setting in requested_settings(net, bits, assignments).items():
-        subnet = extract_subnet(net, setting).cpu()
-        graph = lower(subnet, branch_names(net, subnet.bits), shape)
-        needs[given] = tuple(target.resources(graph) for target in targets)
-    return FitTable(tuple(targets), needs)
+    shape, largest = requested_shape(net, None), max(net.bits)
+    chosen = requested_settings(net, bits, assignments)
+    subnets = {given: extract_subnet(net, setting).cpu() for given, setting in chosen.items()}
+    if switchable and largest not in subnets:
+        subnets[largest] = extract_subnet(net, largest).cpu()
+    graphs = {
+        given: lower(subnet, branch_names(net, subnet.bits), shape)
+        for given, subnet in subnets.items()
+    }
+    if switchable:
+        graphs = {largest: with_gates(graphs, net.selection)[largest]}
+    needs = {
+        given: tuple(target.needs(graph) for target in targets) for given, graph in graphs.items()
+    }
+    ran = dict.fromkeys(network_bits(one) for one in chosen.values()) if switchable else ()
+    return FitTable(targets, needs, tuple(ran))

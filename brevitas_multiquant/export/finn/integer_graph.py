@@ -111,12 +111,11 @@ class Thresholds(Layer):
     bits: int
 
     def run(self, *values: Tensor) -> Tensor:
-        """Codes, channel by channel."""
-        codes = torch.empty_like(values[0])
-        for channel, steps in enumerate(self.table.double()):
-            ordered = values[0][:, channel].contiguous()
-            codes[:, channel] = torch.searchsorted(steps, ordered, right=True).double()
-        return codes + self.first_code
+        """Codes."""
+        by_channel = values[0].transpose(0, 1)
+        flat = by_channel.reshape(len(self.table), -1).contiguous()
+        codes = torch.searchsorted(self.table.double(), flat, right=True) + self.first_code
+        return codes.double().view(by_channel.shape).transpose(0, 1).contiguous()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,8 @@
 """LUTs, block RAMs and DSPs of each layer of a network: what ``cost(net, model="finn")`` gives."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from brevitas_multiquant.core.precision import Assignment, Setting, name_of
@@ -18,7 +19,7 @@ from brevitas_multiquant.export.request import requested_settings, requested_sha
 from brevitas_multiquant.nn.given import float32_network
 from brevitas_multiquant.nn.subnet import extract_subnet
 
-COLUMNS = ("LUT", "BRAM18", "DSP", "URAM")
+COLUMNS = ("LUT", "corrected", "BRAM18", "DSP", "URAM")
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,14 @@ class HardwareCost:
     Args:
         layers: module path -> resources, in the order in which they run; a convolution with its
             padding and window, a quantizer's table by itself.
+        uncounted: module path -> LUTs beside them, which FINN's estimate leaves out
+            (`brevitas_multiquant.cost.luts.uncounted_luts`).
         board: what it was folded for.
         fps: frames a second.
     """
 
     layers: Mapping[str, Resources]
+    uncounted: Mapping[str, int]
     board: str
     fps: int
 
@@ -41,15 +45,32 @@ class HardwareCost:
         """All layers together."""
         return Resources.sum(self.layers.values())
 
+    @property
+    def corrected_luts(self) -> int:
+        """LUTs of all layers, with what FINN's estimate leaves out."""
+        return self.total.luts + sum(self.uncounted.values())
+
     def __str__(self) -> str:
-        whole = self.total
-        rows = [*self.layers.items(), ("total", whole)]
-        width = max(len(name) for name, _ in rows)
-        lines = [f"{'layer':<{width}}" + "".join(f"{one:>9}" for one in (*COLUMNS, "share"))]
-        for name, one in rows:
-            cells = "".join(f"{getattr(one, field.name):>9}" for field in fields(one))
-            lines.append(f"{name:<{width}}{cells}{one.luts / max(whole.luts, 1):>9.1%}")
+        whole, corrected = self.total, self.corrected_luts
+        rows = [
+            *((name, one, one.luts + self.uncounted[name]) for name, one in self.layers.items()),
+            ("total", whole, corrected),
+        ]
+        width = max(len(name) for name, _, _ in rows)
+        lines = [f"{'layer':<{width}}{_line((*COLUMNS, 'share'))}"]
+        lines += [
+            f"{name:<{width}}{_line((*_cells(one, luts), f'{luts / max(corrected, 1):.1%}'))}"
+            for name, one, luts in rows
+        ]
         return "\n".join([*lines, f"{self.board}, {self.fps} frames a second"])
+
+
+def _cells(one: Resources, corrected: int) -> tuple[int, ...]:
+    return (one.luts, corrected, *(getattr(one, name) for name in ("bram18", "dsp", "uram")))
+
+
+def _line(cells: Iterable[object]) -> str:
+    return "".join(f"{cell:>10}" for cell in cells)
 
 
 class HardwareCosts(dict[Setting, HardwareCost]):
@@ -58,11 +79,9 @@ class HardwareCosts(dict[Setting, HardwareCost]):
     def __str__(self) -> str:
         names = {setting: name_of(setting) for setting in self}
         width = max(len(name) for name in ("bits", *names.values()))
-        lines = [f"{'bits':<{width}}" + "".join(f"{one:>9}" for one in COLUMNS)]
+        lines = [f"{'bits':<{width}}{_line(COLUMNS)}"]
         for setting, one in self.items():
-            whole = one.total
-            cells = "".join(f"{getattr(whole, field.name):>9}" for field in fields(whole))
-            lines.append(f"{names[setting]:<{width}}{cells}")
+            lines.append(f"{names[setting]:<{width}}{_line(_cells(one.total, one.corrected_luts))}")
         return "\n".join(lines)
 
 
@@ -79,6 +98,8 @@ def hardware_costs(
     memory: str = "finn",
 ) -> HardwareCosts:
     """LUTs, block RAMs, DSPs and UltraRAMs of each layer, as FINN estimates them, without FINN.
+
+    Beside FINN's LUTs stand corrected ones, with what FINN's estimate leaves out.
 
     Args:
         net: of the profile ``"finn"``, calibrated; not changed.
@@ -128,7 +149,10 @@ def _by_layer(graph: IntegerGraph, target: Target) -> HardwareCost:
     where = {graph.input.name: "image"}
     where |= {layer.output.name: layer.where for layer in graph.layers}
     found: dict[str, Resources] = {}
+    uncounted: Counter[str] = Counter()
+    dsp = target.board.dsp
     for name, node in zip(names, target.layers(graph), strict=True):
-        taken = luts.resources(node, target.board.dsp)
-        found[where[name]] = found.get(where[name], Resources()) + taken
-    return HardwareCost(found, target.board.name, target.fps)
+        place = where[name]
+        found[place] = found.get(place, Resources()) + luts.resources(node, dsp)
+        uncounted[place] += luts.uncounted_luts(node, dsp)
+    return HardwareCost(found, uncounted, target.board.name, target.fps)

@@ -1,7 +1,7 @@
 """What an accelerator is built for: a board, frames a second, a clock, and where memories go."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from brevitas_multiquant.cost import luts
@@ -62,6 +62,12 @@ class Target:
     def resources(self, graph: IntegerGraph) -> Resources:
         """What FINN would estimate for an integer network."""
         return luts.total(self.layers(graph), self.board.dsp)
+
+    def needs(self, graph: IntegerGraph) -> Resources:
+        """The same with the LUTs that FINN's estimate leaves out: what a board has to have."""
+        layers = self.layers(graph)
+        corrected = luts.corrected_luts(layers, self.board.dsp, self.writable)
+        return replace(luts.total(layers, self.board.dsp), luts=corrected)
 
     def memory_config(self, graph: IntegerGraph) -> dict[str, dict[str, dict[str, Any]]]:
         """Stream -> kind of FINN's layer -> attributes, where they are not FINN's own.

@@ -157,11 +157,10 @@ def _table_of_steps(
     """A row for each channel, of the integers at which it goes up, each as often as it does."""
     goes = step > 0
     entries = where[goes].repeat_interleave(step[goes])
-    owner = place[goes].repeat_interleave(step[goes])
-    levels = max(int(torch.bincount(owner, minlength=channels).max()) if len(owner) else 0, 1)
+    owner, order = place[goes].repeat_interleave(step[goes]).sort(stable=True)
+    counts = torch.bincount(owner, minlength=channels)
+    level = torch.arange(len(owner)) - (counts.cumsum(0) - counts)[owner]
     never = -rounded_down(torch.tensor([-(highest + 1)]))
-    table = torch.full((channels, levels), int(never))
-    for channel in range(channels):
-        own = entries[owner == channel]
-        table[channel, : len(own)] = own
+    table = torch.full((channels, max(int(counts.max()), 1)), int(never))
+    table[owner, level] = entries[order]
     return table.float()

@@ -56,6 +56,15 @@ def test_too_few_block_rams_still_give_the_fewest():
     )
 
 
+def test_weights_of_dsps_are_not_free_in_luts():
+    """FINN's estimate counts no LUT of them, wherever they are: block RAMs hold them."""
+    products = [MatrixProduct(576, 64, 64, 8, 8, 24, pe=4, simd=4)] * 2
+    assert [one.ram_style for one in fewest_luts(products, 600)] == ["auto", "auto"]
+    need = total(products).bram18
+    styles = [one.ram_style for one in fewest_luts(products, need // 2)]
+    assert sorted(styles) == ["auto", "distributed"]
+
+
 def test_other_kinds_of_dsp():
     (found,) = fewest_luts([MatrixProduct(144, 16, 64, 8, 8, 20, simd=12)], 40, "DSP58")
     assert luts.resources(found, "DSP58").dsp == 4

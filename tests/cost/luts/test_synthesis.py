@@ -58,7 +58,7 @@ def test_finn_counts_the_tables_alone():
         assert luts.resources(node_of(row)).luts == row["finn"]
 
 
-def test_corrected_luts_add_the_logic_of_thresholds_only():
+def test_corrected_luts_add_the_logic_of_thresholds():
     table, window = luts.Thresholds(16, 1024, 12, 4), luts.Window(3, (34, 34), (3, 3), 8)
     finn = luts.total([table, window, table]).luts
     assert luts.corrected_luts([window]) == luts.resources(window).luts

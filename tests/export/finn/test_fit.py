@@ -1,17 +1,23 @@
 """Boards by name and by part, what fits on them, and where memories go."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 
+from brevitas_multiquant import calibrate, multiquantize
 from brevitas_multiquant.cost import luts
 from brevitas_multiquant.errors import BoardError, ExportError
 from brevitas_multiquant.export import export_finn, fit_table
+from brevitas_multiquant.export.finn.check import branch_names
 from brevitas_multiquant.export.finn.hardware import hardware_layers, named_layers
 from brevitas_multiquant.export.finn.lower import lower
+from brevitas_multiquant.export.finn.switchable import with_gates
 from brevitas_multiquant.export.finn.target import MEMORIES, make_target
 from brevitas_multiquant.nn.subnet import extract_subnet
 from tests.export.finn.nets import build
+from tests.tiny import IMAGE, TinyNet
 
 SMALL = "xc7z007sclg225-1"
 
@@ -78,8 +84,29 @@ def test_a_table_of_boards():
     assert [row.split()[0] for row in rows] == ["2", "4", "6", "8"]
     assert "no: " in rows[-1] and "no: " not in rows[0]
     graph = graph_of("residual", 2)
-    need = make_target("ZCU104", None, 100000, 5.0).resources(graph)
+    target = make_target("ZCU104", None, 100000, 5.0)
+    need, finn = target.needs(graph), target.resources(graph)
     assert table.needs[2][0] == need and f"{need.luts / 1000:.1f}k LUT" in rows[0]
+    # FINN's estimate, and the LUTs that it leaves out
+    assert need == replace(finn, luts=luts.corrected_luts(target.layers(graph)))
+    assert need.luts > finn.luts
+
+
+def test_a_table_of_one_accelerator_for_all_bit_widths():
+    """The template that an export makes: gates of half branches, ports to write its tables."""
+    net = multiquantize(TinyNet(), [2, 3, 4], profile="finn", input_shape=IMAGE)
+    calibrate(net, [torch.rand(4, *IMAGE[1:])])
+    one, each = (fit_table(net, ["ZCU104"], switchable=switchable) for switchable in (True, False))
+    assert list(one.needs) == [4] and one.switchable == (2, 3, 4)
+    assert str(one).splitlines()[1].startswith("one for 2, 3, 4  ")
+    assert one.needs[4][0].luts > 1.2 * each.needs[4][0].luts and one.fits(4, "ZCU104")
+    graphs = {
+        bits: lower(extract_subnet(net, bits), branch_names(net, bits), IMAGE) for bits in net.bits
+    }
+    template = with_gates(graphs, net.selection)[4]
+    target = make_target("ZCU104", None, 1000, 5.0, writable=True)
+    assert one.needs[4][0] == target.needs(template)
+    assert len(template.layers) == len(graphs[4].layers) + 1
 
 
 @pytest.mark.parametrize(

@@ -41,13 +41,19 @@ CURVED = (nn.Sigmoid, nn.Tanh, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Softsig
 
 def quantize(builder: Builder, where: str, quantizer: Any, value: Value) -> Value:
     """The codes that a quantizer gives: the host's work for the image, a table elsewhere."""
-    bits = int(quantizer.act_quant.bit_width())
+    bits = int(quantizer.act_quant.bit_width())  # Brevitas runs the quantizer for it
     code_range = integer_range(bits, bool(quantizer.act_quant.is_signed))
     if bits > LARGEST_BITS:
         advice = f"{bits}-bit codes: thresholds have at most {LARGEST_BITS} bits"
         builder.problem(where, advice, value)
+    return _quantized(builder, where, quantizer, value, code_range, bits)
+
+
+def _quantized(
+    builder: Builder, where: str, quantizer: Any, value: Value, code_range: CodeRange, bits: int
+) -> Value:
     if value.parts:
-        return _of_parts(builder, where, quantizer, value)
+        return _of_parts(builder, where, quantizer, value, code_range, bits)
     if value.stream is None and value.known and builder.image is None:
         return _on_the_host(builder, where, value, code_range)
     if value.stream is None:
@@ -66,7 +72,9 @@ def _on_the_host(builder: Builder, where: str, value: Value, code_range: CodeRan
     return Value(stream, value.shape, held=value.held, rank=value.rank)
 
 
-def _of_parts(builder: Builder, where: str, quantizer: Any, value: Value) -> Value:
+def _of_parts(
+    builder: Builder, where: str, quantizer: Any, value: Value, code_range: CodeRange, bits: int
+) -> Value:
     """The codes of each part, put together as the parts are."""
     streams: list[Stream] = []
     channel_of: list[int] = []
@@ -77,7 +85,7 @@ def _of_parts(builder: Builder, where: str, quantizer: Any, value: Value) -> Val
                 return builder.problem(where, _not_zero(int(codes.abs().max())), value)
             channel_of += [-1] * part.shape[0]
             continue
-        quantized = quantize(builder, where, quantizer, part)
+        quantized = _quantized(builder, where, quantizer, part, code_range, bits)
         if quantized.stream is None:
             return value.hidden()
         first = sum(stream.shape[0] for stream in streams)
