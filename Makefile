@@ -51,10 +51,12 @@ $(FINN_INSTALLED): requirements-finn.txt pyproject.toml
 finn-env: $(FINN_INSTALLED)
 
 test-finn: $(FINN_INSTALLED)
-	OMP_NUM_THREADS=1 $(FINN_VENV)/bin/python -m pytest -W ignore integration_tests/test_finn.py
+	OMP_NUM_THREADS=1 $(FINN_VENV)/bin/python -m pytest -W ignore -n auto \
+		--dist worksteal integration_tests/test_finn.py
 
 test-rtl: $(FINN_INSTALLED)
-	OMP_NUM_THREADS=1 $(FINN_VENV)/bin/python -m pytest -W ignore integration_tests/test_rtl.py
+	OMP_NUM_THREADS=1 $(FINN_VENV)/bin/python -m pytest -W ignore -n auto \
+		--dist worksteal integration_tests/test_rtl.py
 
 clean:
 	rm -rf demo output build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -147,7 +147,7 @@ def _cell(need: Resources, target: Target) -> str:
     name = max(shares, key=lambda one: shares[one])
     short = {"luts": "LUT", "bram18": "BRAM", "dsp": "DSP", "uram": "URAM"}[name]
     if shares[name] > 1:
-        return f"no: {shares[name]:.1f} x {short}"
+        return f"no: {shares[name]:.2f} x {short}"
     return f"{need.luts / 1000:.1f}k LUT, {shares[name]:.0%} of {short}"
 
 
