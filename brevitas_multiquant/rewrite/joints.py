@@ -28,7 +28,7 @@ from brevitas_multiquant.rewrite.graph.paths import (
     separators,
 )
 from brevitas_multiquant.rewrite.graph.sizes import Joint
-from brevitas_multiquant.rewrite.graph.trace import Trace, shape_of
+from brevitas_multiquant.rewrite.graph.trace import Trace, is_tensor, shape_of
 
 CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d)
 _STATELESS_LINEAR_MODULES = (
@@ -146,7 +146,7 @@ class Joints:
             owned_norm = is_norm(module) and end is first
             if node.all_input_nodes != [end] or (has_parameters(module) and not owned_norm):
                 break
-            if node.op == "output" or "protects" in node.meta:  # each branch makes its own copy
+            if not is_tensor(node) or "protects" in node.meta:  # each branch makes its own copy
                 break
             yield node
             end = node

@@ -167,6 +167,23 @@ def test_the_cut_as_named():
     assert layers_of(net.branches[0]) == ["auxiliary"]  # its output is a branch's own now
 
 
+class Pieces(nn.Module):
+    """What follows the stem is no tensor: pieces of one."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.body, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(8, 5, 1)
+
+    def forward(self, x):
+        left, right = torch.relu(self.stem(x)).chunk(2, 1)
+        return self.fc(torch.cat([left, F.pad(self.body(right), (1, 1, 1, 1))], 1))
+
+
+def test_a_stem_ends_at_a_tensor():
+    net = multiquantize(Pieces(), [2, 4], input_shape=SHAPE)
+    assert net.plan.stem_ends == ("relu",)
+
+
 def test_hardware_takes_one_tensor():
     one = multiquantize(OneMap(), [2], input_shape=SHAPE, profile="finn")
     assert one(torch.randn(2, *SHAPE[1:])).shape == (2, 3, 16, 16)
