@@ -704,7 +704,7 @@ EDGE = [
         "transposed convolution",
         between(nn.ConvTranspose2d(16, 16, 2, 2), nn.ReLU()),
         PHOTOS,
-        "expected layers of a known kind",
+        "QuantConvTranspose2d has no dataflow layer",
     ),
     EdgeNetwork(
         "reflecting padding",

@@ -15,10 +15,11 @@ from brevitas_multiquant.allocation.tabulated import tabulated
 from brevitas_multiquant.core.panel import Dial
 from brevitas_multiquant.core.selection import MAX_BITS, is_whole
 from brevitas_multiquant.cost.terms import Term, as_resources
-from brevitas_multiquant.errors import BitWidthError, BudgetError
+from brevitas_multiquant.errors import BitWidthError, BudgetError, ConfigError
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.nn.switchable import SwitchableQuantizer
 from brevitas_multiquant.quant.gated_bits import GatedBits
+from brevitas_multiquant.quant.geometry import is_transposed
 from brevitas_multiquant.quant.layers import CodeLayer
 from brevitas_multiquant.quant.learned_bits import Lane, LearnedBits, RealBits, learn, unlearn
 from brevitas_multiquant.quant.proxies import activation_tensor_quant
@@ -116,6 +117,11 @@ class LearnedWidths:
         if first in self.shared:
             return self.shared[first]
         assert self.channel_candidates is not None
+        if is_transposed(layer):
+            raise ConfigError(
+                f"channels: expected layers whose weights are (outputs, inputs, ...), got {name}, "
+                "a transposed convolution: learn bits of layers instead"
+            )
         shape = (layer.weight.shape[0], *(1,) * (layer.weight.dim() - 1))
         bits = self._bits(self.channel_candidates, shape).to(layer.weight.device)
         self.of_layer[name], self.channels[name] = bits, shape[0]

@@ -67,12 +67,14 @@ class OutputStructure:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Where each tensor stands, joined by dots; ``"output"`` where it stands alone."""
+        """Where each tensor stands, joined by dots; ``"output"`` where it stands alone.
+
+        A place in a sequence is ``"output_0"``: graphs take no number for a name.
+        """
         marked = pytree.tree_unflatten(list(self.leaves), self.spec)
         places = pytree.tree_flatten_with_path(marked)[0]
-        return tuple(
-            ".".join(map(_key, path)) or "output" for path, leaf in places if leaf is A_TENSOR
-        )
+        names = (".".join(map(_key, path)) for path, leaf in places if leaf is A_TENSOR)
+        return tuple(f"output_{n}" if n.isdigit() else n or "output" for n in names)
 
     def tensors(self, output: Any) -> tuple[Tensor, ...]:
         """The tensors in an output of this structure, in order."""

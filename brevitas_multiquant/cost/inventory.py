@@ -12,6 +12,7 @@ from brevitas_multiquant.core.precision import Setting, network_bits
 from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.quant.entries import FLOAT_BYTES
+from brevitas_multiquant.quant.geometry import macs_of
 from brevitas_multiquant.quant.layers import WEIGHTED
 from brevitas_multiquant.quant.member import INPUT, WEIGHT, Site, answers_of
 
@@ -146,7 +147,7 @@ def _layers_of(part: str, root: nn.Module, x: Value) -> tuple[Value, tuple[Layer
     macs: Counter[nn.Module] = Counter()
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        macs[layer] += layer_macs(layer, output)
+        macs[layer] += layer_macs(layer, output, inputs[0])
 
     names = {layer: name for name, layer in _weighted(root).items()}
     hooks = [layer.register_forward_hook(count) for layer in names]
@@ -164,18 +165,17 @@ def _layer(part: str, name: str, layer: nn.Module, macs: int) -> Layer:
     return Layer(part, name, macs, weight.numel(), sites.get(WEIGHT), sites.get(INPUT))
 
 
-def layer_macs(layer: nn.Module, output: Tensor) -> int:
+def layer_macs(layer: nn.Module, output: Tensor, read: Tensor | None = None) -> int:
     """Multiply-accumulates of one call of a convolution or linear layer.
 
     Args:
         layer: the layer.
         output: what it gave, batch included.
+        read: what it read; only a transposed convolution, which multiplies that, needs it.
 
     Example:
         >>> conv = nn.Conv2d(3, 8, 3, padding=1)
         >>> layer_macs(conv, conv(torch.zeros(1, 3, 4, 4)))
         3456
     """
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    return output.numel() * weight[0].numel()
+    return macs_of(layer, 0 if read is None else read.numel(), output.numel())

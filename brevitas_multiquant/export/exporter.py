@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from brevitas_multiquant.core.output_structure import ONE_TENSOR
 from brevitas_multiquant.export.forms import own_forms
+from brevitas_multiquant.nn.subnet import Subnet
 
 OPSET_VERSION = 13
 """FINN and qonnx read this operator set."""
@@ -97,19 +99,23 @@ def run_exporter(exporter: Callable[..., Any], module: nn.Module, images: Tensor
     """
     import onnx
 
+    twin, names = copy_of_modules(module), ["logits"]
+    if isinstance(twin, Subnet) and not twin.structure.is_one_tensor:
+        names = list(twin.structure.names)
+        twin.structure = ONE_TENSOR  # a graph has outputs side by side
     with ExitStack() as stack:
         for context in (quiet(), _unchecked_passes(), _unprinted_graphs()):
             stack.enter_context(context)
         stack.enter_context(own_forms(OPSET_VERSION))
         path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.onnx"
         exporter(
-            copy_of_modules(module),
+            twin,
             args=images,
             export_path=str(path),
             dynamo=False,
             opset_version=OPSET_VERSION,
             input_names=["input"],
-            output_names=["logits"],
+            output_names=names,
         )
         model = onnx.load(path)
     model.ir_version = IR_VERSION

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from brevitas.nn import QuantIdentity
 from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer as QuantWBIOL
-from torch import Tensor, nn
+from torch import Tensor
 
 from brevitas_multiquant.core.precision import activation_bits, described
 from brevitas_multiquant.errors import ExportError
+from brevitas_multiquant.export.part_values import hooked, in_order_of, made_by, put_in
 from brevitas_multiquant.nn.subnet import Subnet
 
 STEM_TOLERANCE = 1e-5
@@ -53,17 +54,17 @@ class Graph:
 
     Args:
         run: images -> every tensor by name.
-        stem: name of the stem's output; None where the stem is empty.
+        stem: names of what the stem makes; none where the stem is empty.
         codes: quantizer's module path -> name of its codes.
-        logits: name of the output.
-        merge: name of what the branches' outputs became; None where one branch runs.
+        outputs: names of the outputs: the logits of a classifier.
+        merge: names of what the branches' outputs became; none where one branch runs.
     """
 
     run: Callable[[np.ndarray], dict[str, np.ndarray]]
-    stem: str | None
+    stem: tuple[str, ...]
     codes: dict[str, str]
-    logits: str
-    merge: str | None = None
+    outputs: tuple[str, ...]
+    merge: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,10 @@ class Comparison:
         codes: codes compared.
         flipped_codes: codes that differ given the same stem output; all are rounding ties.
         stem_difference: largest difference of the stem's output.
-        logit_difference: largest difference of the logits given the same stem output.
+        logit_difference: largest difference of the outputs given the same stem output.
         end_to_end_flipped_codes: codes that differ from the image on.
-        end_to_end_logit_difference: largest difference of the logits from the image on.
-        end_to_end_other_classes: images that get another class from the image on.
+        end_to_end_logit_difference: largest difference of the outputs from the image on.
+        end_to_end_other_classes: images that get another class from the image on, of a classifier.
     """
 
     quantizers: int
@@ -113,35 +114,35 @@ def verify(
         ExportError: the stem, a code, the logits or the class differ; names the tensor.
     """
     tensors = graph.run(images.numpy())
-    free_logits, free_codes = _run(subnet, images)
+    free, free_codes = _run(subnet, images)
     where = f"export at {described(subnet.setting)}"
-    stem_difference = 0.0
-    stem = None
-    if graph.stem is not None:
-        stem = _tensor(tensors[graph.stem])
-        stem_difference = _check_stem(where, stem, subnet, images)
+    stem = _stem_of(graph, tensors, subnet, images)
+    stem_difference = _check_stem(where, stem, subnet, images) if stem else 0.0
     expected = {name: _tensor(tensors[tensor]) for name, tensor in graph.codes.items()}
     if near is None:
         near = tie_tolerance(max(activation_bits(subnet.setting)))
     forced = _Forced(expected, near)
-    with _outputs_of(subnet.merge) as merged:
-        logits, _ = _run(subnet, images, stem, forced)
+    with made_by(subnet.merge) as merged:
+        outputs, _ = _run(subnet, images, stem, forced)
     _check_codes(where, graph, forced, allow_ties or bool(subnet.inexact))
-    if graph.merge is not None:
-        _check_merge(where, _tensor(tensors[graph.merge]), merged[0])
-    actual = _tensor(tensors[graph.logits])
-    difference = _check_logits(where, actual, logits)
+    own = [_tensor(tensors[name]) for name in graph.merge]
+    _check_merge(where, in_order_of(merged, own), merged if own else [])
+    actual = [_tensor(tensors[name]) for name in graph.outputs]
+    names = ["logits"] if subnet.structure.is_one_tensor else subnet.structure.names
+    differences = [_check_output(where, *each) for each in zip(names, actual, outputs, strict=True)]
     return Comparison(
         quantizers=len(expected),
         codes=sum(codes.numel() for codes in expected.values()),
         flipped_codes=sum(forced.flips.values()),
         stem_difference=stem_difference,
-        logit_difference=difference,
+        logit_difference=max(differences),
         end_to_end_flipped_codes=sum(
             int((codes != free_codes[name]).sum()) for name, codes in expected.items()
         ),
-        end_to_end_logit_difference=_largest(actual - free_logits),
-        end_to_end_other_classes=_other_classes(actual, free_logits),
+        end_to_end_logit_difference=max(
+            _largest(ours - theirs) for ours, theirs in zip(actual, free, strict=True)
+        ),
+        end_to_end_other_classes=sum(map(_other_classes, actual, free)),
     )
 
 
@@ -172,22 +173,6 @@ def quantizer_order(subnet: Subnet, images: Tensor) -> list[str]:
     return list(_run(subnet, images)[1])
 
 
-def last_node(graph: Any, part: str) -> Any:
-    """The node of an ONNX graph whose output is that of a part of the network.
-
-    Args:
-        graph: as torch's exporter wrote it: nodes are called after their modules.
-        part: ``"stem"`` or ``"merge"``.
-
-    Returns:
-        None where the part has no node of its own.
-    """
-    inside = [node for node in graph.node if node.name.startswith(f"/{part}/")]
-    ours = {node.name for node in inside}
-    read = {name for node in graph.node if node.name not in ours for name in node.input}
-    return next((node for node in reversed(inside) if node.output[0] in read), None)
-
-
 class _Forced:
     """Counts the codes in which torch differs from a file, then goes on with the file's.
 
@@ -212,34 +197,20 @@ class _Forced:
 
 
 def _run(
-    subnet: Subnet, images: Tensor, stem: Tensor | None = None, forced: _Forced | None = None
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits and codes by quantizer, with the stem's output and the codes replaced if given."""
+    subnet: Subnet,
+    images: Tensor,
+    stem: tuple[Tensor, ...] = (),
+    forced: _Forced | None = None,
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Outputs and codes by quantizer, with what the stem makes and the codes replaced if given."""
     codes: dict[str, Tensor] = {}
     with ExitStack() as hooks, torch.no_grad():
         for name, module in subnet.named_modules():
             if isinstance(module, QuantIdentity):
-                hooks.enter_context(_hook(module, _record(name, codes, forced)))
-        if stem is not None:
-            hooks.enter_context(_hook(subnet.stem, lambda *_: stem))
-        return subnet(images), codes
-
-
-@contextmanager
-def _hook(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """What a module gives inside the block."""
-    outputs: list[Tensor] = []
-    with _hook(module, lambda _module, _inputs, output: outputs.append(output)):
-        yield outputs
+                hooks.enter_context(hooked(module, _record(name, codes, forced)))
+        if stem:
+            hooks.enter_context(hooked(subnet.stem, partial(put_in, stem)))
+        return subnet.structure.tensors(subnet(images)), codes
 
 
 def _record(name: str, codes: dict[str, Tensor], forced: _Forced | None) -> Callable[..., Any]:
@@ -251,17 +222,31 @@ def _record(name: str, codes: dict[str, Tensor], forced: _Forced | None) -> Call
     return hook
 
 
-def _check_stem(where: str, actual: Tensor, subnet: Subnet, images: Tensor) -> float:
-    with torch.no_grad():
-        expected = subnet.stem(images)
-    difference = _largest(actual - expected)
-    if not difference <= STEM_TOLERANCE * _largest(expected):
-        raise ExportError(
-            f"{where}: expected the stem's output within {STEM_TOLERANCE:g} of torch's, got a "
-            f"difference of {difference:.3g}; no file was written. Report the model: its stem does "
-            "not export"
-        )
-    return difference
+def _stem_of(
+    graph: Graph, tensors: dict[str, np.ndarray], subnet: Subnet, images: Tensor
+) -> tuple[Tensor, ...]:
+    """What a file's stem makes, in the order in which the network's does."""
+    if not graph.stem:
+        return ()
+    with torch.no_grad(), made_by(subnet.stem) as expected:
+        subnet.stem(images)
+    return tuple(in_order_of(expected, [_tensor(tensors[name]) for name in graph.stem]))
+
+
+def _check_stem(where: str, actual: tuple[Tensor, ...], subnet: Subnet, images: Tensor) -> float:
+    with torch.no_grad(), made_by(subnet.stem) as expected:
+        subnet.stem(images)
+    largest = 0.0
+    for ours, theirs in zip(actual, expected, strict=True):
+        difference = _largest(ours - theirs)
+        if not difference <= STEM_TOLERANCE * _largest(theirs):
+            raise ExportError(
+                f"{where}: expected the stem's output within {STEM_TOLERANCE:g} of torch's, got a "
+                f"difference of {difference:.3g}; no file was written. Report the model: its stem "
+                "does not export"
+            )
+        largest = max(largest, difference)
+    return largest
 
 
 def _check_codes(where: str, graph: Graph, forced: _Forced, allow_ties: bool) -> None:
@@ -287,36 +272,37 @@ def _advice(only_ties: bool) -> str:
     return "An operation in front of this quantizer does not export: report the model"
 
 
-def _check_merge(where: str, actual: Tensor, expected: Tensor) -> None:
+def _check_merge(where: str, actual: list[Tensor], expected: list[Tensor]) -> None:
+    for ours, theirs in zip(actual, expected, strict=True):
+        difference = _largest(ours - theirs)
+        if not difference <= LOGIT_TOLERANCE * _largest(theirs):
+            raise ExportError(
+                f"{where}: expected the merge of the branches within {LOGIT_TOLERANCE:g} of "
+                f"torch's, got a difference of {difference:.3g} of {_largest(theirs):.3g} with "
+                "identical codes; no file was written. The merge, or an operation between it and "
+                "the last quantizer of a branch, does not export: report the model"
+            )
+
+
+def _check_output(where: str, name: str, actual: Tensor, expected: Tensor) -> float:
     difference = _largest(actual - expected)
     if not difference <= LOGIT_TOLERANCE * _largest(expected):
         raise ExportError(
-            f"{where}: expected the merge of the branches within {LOGIT_TOLERANCE:g} of torch's, "
-            f"got a difference of {difference:.3g} of {_largest(expected):.3g} with identical "
-            "codes; no file was written. The merge, or an operation between it and the last "
-            "quantizer of a branch, does not export: report the model"
-        )
-
-
-def _check_logits(where: str, actual: Tensor, logits: Tensor) -> float:
-    difference = _largest(actual - logits)
-    if not difference <= LOGIT_TOLERANCE * _largest(logits):
-        raise ExportError(
-            f"{where}: expected logits within {LOGIT_TOLERANCE:g} of torch's, got a difference of "
-            f"{difference:.3g} of {_largest(logits):.3g} with identical codes; no file was "
+            f"{where}: expected {name} within {LOGIT_TOLERANCE:g} of torch's, got a difference of "
+            f"{difference:.3g} of {_largest(expected):.3g} with identical codes; no file was "
             "written. An operation of the head does not export: report the model"
         )
-    check_classes(where, actual, logits)
+    check_classes(where, actual, expected)
     return difference
 
 
 def check_classes(where: str, actual: Tensor, logits: Tensor) -> None:
-    """Check that each image gets the same class.
+    """Check that each image gets the same class, where an output is that of a classifier.
 
     Args:
         where: start of the error.
-        actual: logits (N, classes) of the file.
-        logits: logits (N, classes) of torch.
+        actual: an output of the file; logits are (N, classes).
+        logits: the same of torch.
 
     Raises:
         ExportError: an image gets another class.
@@ -331,7 +317,7 @@ def check_classes(where: str, actual: Tensor, logits: Tensor) -> None:
 
 
 def _other_classes(actual: Tensor, logits: Tensor) -> int:
-    return int((actual.argmax(-1) != logits.argmax(-1)).sum())
+    return int((actual.argmax(-1) != logits.argmax(-1)).sum()) if actual.dim() == 2 else 0
 
 
 def _largest(values: Tensor) -> float:

@@ -244,6 +244,7 @@ def _build(
         options.head,
         float_shortcuts=config.shortcuts == "float",
         perceptrons=PROFILES[config.profile].takes_perceptrons,
+        one_tensor=PROFILES[config.profile].one_tensor,
     )
     refusals = PROFILES[config.profile].refusals(plan, len(traced.outputs))
     if refusals:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from brevitas_multiquant.quant.geometry import is_transposed
 from brevitas_multiquant.quant.plain import OutputScale, RangeToCodes, ScaleShift
 
 PRUNED = "pruned_channels"
@@ -58,6 +59,8 @@ def remove_pruned(branch: nn.Module) -> dict[str, int]:
         if layer is None or pruned is None or _calls(branch, node) > 1:
             continue
         if layer[0].groups != 1:  # type: ignore[index]  # its channels are its inputs' too
+            continue
+        if is_transposed(layer[0]):  # type: ignore[index]  # its weights are (inputs, outputs)
             continue
         scale = layer[1]  # type: ignore[index]
         constant = torch.zeros(len(layer[0].weight)) if scale.bias is None else scale.bias  # type: ignore[index]

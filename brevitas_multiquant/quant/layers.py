@@ -6,164 +6,34 @@ with a forward of its own needs a rule of its own, and is refused without one, n
 
 import copy
 import sys
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from functools import cache
 from typing import Any
 
 import torch
-from brevitas.nn import QuantConv1d, QuantConv2d, QuantLinear
+from brevitas.nn import (
+    QuantConv1d,
+    QuantConv2d,
+    QuantConv3d,
+    QuantConvTranspose1d,
+    QuantConvTranspose2d,
+    QuantLinear,
+)
 from torch import Tensor, nn
 
-from brevitas_multiquant.core.clip_quantize import activation_levels
-from brevitas_multiquant.core.devices import widest_float
-from brevitas_multiquant.core.exact_sums import sums_are_exact
 from brevitas_multiquant.core.grids import ODD, Grid, WeightFormat
-from brevitas_multiquant.core.panel import Dial, Panel
-from brevitas_multiquant.core.told import told_by
-from brevitas_multiquant.quant.entries import Entry, float_entries
-from brevitas_multiquant.quant.exact import contract_exactly, refuse_mixed_types
-from brevitas_multiquant.quant.geometry import as_output_channels, geometry
+from brevitas_multiquant.core.panel import Panel
+from brevitas_multiquant.quant.code_products import CodeLayer as CodeLayer
+from brevitas_multiquant.quant.code_products import weight_range as weight_range
+from brevitas_multiquant.quant.geometry import (
+    geometry,
+)
 from brevitas_multiquant.quant.injectors import WeightPerTensorLearnedRange
-from brevitas_multiquant.quant.kept_weights import codes_kept
-from brevitas_multiquant.quant.member import INPUT, WEIGHT, Member, Site
-from brevitas_multiquant.quant.plain import plain_layer
-from brevitas_multiquant.quant.stored_channels import channels_entry
-from brevitas_multiquant.quant.stored_codes import weight_entry
 
-WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Linear)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
+WEIGHTED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 """Layers that are quantized wherever they stand between stem and head."""
-
-
-class CodeLayer(Member):
-    """Mixed into a Brevitas layer: codes in, ``scale * (codes * codes) + bias`` out.
-
-    While training, the scale is folded into the weights, which costs no pass over the output. In
-    evaluation the codes are multiplied as they are: integers below 2**24 (`is_exact`) add up in
-    fp32 exactly, in any order, so that every executor of the exported graph gets the same bits.
-    Autocast does not change that (`quant.exact`).
-
-    Attributes:
-        input_dial: of the site that the layer reads: it shows the bits of both factors.
-    """
-
-    active: Panel
-    input_dial: Dial | Panel
-    weight_function: Callable[[nn.Module], Tensor] | None
-    weight: Tensor
-    bias: Tensor | None
-    weight_quant: Any
-
-    def reset_parameters(self) -> None:
-        """Leave them empty: they come from the float layer."""
-
-    def effective_weight(self) -> Tensor:
-        """The weight that the float layer would use: standardised where its author does so."""
-        return self.weight if self.weight_function is None else self.weight_function(self)
-
-    def quant_weight(self, quant_input: Any = None, **_: Any) -> Any:
-        """Codes of the effective weight, for the layer and for Brevitas's tools."""
-        return self.weight_quant(self.effective_weight())
-
-    @property
-    def weight_format(self) -> WeightFormat:
-        """Which integers the weight codes are, at the bits at which it runs."""
-        return self.weight_quant.tensor_quant.weight_format  # type: ignore[no-any-return]
-
-    @property
-    def channel_bits(self) -> Sequence[int] | None:
-        """Bits of each output channel, where they have some of their own."""
-        return self.weight_quant.tensor_quant.grid_impl.channel_bits  # type: ignore[no-any-return]
-
-    @property
-    def weight_grids(self) -> Sequence[Grid]:
-        """All grids at which its weights may run."""
-        return self.weight_quant.tensor_quant.grid_impl.all_grids  # type: ignore[no-any-return]
-
-    @property
-    def output_scale(self) -> float | Tensor:
-        """Turns a product of codes into the product of values.
-
-        1 / (divisor (2**b - 1)) for the paper's values; times the factor that the weights' range
-        gives theirs. Where output channels have bits of their own, one for each: (C, 1, ...) as in
-        the weights.
-        """
-        divisor: float | Tensor = self.weight_quant.tensor_quant.divisor
-        factor: float | Tensor = weight_range(self).factor(self.effective_weight)
-        told = told_by(self.input_dial)
-        if told is not None:  # in fp64, as Python computes it, if the device has it
-            return factor / (divisor * told.levels.to(widest_float(told.levels.device)))
-        return factor / (divisor * activation_levels(self.input_dial.bits))
-
-    @property
-    def scale_of_outputs(self) -> float | Tensor:
-        """`output_scale`, in a shape that broadcasts to that of the output."""
-        scale = self.output_scale
-        by_channel = isinstance(scale, Tensor) and scale.dim()
-        return as_output_channels(self, scale.flatten()) if by_channel else scale  # type: ignore[union-attr]
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether fp32 holds every sum of products of codes, at the bits that its input has."""
-        largest = activation_levels(self.input_dial.bits)
-        return sums_are_exact(self.weight[0].numel(), self.weight_format.magnitude, largest)
-
-    def inner_forward_impl(self, x: Tensor, weight_codes: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer's own operation on codes, or on floats while quantizers are off."""
-        contract = super().inner_forward_impl  # type: ignore[misc]
-        if not self.active.quantized:
-            return contract(x, self.effective_weight(), bias)
-        if self.weight_quant.tensor_quant.are_values:  # while bits are learned
-            return contract(x, weight_codes, bias)
-        if self.training:
-            refuse_mixed_types(x, weight_codes)
-            scale = self.output_scale
-            weight = weight_codes * scale
-            if not self.weight_quant.tensor_quant.are_whole:
-                return contract(x, weight, bias)
-            compiling = torch.compiler.is_compiling()  # then the grid that runs is not known
-            grid = self.weight_grids[-1] if compiling else self.weight_format
-            with codes_kept(x, weight, weight_codes, scale, grid.magnitude):
-                return contract(x, weight, bias)
-        y = contract_exactly(contract, x, weight_codes).mul_(self.scale_of_outputs)
-        y = y if bias is None else y.add_(as_output_channels(self, bias))
-        return y.to(weight_codes.dtype)
-
-    def stored(self, name: str) -> Iterable[Entry]:
-        """Weights; a gain is in them, and the range is the quantizer's."""
-        learned = weight_range(self)
-        make = weight_entry if self.channel_bits is None else channels_entry
-        yield make(self, name, learned)
-        yield from learned.of_weights(name, self.effective_weight)
-        yield from float_entries(self, name, skip=("weight", "gain"))
-
-    def frozen(self, bits: int, name: str) -> nn.Module:
-        """A stock layer of the codes, and their scale behind it."""
-        form, codes = self.weight_format, self.quant_weight()
-        plain = plain_layer(
-            self,
-            codes,
-            self.scale_of_outputs,
-            form.integer_bits,
-            form.magnitude,
-            narrow_range=form.is_narrow,
-        )
-        pruned = self.weight_quant.tensor_quant.pruned
-        if pruned is not None:
-            plain.pruned_channels = pruned
-        return plain
-
-    def sites(self) -> Mapping[str, Site]:
-        """Its codes, and those that it reads."""
-        dial, own = self.input_dial, self.weight_quant.tensor_quant.mean_bits
-        weights = Site(dial.weight_bits, self.weight.numel(), assigned=dial.assigned_weights)
-        if own is not None:  # of channels with bits of their own
-            weights = Site(own, self.weight.numel())
-        return {WEIGHT: weights, INPUT: Site(dial.activation_bits, assigned=dial.assigned)}
-
-    def look_at(self, dial: Dial | Panel) -> None:
-        """Read a site: its dial shows the bits of the layer's weights and of what it reads."""
-        super().look_at(dial)
-        self.weight_quant.tensor_quant.grid_impl.look_at(dial)
 
 
 class CodeConv2d(CodeLayer, QuantConv2d):
@@ -172,6 +42,18 @@ class CodeConv2d(CodeLayer, QuantConv2d):
 
 class CodeConv1d(CodeLayer, QuantConv1d):
     """`CodeLayer` over ``brevitas.nn.QuantConv1d``."""
+
+
+class CodeConv3d(CodeLayer, QuantConv3d):
+    """`CodeLayer` over ``brevitas.nn.QuantConv3d``."""
+
+
+class CodeConvTranspose2d(CodeLayer, QuantConvTranspose2d):
+    """`CodeLayer` over ``brevitas.nn.QuantConvTranspose2d``."""
+
+
+class CodeConvTranspose1d(CodeLayer, QuantConvTranspose1d):
+    """`CodeLayer` over ``brevitas.nn.QuantConvTranspose1d``."""
 
 
 class CodeLinear(CodeLayer, QuantLinear):
@@ -299,11 +181,6 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
     yield from module.buffers()
 
 
-def weight_range(layer: CodeLayer) -> Any:
-    """What places a layer's weights between -1 and 1: a trainable range, in most methods."""
-    return layer.weight_quant.tensor_quant.range_impl
-
-
 @cache
 def _weight_quantizer(weights: Hashable) -> Any:
     is_grid = isinstance(weights, Grid)
@@ -328,6 +205,21 @@ def _conv2d(conv: nn.Conv2d, active: Panel, weight_format: Weights) -> CodeLayer
 @register_layer(nn.Conv1d)
 def _conv1d(conv: nn.Conv1d, active: Panel, weight_format: Weights) -> CodeLayer:
     return finished(empty_layer(CodeConv1d, conv, weight_format), conv, active)
+
+
+@register_layer(nn.Conv3d)
+def _conv3d(conv: nn.Conv3d, active: Panel, weight_format: Weights) -> CodeLayer:
+    return finished(empty_layer(CodeConv3d, conv, weight_format), conv, active)
+
+
+@register_layer(nn.ConvTranspose2d)
+def _transposed2d(conv: nn.ConvTranspose2d, active: Panel, weight_format: Weights) -> CodeLayer:
+    return finished(empty_layer(CodeConvTranspose2d, conv, weight_format), conv, active)
+
+
+@register_layer(nn.ConvTranspose1d)
+def _transposed1d(conv: nn.ConvTranspose1d, active: Panel, weight_format: Weights) -> CodeLayer:
+    return finished(empty_layer(CodeConvTranspose1d, conv, weight_format), conv, active)
 
 
 @register_layer(nn.Linear)

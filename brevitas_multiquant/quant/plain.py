@@ -4,7 +4,14 @@ from typing import Any
 
 import torch
 from brevitas.inject.enum import RestrictValueType, ScalingImplType
-from brevitas.nn import QuantConv1d, QuantConv2d, QuantLinear
+from brevitas.nn import (
+    QuantConv1d,
+    QuantConv2d,
+    QuantConv3d,
+    QuantConvTranspose1d,
+    QuantConvTranspose2d,
+    QuantLinear,
+)
 from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerTensorFloat, Uint8ActPerTensorFloat
 from torch import Tensor, nn
 
@@ -129,4 +136,8 @@ def plain_layer(
     return nn.Sequential(plain, OutputScale(scale, bias)).to(layer.weight.device)
 
 
-_PLAIN = ((nn.Conv2d, QuantConv2d), (nn.Conv1d, QuantConv1d), (nn.Linear, QuantLinear))
+_PLAIN = (
+    *((nn.Conv2d, QuantConv2d), (nn.Conv1d, QuantConv1d), (nn.Conv3d, QuantConv3d)),
+    *((nn.ConvTranspose2d, QuantConvTranspose2d), (nn.ConvTranspose1d, QuantConvTranspose1d)),
+    (nn.Linear, QuantLinear),
+)

@@ -7,9 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from brevitas_multiquant.quant.entries import Entry, float_entry
+from brevitas_multiquant.quant.geometry import is_transposed
 from brevitas_multiquant.quant.layers import (
     CodeConv1d,
     CodeConv2d,
+    CodeConv3d,
+    CodeConvTranspose1d,
+    CodeConvTranspose2d,
     CodeLayer,
     CodeLinear,
     weight_range,
@@ -25,11 +29,13 @@ class LayerSlice(CodeLayer):
 
     Args:
         whole: the layer that owns the parameters.
-        kept: output channels and input channels per group.
+        kept: how many of its weights' two dimensions of channels.
+        outputs: output channels.
     """
 
     whole: CodeLayer
     kept: tuple[int, int]
+    outputs: int
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
@@ -39,7 +45,7 @@ class LayerSlice(CodeLayer):
     @property
     def bias(self) -> Tensor | None:  # type: ignore[override]
         """The first channels of the whole layer's bias."""
-        return None if self.whole.bias is None else self.whole.bias[: self.kept[0]]
+        return None if self.whole.bias is None else self.whole.bias[: self.outputs]
 
     @property
     def weight_quant(self) -> Any:  # type: ignore[override]
@@ -59,8 +65,8 @@ class LayerSlice(CodeLayer):
         return [replace(entry, owner=self.whole) for entry in read]
 
     def _first(self, weight: Tensor) -> Tensor:
-        outputs, inputs = self.kept
-        return weight[:outputs, :inputs]
+        first, second = self.kept
+        return weight[:first, :second]
 
 
 class SliceConv2d(LayerSlice, CodeConv2d):
@@ -71,11 +77,30 @@ class SliceConv1d(LayerSlice, CodeConv1d):
     """`LayerSlice` of a `CodeConv1d`."""
 
 
+class SliceConv3d(LayerSlice, CodeConv3d):
+    """`LayerSlice` of a `CodeConv3d`."""
+
+
+class SliceConvTranspose2d(LayerSlice, CodeConvTranspose2d):
+    """`LayerSlice` of a `CodeConvTranspose2d`."""
+
+
+class SliceConvTranspose1d(LayerSlice, CodeConvTranspose1d):
+    """`LayerSlice` of a `CodeConvTranspose1d`."""
+
+
 class SliceLinear(LayerSlice, CodeLinear):
     """`LayerSlice` of a `CodeLinear`."""
 
 
-_SLICES = {CodeConv2d: SliceConv2d, CodeConv1d: SliceConv1d, CodeLinear: SliceLinear}
+_SLICES = {
+    CodeConv2d: SliceConv2d,
+    CodeConv1d: SliceConv1d,
+    CodeConv3d: SliceConv3d,
+    CodeConvTranspose2d: SliceConvTranspose2d,
+    CodeConvTranspose1d: SliceConvTranspose1d,
+    CodeLinear: SliceLinear,
+}
 
 
 def make_slice(narrow: CodeLayer, whole: CodeLayer) -> LayerSlice:
@@ -96,9 +121,10 @@ def make_slice(narrow: CodeLayer, whole: CodeLayer) -> LayerSlice:
         (True, [])
     """
     kept = (narrow.weight.shape[0], narrow.weight.shape[1])
+    outputs = kept[1] * narrow.groups if is_transposed(narrow) else kept[0]  # type: ignore[operator]
     narrow._parameters.clear()
     del narrow._modules["weight_quant"]
     narrow.__class__ = _SLICES[type(narrow)]  # type: ignore[assignment]
-    narrow.__dict__.update(whole=whole, kept=kept)  # not a child of the slice
+    narrow.__dict__.update(whole=whole, kept=kept, outputs=outputs)  # not a child of the slice
     assert isinstance(narrow, LayerSlice)
     return narrow

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from brevitas_multiquant.quant.layers import WEIGHTED
+from brevitas_multiquant.quant.layers import CONVOLUTIONS, WEIGHTED
 from brevitas_multiquant.rewrite.graph.kinds import has_parameters, is_norm
 from brevitas_multiquant.rewrite.graph.paths import (
     descendants,
@@ -30,7 +30,6 @@ from brevitas_multiquant.rewrite.graph.paths import (
 from brevitas_multiquant.rewrite.graph.sizes import Joint
 from brevitas_multiquant.rewrite.graph.trace import Trace, is_tensor, shape_of
 
-CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d)
 _STATELESS_LINEAR_MODULES = (
     nn.AvgPool2d,
     nn.AdaptiveAvgPool2d,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from brevitas_multiquant.errors import UnsupportedModelError
-from brevitas_multiquant.quant.layers import WEIGHTED
+from brevitas_multiquant.quant.layers import CONVOLUTIONS, WEIGHTED
 from brevitas_multiquant.rewrite.graph.kinds import (
     LAYERS,
     contains_layer,
@@ -18,10 +18,15 @@ from brevitas_multiquant.rewrite.graph.kinds import (
     is_norm,
 )
 from brevitas_multiquant.rewrite.graph.paths import ancestors, nodes_between
-from brevitas_multiquant.rewrite.graph.sizes import CannotSettleError, settle_sizes
+from brevitas_multiquant.rewrite.graph.sizes import (
+    CannotSettleError,
+    Joint,
+    joints_with_image,
+    settle_sizes,
+)
 from brevitas_multiquant.rewrite.graph.trace import Trace
 from brevitas_multiquant.rewrite.intake.ties import shared_between_parts
-from brevitas_multiquant.rewrite.joints import CONVOLUTIONS, Joint, Joints
+from brevitas_multiquant.rewrite.joints import Joints
 from brevitas_multiquant.rewrite.refusals import (
     fixed_filter,
     hidden_layers,
@@ -123,6 +128,7 @@ def make_plan(
     *,
     float_shortcuts: bool = False,
     perceptrons: bool = False,
+    one_tensor: bool = False,
 ) -> Plan:
     """Decide the cut and every layer's treatment.
 
@@ -133,6 +139,7 @@ def make_plan(
         head: name of the module that starts the head, instead of the classifier.
         float_shortcuts: the 1x1 convolutions of shortcuts stay as they are.
         perceptrons: a network of linear layers alone is welcome.
+        one_tensor: the image is not handed on for its size, which becomes that of the trace.
 
     Raises:
         UnsupportedModelError: with every reason found.
@@ -145,7 +152,9 @@ def make_plan(
     stem_ends, head_starts = joints.find(stem, head)
     if reasons:
         raise UnsupportedModelError(name, reasons)
-    notes = _settle_sizes(traced, stem_ends, head_starts, reasons)
+    joints_in_order = [(traced.image,), stem_ends, head_starts, traced.outputs]
+    notes = _settle_sizes(traced, joints_in_order, reasons, one_tensor)
+    _, stem_ends, head_starts, _ = joints_in_order
     body = nodes_between(stem_ends, head_starts) if stem_ends else []
     reasons += shared_between_parts(traced, _parts(traced, body, stem_ends))
     layers = [*_layers(traced, body), *_inner_layers(traced, body)]
@@ -170,10 +179,13 @@ def _names(joint: Joint) -> str:
 
 
 def _settle_sizes(
-    traced: Trace, stem_ends: Joint, head_starts: Joint, reasons: list[str]
+    traced: Trace, joints: list[Joint], reasons: list[str], one_tensor: bool
 ) -> list[str]:
+    """What a user should know of sizes; the image is added to the joints that need it."""
     try:
-        return settle_sizes(traced, ((traced.image,), stem_ends, head_starts, traced.outputs))
+        if not one_tensor:
+            joints[:] = joints_with_image(traced, joints)
+        return settle_sizes(traced, joints)
     except CannotSettleError as error:
         reasons.append(f"{error}; read it from the tensor that it is used with")
         return []

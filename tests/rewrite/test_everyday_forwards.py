@@ -175,11 +175,17 @@ class SizeOfImageAlone(Base):
         return self.fc(self.pool(F.interpolate(self.body(x), size=size)).flatten(1))
 
 
-def test_a_size_of_the_image_alone_is_guarded(make_net, images):
-    """It holds for the size that the network was converted for; another is refused by name."""
+def test_a_size_of_the_image_alone_comes_with_the_image(make_net):
     model = SizeOfImageAlone()
     net = make_net(model)
-    assert equals_the_model(net, model, images)
+    assert net.plan.notes == [] and "x" in net.plan.stem_ends
+    for size in ((8, 8), (16, 24), (9, 15)):
+        assert equals_the_model(net, model, torch.randn(2, 3, *size))
+
+
+def test_a_size_of_the_image_alone_is_guarded_for_hardware(make_net, images):
+    """It holds for the size that the network was converted for; another is refused by name."""
+    net = make_net(SizeOfImageAlone(), profile="finn")
     assert any("holds for images of the size of input_shape" in note for note in net.plan.notes)
     calibrate(net, [images])
     for part in (net, extract_subnet(net, 4)):
@@ -196,11 +202,13 @@ def test_a_size_that_cannot_be_guarded_is_refused(make_net):
             y = self.pool(self.features(x)).flatten(1)
             return self.fc(torch.relu(y)) * h
 
+    model = ScaledLogits()
+    assert equals_the_model(make_net(model), model, torch.randn(2, 3, 16, 24))  # the image tells
     with pytest.raises(
         UnsupportedModelError,
         match=r"getitem \(8\) is read from the size of one part's .* read it from the tensor that",
     ):
-        make_net(ScaledLogits())
+        make_net(model, profile="finn")
 
 
 class Flag(Base):

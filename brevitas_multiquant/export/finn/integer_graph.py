@@ -14,6 +14,7 @@ from torch import Tensor
 
 from brevitas_multiquant.core.grids import weight_datatype
 from brevitas_multiquant.core.power_of_two import integer_range
+from brevitas_multiquant.quant.geometry import per_channel
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,9 +279,12 @@ class HostSide:
         return (shifted / self.input_scale).clamp(*self.input_range).floor()
 
     def logits(self, integers: Tensor) -> Tensor:
-        """Logits (N, classes) of the hardware's output (N, classes, 1, 1)."""
-        scaled = integers.flatten(1).float() * self.output_scale
-        logits = scaled / self.output_divisor + self.output_bias
+        """Logits (N, classes) of the hardware's output (N, classes, 1, 1); maps stay maps."""
+        is_map = integers.dim() == 4 and integers[0, 0].numel() > 1
+        is_map &= self.output_bias.numel() == integers.shape[1]
+        flat = integers if is_map else integers.flatten(1)
+        bias = per_channel(self.output_bias, flat)
+        logits = flat.float() * self.output_scale / self.output_divisor + bias
         for name in self.finish:
             logits = FINISHES[name](logits)
         return logits

@@ -15,12 +15,12 @@ from brevitas_multiquant.core.power_of_two import integer_range
 from brevitas_multiquant.core.precision import described
 from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export.exporter import copy_of_modules, quiet, run_exporter
+from brevitas_multiquant.export.part_ends import MERGE, STEM, ends_of
 from brevitas_multiquant.export.qonnx.execute import session_of
 from brevitas_multiquant.export.request import require_packages
 from brevitas_multiquant.export.verify import (
     Graph,
     check_classes,
-    last_node,
     quantizer_order,
     verify,
 )
@@ -146,15 +146,17 @@ def verify_onnx(model: Any, subnet: Subnet, images: Tensor) -> None:
     session, tapped = session_of(model), Tapped(model, quantizer_order(subnet, images[:1]))
     size = session.get_inputs()[0].shape[0]
     for batch in batches_of(images, size):
-        (logits,) = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
+        outputs = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
         tensors = tapped.run(batch.numpy())
         graph = replace(tapped.graph, run=partial(_given, tensors))
         comparison = verify(graph, subnet, batch, allow_ties=True)
         with torch.no_grad():
-            expected = subnet(batch)
+            expected = subnet.structure.tensors(subnet(batch))
         if comparison.end_to_end_flipped_codes:
-            expected = torch.from_numpy(tensors[graph.logits])
-        check_logits(f"export at {described(subnet.setting)}", torch.from_numpy(logits), expected)
+            expected = tuple(torch.from_numpy(tensors[name]) for name in graph.outputs)
+        where = f"export at {described(subnet.setting)}"
+        for ours, theirs in zip(outputs, expected, strict=True):
+            check_logits(where, torch.from_numpy(ours), theirs)
 
 
 def check_logits(where: str, actual: Tensor, expected: Tensor) -> None:
@@ -162,14 +164,14 @@ def check_logits(where: str, actual: Tensor, expected: Tensor) -> None:
 
     Args:
         where: start of the error.
-        actual: logits (N, classes) of the file.
-        expected: logits (N, classes) of torch.
+        actual: logits (N, classes) of the file, or another output (N, ...).
+        expected: the same of torch.
 
     Raises:
         ExportError: an image gets other logits or another class.
     """
-    difference = (actual - expected).abs().amax(-1)
-    wrong = ~(difference <= LOGIT_TOLERANCE * expected.abs().amax(-1))
+    difference = (actual - expected).flatten(1).abs().amax(1)
+    wrong = ~(difference <= LOGIT_TOLERANCE * expected.flatten(1).abs().amax(1))
     if wrong.any():
         raise ExportError(
             f"{where}: expected logits within {LOGIT_TOLERANCE:g} of the largest, got other ones "
@@ -200,15 +202,16 @@ class Tapped:
     def __init__(self, model: Any, paths: list[str]) -> None:
         twin = type(model)()
         twin.CopyFrom(model)
-        logits = twin.graph.output[0].name
-        stem, merge = (last_node(twin.graph, part) for part in ("stem", "merge"))
+        outputs = tuple(value.name for value in twin.graph.output)
         codes = dict(zip(paths, codes_of(twin.graph), strict=True))
-        ends = [node.output[0] if node else None for node in (stem, merge)]
         # the stem may end in a quantizer: its codes are compared like all others
-        stem_end, merge_end = (None if end in codes.values() else end for end in ends)
-        self._wanted = list(dict.fromkeys([logits, *codes.values(), *filter(None, ends)]))
-        self.graph = Graph(self.run, stem_end, codes, logits, merge_end)
-        for name in self._wanted[1:]:
+        stem, merge = (
+            tuple(node.output[0] for node in ends_of(twin.graph, part)) for part in (STEM, MERGE)
+        )
+        stem, merge = (tuple(n for n in ends if n not in codes.values()) for ends in (stem, merge))
+        self._wanted = list(dict.fromkeys([*outputs, *codes.values(), *stem, *merge]))
+        self.graph = Graph(self.run, stem, codes, outputs, merge)
+        for name in self._wanted[len(outputs) :]:
             twin.graph.output.add().name = name
         self._session = session_of(twin)
 

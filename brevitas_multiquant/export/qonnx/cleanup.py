@@ -238,8 +238,14 @@ def _own_parameters(graph: Any) -> None:
 
 
 def _name(graph: Any) -> None:
-    """Names as qonnx gives them: ``Conv_0``, ``Conv_0_out0``, ``Conv_0_param0``, ``global_in``."""
-    names = {graph.input[0].name: "global_in", graph.output[0].name: "global_out"}
+    """Names as qonnx gives them: ``Conv_0``, ``Conv_0_out0``, ``Conv_0_param0``, ``global_in``.
+
+    Several outputs keep the names that they have in what the network returns.
+    """
+    names = {value.name: value.name for value in graph.output}
+    if len(names) == 1:
+        names = {graph.output[0].name: "global_out"}
+    names[graph.input[0].name] = "global_in"
     constants = {tensor.name for tensor in graph.initializer}
     counts: Counter[str] = Counter()
     for node in graph.node:

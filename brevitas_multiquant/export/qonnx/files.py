@@ -16,6 +16,7 @@ from brevitas_multiquant.core.precision import Assignment, Setting, described, n
 from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export.exporter import quiet, readable_ir_version, run_exporter
 from brevitas_multiquant.export.operations import operations_named
+from brevitas_multiquant.export.part_ends import MERGE, STEM, label_ends, take_ends
 from brevitas_multiquant.export.qonnx.cleanup import clean_up, unsigned_bits
 from brevitas_multiquant.export.qonnx.execute import execute
 from brevitas_multiquant.export.report import enter, new_report
@@ -29,7 +30,6 @@ from brevitas_multiquant.export.sample import impulse_images, smooth_images, ste
 from brevitas_multiquant.export.verify import (
     Comparison,
     Graph,
-    last_node,
     quantizer_order,
     verify,
     weights_quantized_once,
@@ -38,9 +38,6 @@ from brevitas_multiquant.nn.given import float32_network
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.nn.subnet import Subnet, extract_subnet
 from brevitas_multiquant.storage.staging import staged
-
-_STEM = "stem"
-_MERGE = "merge"
 
 
 def to_qonnx(subnet: Subnet, images: Tensor) -> Any:
@@ -102,15 +99,15 @@ def verify_qonnx(
         ExportError: they differ; names the tensor.
     """
     labelled = {node.doc_string: node.output[0] for node in model.graph.node if node.doc_string}
-    stem, merge = labelled.pop(_STEM, None), labelled.pop(_MERGE, None)
-    logits = model.graph.output[0].name
-    wanted = {*labelled.values(), logits, *filter(None, (stem, merge))}
+    stem, merge = (take_ends(labelled, part) for part in (STEM, MERGE))
+    outputs = tuple(value.name for value in model.graph.output)
+    wanted = {*labelled.values(), *outputs, *stem, *merge}
 
     def run(array: np.ndarray) -> dict[str, np.ndarray]:
         with readable_ir_version(), quiet():
             return execute(model, array, wanted)
 
-    graph = Graph(run, stem, labelled, logits, merge)
+    graph = Graph(run, stem, labelled, outputs, merge)
     return verify(graph, subnet, images, allow_ties)
 
 
@@ -126,8 +123,9 @@ def export_qonnx(
     """Write one QONNX file per bit-width and assignment, each run and compared with torch before.
 
     Beside ``model_4b.onnx`` and its like: ``input.npy``, ``expected_output_4b.npy`` (what torch
-    makes of it) and the report ``export.json``. Files are moved into the folder after all were
-    verified; a failure leaves the folder as it was.
+    makes of it; ``.npz`` of several outputs, by the names that they have in the graph) and the
+    report ``export.json``. Files are moved into the folder after all were verified; a failure
+    leaves the folder as it was.
 
     Each file is compared on two batches, with the codes of every quantizer of the body identical
     given the stem output that the file computed, logits within 1e-5 and the same class. The float
@@ -188,7 +186,8 @@ def export_qonnx(
                     }
             with torch.no_grad():
                 _check_sample(comparisons["sample"], setting)
-                entry = _write(model, setting, subnet(sample), staging, comparisons)
+                outputs = subnet.structure.tensors(subnet(sample))
+                entry = _write(model, subnet, outputs, staging, comparisons)
             enter(report, setting, entry)
         (staging / "export.json").write_text(json.dumps(report, indent=2) + "\n")
     return {given: Path(folder) / _file_name(setting) for given, setting in chosen.items()}
@@ -207,14 +206,20 @@ def _check_sample(comparison: Comparison, setting: Setting) -> None:
 
 def _write(
     model: Any,
-    setting: Setting,
-    expected: Tensor,
+    subnet: Subnet,
+    outputs: Sequence[Tensor],
     staging: Path,
     comparisons: dict[str, Comparison],
 ) -> dict[str, Any]:
     """Write the files of one setting; what the report says of it."""
-    np.save(staging / f"expected_output_{name_of(setting)}.npy", expected.numpy())
-    path = staging / _file_name(setting)
+    expected = staging / f"expected_output_{name_of(subnet.setting)}"
+    arrays = [output.numpy() for output in outputs]
+    if len(arrays) == 1:
+        np.save(expected.with_suffix(".npy"), arrays[0])
+    else:
+        named: Any = dict(zip(subnet.structure.names, arrays, strict=True))
+        np.savez(expected.with_suffix(".npz"), **named)
+    path = staging / _file_name(subnet.setting)
     path.write_bytes(model.SerializeToString())
     return {
         "file": path.name,
@@ -239,7 +244,4 @@ def _label(graph: Any, paths: list[str]) -> None:
     ]
     for node, path in zip(quantizers, paths, strict=True):
         node.doc_string = path
-    for part in (_STEM, _MERGE):
-        node = last_node(graph, part)
-        if node is not None and not node.doc_string:
-            node.doc_string = part
+    label_ends(graph)

@@ -14,13 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from brevitas_multiquant.quant.layers import CONVOLUTIONS, TRANSPOSED
 from brevitas_multiquant.rewrite.graph.trace import Trace, gives_tensors, is_tensor, shape_of
 
 BATCH, CHANNEL, POSITION = "batch", "channel", "position"
 Axes = tuple[frozenset[str], ...]
 
 _UNKNOWN: frozenset[str] = frozenset()
-_IMAGE: Axes = tuple(frozenset({name}) for name in (BATCH, CHANNEL, POSITION, POSITION))
+_IMAGE: Axes = tuple(frozenset({name}) for name in (BATCH, CHANNEL, *3 * (POSITION,)))
+_CONVOLUTIONS = (*CONVOLUTIONS, *TRANSPOSED)
 _PERMUTATIONS = {torch.permute, "permute", torch.transpose, "transpose", "swapaxes", "movedim"}
 _REDUCTIONS = {"mean", "sum", "amax", "amin", "max", "min", "std", "var", "norm"}
 _SOFTMAXES = {torch.softmax, F.softmax, "softmax"}
@@ -82,7 +84,7 @@ def _follow(
     source = max(sources, key=lambda s: sum(map(bool, axes[s])))  # not a parameter beside it
     before, known = shape_of(source), axes[source]
     layer = traced.module(node)
-    if isinstance(layer, (nn.Conv1d, nn.Conv2d)) and len(before) == len(shape):
+    if isinstance(layer, _CONVOLUTIONS) and len(before) == len(shape):
         made = frozenset({CHANNEL}) if _adds_up(layer) else known[1]
         return (known[0], made, *known[2:])
     if isinstance(traced.module(node), nn.Linear):
@@ -97,9 +99,9 @@ def _follow(
     return _reshaped(before, shape, known)
 
 
-def _adds_up(layer: nn.Conv1d | nn.Conv2d) -> bool:
+def _adds_up(layer: Any) -> bool:
     """Whether a convolution adds up its channels; a depthwise one has a filter for each."""
-    return layer.in_channels > layer.groups
+    return bool(layer.in_channels > layer.groups)
 
 
 def _name(node: fx.Node) -> str:
@@ -162,7 +164,7 @@ def mixes_positions(traced: Trace, node: fx.Node, axes: dict[fx.Node, Axes]) -> 
     module = traced.module(node)
     if isinstance(module, nn.Linear):
         place = -1
-    elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
+    elif isinstance(module, _CONVOLUTIONS):
         if not _adds_up(module):
             return False
         place = 1 if len(shape) > len(module.kernel_size) + 1 else 0  # an image without a batch

@@ -151,6 +151,7 @@ _CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "
 _LAYERS_OF: dict[Any, type[nn.Module]] = {
     F.conv1d: nn.Conv1d,
     F.conv2d: nn.Conv2d,
+    F.conv3d: nn.Conv3d,
     F.linear: nn.Linear,
 }
 

@@ -1,9 +1,10 @@
 """Sizes across a cut: what a part reads of another part's shapes, it reads of its own input.
 
 A forward may read ``b = x.size(0)`` at the top and use it at the end. Stem, branch and head each
-see one tensor alone. So every such number is found again in the shape of that tensor: by running
-the graph on images of other batches and sizes, and comparing. Where it is none of them, it stays
-the number of the traced input shape, guarded by `traced_size`.
+see their own tensors alone. So every such number is found again in the shapes of these: by running
+the graph on images of other batches and sizes, and comparing. Where it is none of them, the image
+is handed on for its size (`joints_with_image`); or it stays the number of the traced input shape,
+guarded by `traced_size`.
 """
 
 import operator
@@ -42,7 +43,7 @@ def settle_sizes(traced: Trace, joints: Sequence[Joint]) -> list[str]:
     Raises:
         CannotSettleError: a size that is none of the part's input's, nor a constant.
     """
-    parts = [_Part.between(starts, ends) for starts, ends in pairwise(joints)]
+    parts = _parts(joints)
     if not any(part.crossing for part in parts):
         return []
     runs = _Runs.of(traced)
@@ -59,6 +60,37 @@ def settle_sizes(traced: Trace, joints: Sequence[Joint]) -> list[str]:
     traced.graph.lint()
     traced.model.recompile()
     return list(dict.fromkeys(notes))
+
+
+def joints_with_image(traced: Trace, joints: Sequence[Joint]) -> list[Joint]:
+    """The joints, with the image among them where a part needs its size and cannot tell it.
+
+    As a head that makes maps as large as the image does: it is handed on for its size alone, so
+    that the network takes images of any size.
+
+    Args:
+        traced: the model's graph; not changed.
+        joints: as of `settle_sizes`.
+    """
+    (image,), stem_ends, head_starts, outputs = joints
+    _, branch, head = parts = _parts(joints)
+    if not any(part.crossing for part in parts):
+        return list(joints)
+    runs = _Runs.of(traced)
+    in_branch, in_head = (
+        not all(settled.finds(size) for size in part.crossing if _tensors_of(size) == {image})
+        for part in (branch, head)
+        for settled in [_Settled(part, runs, [])]
+    )
+    if in_head and image not in head_starts:
+        head_starts = (image, *head_starts)
+    if (in_head or in_branch) and image not in stem_ends:
+        stem_ends = (image, *stem_ends)
+    return [(image,), stem_ends, head_starts, outputs]
+
+
+def _parts(joints: Sequence[Joint]) -> "list[_Part]":
+    return [_Part.between(starts, ends) for starts, ends in pairwise(joints)]
 
 
 def _is_size(node: fx.Node) -> bool:
@@ -182,6 +214,23 @@ class _Settled:
             args, kwargs = fx.node.map_arg((size.args, size.kwargs), self.equal_of)
             return self._call(size.target, args, first, kwargs)
         return self._number(size, values)
+
+    def finds(self, size: fx.Node) -> bool:
+        """Whether `equal_of` knows something for images of any size."""
+        if size.target is getattr and size.args[1] in _OF_ANY_BATCH:
+            return True
+        values = self._runs.of_node(size)
+        if isinstance(values[0], (tuple, list)):
+            entries = [list(entry) for entry in zip(*values, strict=True)]
+            return all(map(self._finds_number, entries))
+        if self._finds_number(values):
+            return True
+        sources = size.all_input_nodes
+        return _is_computed(size) and all(map(self.finds, sources))
+
+    def _finds_number(self, values: list[Any]) -> bool:
+        constant = all(value == values[0] for value in values)
+        return constant or self._equal_number(values) is not None
 
     def _number(self, size: fx.Node, values: list[Any]) -> Any:
         if all(value == values[0] for value in values):

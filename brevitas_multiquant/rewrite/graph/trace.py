@@ -229,6 +229,17 @@ class _Run(fx.Interpreter):
         super().__init__(module, graph=traced.graph)
         self.extra_traceback = False
 
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A norm of a fake tensor gives it back: it has a shape and no values.
+
+        The framework would take the norm apart into a dozen operations.
+        """
+        module = self.fetch_attr(target)
+        own = type(module).__module__.startswith("torch.nn.")
+        if own and isinstance(module, NORMS) and args and isinstance(args[0], FakeTensor):
+            return args[0]
+        return super().call_module(target, args, kwargs)
+
 
 class _Shapes(_Run):
     """Notes shapes, and what opaque modules do that a trace cannot see."""
@@ -243,17 +254,6 @@ class _Shapes(_Run):
             result, lambda v: _extract_tensor_metadata(v) if isinstance(v, Tensor) else v
         )
         return result
-
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A norm of a fake tensor gives it back: it has a shape and no values.
-
-        The framework would take the norm apart into a dozen operations.
-        """
-        module = self.fetch_attr(target)
-        own = type(module).__module__.startswith("torch.nn.")
-        if own and isinstance(module, NORMS) and args and isinstance(args[0], FakeTensor):
-            return args[0]
-        return super().call_module(target, args, kwargs)
 
     def _is_closed(self, node: fx.Node) -> bool:
         """Whether there is code in a node that the trace did not look into."""

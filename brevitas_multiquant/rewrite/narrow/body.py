@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from brevitas_multiquant.core.output_structure import tensors_of
 from brevitas_multiquant.errors import UnsupportedModelError
+from brevitas_multiquant.quant.geometry import is_transposed
 from brevitas_multiquant.quant.layers import WEIGHTED
 from brevitas_multiquant.rewrite.graph.channels import is_dense
 from brevitas_multiquant.rewrite.graph.kinds import has_parameters, is_constant_norm
@@ -76,6 +77,9 @@ def _narrow_module(module: nn.Module, node: fx.Node, plan: HalfPlan) -> None:
 
 
 def _narrow_layer(layer: Any, reads: Fraction, gives: Fraction) -> None:
+    if is_transposed(layer):
+        _narrow_transposed(layer, reads, gives)
+        return
     outputs = int(layer.weight.shape[0] * gives)
     per_group = int(layer.weight.shape[1] * (reads if is_dense(layer) else WHOLE))
     for name, parameter in list(layer.named_parameters(recurse=False)):
@@ -86,6 +90,19 @@ def _narrow_layer(layer: Any, reads: Fraction, gives: Fraction) -> None:
     else:
         layer.groups = int(layer.groups * gives) if not is_dense(layer) else 1
         layer.in_channels, layer.out_channels = per_group * layer.groups, outputs
+
+
+def _narrow_transposed(layer: Any, reads: Fraction, gives: Fraction) -> None:
+    """Its weights are (inputs, outputs of a group, ...)."""
+    dense = is_dense(layer)
+    layer.groups = 1 if dense else int(layer.groups * gives)
+    inputs = int(layer.in_channels * (reads if dense else gives))
+    per_group = int(layer.weight.shape[1] * (gives if dense else WHOLE))
+    layer.in_channels, layer.out_channels = inputs, per_group * layer.groups
+    for name, parameter in list(layer.named_parameters(recurse=False)):
+        weight = name == "weight"
+        first = parameter[:inputs, :per_group] if weight else parameter[: layer.out_channels]
+        setattr(layer, name, _parameter_like(parameter, first))
 
 
 _GROUPS = ("num_groups", "groups")

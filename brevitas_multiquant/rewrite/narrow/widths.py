@@ -12,6 +12,7 @@ from fractions import Fraction
 from torch import fx, nn
 
 from brevitas_multiquant.errors import UnsupportedModelError
+from brevitas_multiquant.quant.geometry import macs_of
 from brevitas_multiquant.quant.layers import WEIGHTED
 from brevitas_multiquant.rewrite.graph.channels import (
     ChannelSets,
@@ -123,7 +124,8 @@ def macs_share(body: fx.GraphModule, plan: HalfPlan) -> Fraction:
     for node in body.graph.nodes:
         layer = module_of(body, node)
         if isinstance(layer, WEIGHTED):
-            macs = math.prod(shape_of(node)) * layer.weight[0].numel()
+            sizes = (shape_of(one) for one in (node.all_input_nodes[0], node))
+            macs = macs_of(layer, *map(math.prod, sizes))
             reads, gives = plan.layer_shares(layer, node)
             whole += macs
             half += macs * gives * (reads if is_dense(layer) else WHOLE)

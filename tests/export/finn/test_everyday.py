@@ -12,6 +12,7 @@ from brevitas_multiquant.export import check_finn, export_finn
 from brevitas_multiquant.export.finn.check import branch_names
 from brevitas_multiquant.export.finn.hardware import hardware_layers
 from brevitas_multiquant.export.finn.lower import lower
+from tests.dense import segmentation
 from tests.export.finn.everyday import BODIES, Line, perceptron
 
 SHAPE = (1, 3, 8, 8)
@@ -50,6 +51,16 @@ def test_integers_give_torchs_logits(name):
     assert check_finn(net) == []
     for bits in net.bits:
         assert_equal(net, bits)
+
+
+def test_a_u_net_maps():
+    """Skips by concatenation, nearest upsampling: logits of every pixel, with difference 0."""
+    torch.manual_seed(0)
+    net = network_of(segmentation.UNet(), (2, 4), segmentation.SHAPE)
+    assert check_finn(net) == []
+    for bits in net.bits:
+        graph = assert_equal(net, bits)
+        assert graph.logits(torch.randn(1, *segmentation.SHAPE[1:])).shape == (1, 5, 32, 32)
 
 
 @pytest.mark.parametrize("name", ["concatenation", "squeeze and excitation", "upsampling", "silu"])

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export.onnx.integer.values import Integers
 from brevitas_multiquant.export.onnx.integer.walk import Rewritten
 from brevitas_multiquant.export.onnx.qcdq import check_logits
@@ -45,7 +46,7 @@ class Agreement:
 def compare(
     file: Rewritten,
     codes: dict[str, Integers],
-    ends: tuple[str | None, str | None],
+    ends: tuple[tuple[str, ...], tuple[str, ...]],
     written: Subnet,
     subnet: Subnet,
     batches: Callable[[], Iterator[Tensor]],
@@ -64,18 +65,24 @@ def compare(
         ExportError: a kernel gives another integer than torch, further than `NEAR` from a
             threshold, or other logits for the same integers; names the tensor.
     """
+    if len(subnet.structure.names) > 1:
+        raise ExportError(
+            "export_onnx: expected a network of one output for integer=True, got "
+            f"{', '.join(subnet.structure.names)}; leave integer= out"
+        )
     session, tapped = session_of(file.model), _Tapped(file.model, codes, ends)
     found: list[Comparison] = []
     logits: list[tuple[Tensor, Tensor]] = []
     for batch in batches():
         tensors = tapped.run(batch.numpy())
         run = partial(_given, tensors)
-        graph = Graph(run, ends[0], tapped.names, tapped.logits, ends[1])
+        graph = Graph(run, ends[0], tapped.names, (tapped.logits,), ends[1])
         found.append(verify(graph, written, batch, allow_ties=True, near=NEAR))
         (actual,) = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
         check_logits("export", torch.from_numpy(actual), torch.from_numpy(tensors[tapped.logits]))
         with torch.no_grad():
-            logits.append((torch.from_numpy(actual), subnet(batch)))
+            (expected,) = subnet.structure.tensors(subnet(batch))
+        logits.append((torch.from_numpy(actual), expected))
     actual, expected = (torch.cat(side) for side in zip(*logits, strict=True))
     return Agreement(
         images=len(actual),
@@ -95,7 +102,7 @@ class _Tapped:
     """A copy of a model that gives its integers too."""
 
     def __init__(
-        self, model: Any, codes: dict[str, Integers], ends: tuple[str | None, str | None]
+        self, model: Any, codes: dict[str, Integers], ends: tuple[tuple[str, ...], tuple[str, ...]]
     ) -> None:
         twin = type(model)()
         twin.CopyFrom(model)
@@ -103,7 +110,7 @@ class _Tapped:
         self.names = {path: f"codes of {path}" for path in codes}
         self._codes = codes
         bytes_ = [integers.name for integers in codes.values()]
-        self._wanted = list(dict.fromkeys([self.logits, *bytes_, *filter(None, ends)]))
+        self._wanted = list(dict.fromkeys([self.logits, *bytes_, *ends[0], *ends[1]]))
         for name in self._wanted[1:]:
             twin.graph.output.add().name = name
         self._session = session_of(twin)

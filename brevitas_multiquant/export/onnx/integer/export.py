@@ -14,7 +14,8 @@ from brevitas_multiquant.export.onnx.integer.halved import with_bytes
 from brevitas_multiquant.export.onnx.integer.optimized import Kernels, kernels_of
 from brevitas_multiquant.export.onnx.integer.walk import Rewritten, to_integer
 from brevitas_multiquant.export.onnx.qcdq import batches_of, codes_of, to_onnx
-from brevitas_multiquant.export.verify import last_node, quantizer_order, weights_quantized_once
+from brevitas_multiquant.export.part_ends import MERGE, STEM, ends_of
+from brevitas_multiquant.export.verify import quantizer_order, weights_quantized_once
 from brevitas_multiquant.nn.subnet import Subnet
 
 SAME_CLASS = 0.995
@@ -75,12 +76,15 @@ def _entry(
     }
 
 
-def _ends(exact: Any, file: Rewritten) -> tuple[str | None, str | None]:
+def _ends(exact: Any, file: Rewritten) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What stem and merge give, where the file has these tensors as they were."""
     made = {name for node in file.model.graph.node for name in node.output}
-    found = (last_node(exact.graph, part) for part in ("stem", "merge"))
-    names = (node.output[0] if node else None for node in found)
-    stem, merge = (n if n in made and n not in file.codes else None for n in names)
+    found = (ends_of(exact.graph, part) for part in (STEM, MERGE))
+    names = (tuple(node.output[0] for node in nodes) for nodes in found)
+    stem, merge = (
+        each if all(name in made and name not in file.codes for name in each) else ()
+        for each in names
+    )
     return stem, merge
 
 
