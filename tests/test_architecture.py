@@ -220,7 +220,7 @@ OPTIONAL = {
     *("timm", "torchvision"),  # models
     *("onnx", "onnxruntime", "qonnx"),  # export
     *("huggingface_hub", "matplotlib"),  # hub, plots of its cards
-    *("accelerate", "sklearn", "tqdm", "yaml"),  # recipes
+    *("accelerate", "sklearn", "torchmetrics", "tqdm", "yaml"),  # recipes
     "scipy",  # exact allocations
     "gradio",  # the demo
     "PIL",  # image files, in exported projects

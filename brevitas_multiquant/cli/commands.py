@@ -18,6 +18,7 @@ from brevitas_multiquant.recipes.options.option import PROGRAM, Parser
 from brevitas_multiquant.recipes.options.plot import plot_parser
 from brevitas_multiquant.recipes.options.predict import predict_parser
 from brevitas_multiquant.recipes.options.search import search_parser
+from brevitas_multiquant.recipes.options.segment import segment_parser
 from brevitas_multiquant.recipes.options.train import train_parser
 from brevitas_multiquant.version import __version__
 
@@ -45,6 +46,7 @@ COMMANDS = {
     "allocate": Command("bits of every layer in a budget", allocate_parser, f"{CLI}.allocate"),
     "train": Command("one network for every bit-width", train_parser, f"{RECIPES}.train"),
     "search": Command("learn the bits of every layer", search_parser, f"{RECIPES}.search"),
+    "segment": Command("a class for every pixel", segment_parser, f"{RECIPES}.segment"),
     "evaluate": Command("accuracy at each bit-width", evaluate_parser, f"{RECIPES}.evaluate"),
     "predict": Command("the likeliest classes of images", predict_parser, f"{RECIPES}.predict"),
     "export": Command("QONNX, ONNX or FINN, verified", export_parser, f"{RECIPES}.export"),

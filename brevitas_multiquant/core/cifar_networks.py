@@ -234,7 +234,8 @@ class CifarMobileNetV1(_CifarNet):
         return self.blocks(self.act1(self.bn1(self.conv_stem(x))))
 
 
-def _cfg(first_conv: str) -> dict[str, Any]:
+def cifar_cfg(first_conv: str) -> dict[str, Any]:
+    """What timm is told of a network for 32x32 images, whose first layer has this name."""
     return {
         "url": "",
         "num_classes": 10,
@@ -251,10 +252,10 @@ def _cfg(first_conv: str) -> dict[str, Any]:
 
 default_cfgs = generate_default_cfgs(
     {
-        "cifar_resnet8.untrained": _cfg("conv1"),
-        "cifar_resnet20.untrained": _cfg("conv1"),
-        "cifar_vgg11_bn.untrained": _cfg("features.0"),
-        "cifar_mobilenetv1.untrained": _cfg("conv_stem"),
+        "cifar_resnet8.untrained": cifar_cfg("conv1"),
+        "cifar_resnet20.untrained": cifar_cfg("conv1"),
+        "cifar_vgg11_bn.untrained": cifar_cfg("features.0"),
+        "cifar_mobilenetv1.untrained": cifar_cfg("conv_stem"),
     }
 )
 

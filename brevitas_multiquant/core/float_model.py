@@ -165,7 +165,8 @@ def _check_plain(key: str, value: Any, largest: int | None, depth: int = 3) -> N
 def _build_timm(name: str, kwargs: dict[str, Any]) -> nn.Module:
     import timm
 
-    importlib.import_module("brevitas_multiquant.core.cifar_networks")
+    for own in ("cifar_networks", "segmentation_networks"):
+        importlib.import_module(f"brevitas_multiquant.core.{own}")
     if not timm.is_model(name):  # timm would look for "hf-hub:..." in the network
         raise SourceError(
             f"timm cannot build {name!r}: it has no model of that name"

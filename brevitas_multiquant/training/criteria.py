@@ -41,11 +41,11 @@ _KINDS = {name: kind for kind, names in READS.items() for name in names}
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
-    """KD of eq. 7: cross entropy against the teacher's softmax, mean over the batch.
+    """KD of eq. 7: cross entropy against the teacher's softmax, mean over batch and pixels.
 
     Args:
-        student: logits (N, classes).
-        teacher: logits (N, classes).
+        student: logits (N, classes), or of pixels (N, classes, H, W).
+        teacher: logits of the same shape.
 
     Example:
         >>> import torch

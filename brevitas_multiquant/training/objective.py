@@ -13,6 +13,7 @@ from brevitas_multiquant.training.criteria import (
     soft_binary_cross_entropy,
     soft_cross_entropy,
 )
+from brevitas_multiquant.training.entries import EntryLosses, Losses
 from brevitas_multiquant.training.task import (
     EACH,
     LARGEST,
@@ -30,6 +31,7 @@ __all__ = [
     "VALUES",
     "BitWidthLoss",
     "Criterion",
+    "EntryLosses",
     "InPlaceDistillation",
     "LabelsAlone",
     "RecursiveDistillation",
@@ -54,7 +56,7 @@ class InPlaceDistillation(TrainingTask):
         net: the network to train.
         loss: ``"sum"``: CE + KD as in eq. 7; ``"halved"``: (CE + KD) / 2 as in the published code.
         distill: False trains every bit-width by CE alone.
-        criterion: (output, target) -> scalar; default cross entropy.
+        criterion: (output, target) -> scalar, or a mapping of entries; default cross entropy.
         distill_criterion: (student's output, teacher's output) -> scalar. By default as
             ``criterion`` asks (`READS`): `soft_cross_entropy` where one label is right,
             `soft_binary_cross_entropy` where several may be (BCE with logits) or there is a single
@@ -83,8 +85,8 @@ class InPlaceDistillation(TrainingTask):
         *,
         loss: str = "sum",
         distill: bool = True,
-        criterion: Criterion | None = None,
-        distill_criterion: Criterion | None = None,
+        criterion: Losses | None = None,
+        distill_criterion: Losses | None = None,
     ) -> None:
         check_choice("loss", loss, tuple(SHARES))
         super().__init__(
@@ -100,13 +102,13 @@ class LabelsAlone(TrainingTask):
 
     Args:
         net: the network to train.
-        criterion: (output, target) -> scalar; default cross entropy.
+        criterion: (output, target) -> scalar, or a mapping of entries; default cross entropy.
 
     Raises:
         NetworkError, ConfigError: as of `TrainingTask`.
     """
 
-    def __init__(self, net: MultiQuantNet, *, criterion: Criterion | None = None) -> None:
+    def __init__(self, net: MultiQuantNet, *, criterion: Losses | None = None) -> None:
         super().__init__(net, Objective(), criterion=criterion)
 
 
@@ -127,7 +129,7 @@ class RecursiveDistillation(TrainingTask):
         net: the network to train.
         teacher: ``"recursive"``: the next larger bit-width that runs; ``"top"``: the largest;
             ``"labels"``: none, each learns from labels.
-        criterion: (output, target) -> scalar; default cross entropy.
+        criterion: (output, target) -> scalar, or a mapping of entries; default cross entropy.
         distill_criterion: (student's output, teacher's output) -> scalar.
 
     Raises:
@@ -139,8 +141,8 @@ class RecursiveDistillation(TrainingTask):
         net: MultiQuantNet,
         *,
         teacher: str = "recursive",
-        criterion: Criterion | None = None,
-        distill_criterion: Criterion | None = None,
+        criterion: Losses | None = None,
+        distill_criterion: Losses | None = None,
     ) -> None:
         check_choice("teacher", teacher, tuple(TAUGHT_BY))
         super().__init__(
@@ -158,7 +160,7 @@ class StepwiseDistillation(TrainingTask):
     Args:
         net: the network to train.
         distill: False trains every bit-width by CE alone.
-        criterion: (output, target) -> scalar; default cross entropy.
+        criterion: (output, target) -> scalar, or a mapping of entries; default cross entropy.
         distill_criterion: (student's output, teacher's output) -> scalar.
 
     Raises:
@@ -188,8 +190,8 @@ class StepwiseDistillation(TrainingTask):
         net: MultiQuantNet,
         *,
         distill: bool = True,
-        criterion: Criterion | None = None,
-        distill_criterion: Criterion | None = None,
+        criterion: Losses | None = None,
+        distill_criterion: Losses | None = None,
     ) -> None:
         super().__init__(
             net,

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from brevitas_multiquant.core.config import check_choice
 from brevitas_multiquant.core.panel import Setting
@@ -13,16 +14,17 @@ from brevitas_multiquant.core.selection import chosen_bits
 from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.nn.given import bare_network
 from brevitas_multiquant.nn.network import MultiQuantNet
-from brevitas_multiquant.training.criteria import (
-    ONE_LABEL,
-    Criterion,
-    check_reads_a_teacher,
-    distill_criterion_for,
-    kind_of,
+from brevitas_multiquant.training.criteria import Criterion
+from brevitas_multiquant.training.entries import (
+    Losses,
+    as_criterion,
+    check_classes,
+    check_distillation,
+    distillation_of,
 )
 from brevitas_multiquant.training.range_rates import RANGE_RATES
 
-Teacher = Callable[[Sequence[Tensor]], Tensor | None]
+Teacher = Callable[[Sequence[Any]], Any]
 """Detached outputs of the larger bit-widths that ran, largest first -> the one to learn from."""
 
 NOBODY, LARGEST, NEXT_LARGER = "nobody", "largest", "next larger"
@@ -70,7 +72,7 @@ class BitWidthLoss(NamedTuple):
 
     bits: int
     loss: Tensor
-    output: Tensor
+    output: Any
     ce: Tensor
     kd: Tensor | None
 
@@ -83,9 +85,11 @@ class TrainingTask(nn.Module):
     Args:
         net: the network to train.
         objective: what its bit-widths learn from, and when.
-        criterion: (output, target) -> scalar; default cross entropy.
-        distill_criterion: (student's output, teacher's output) -> scalar; by default as
-            ``criterion`` asks (`brevitas_multiquant.training.objective.READS`).
+        criterion: (output, target) -> scalar; default cross entropy, of images or of pixels. Of an
+            output of several entries a mapping key -> criterion, or
+            `brevitas_multiquant.training.entries.EntryLosses` with weights.
+        distill_criterion: (student's output, teacher's output) -> scalar, or by entries as well; by
+            default as ``criterion`` asks (`brevitas_multiquant.training.objective.READS`).
 
     Raises:
         NetworkError: a wrapped network, or none.
@@ -109,8 +113,8 @@ class TrainingTask(nn.Module):
         net: MultiQuantNet,
         objective: Objective,
         *,
-        criterion: Criterion | None = None,
-        distill_criterion: Criterion | None = None,
+        criterion: Losses | None = None,
+        distill_criterion: Losses | None = None,
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -121,15 +125,17 @@ class TrainingTask(nn.Module):
             "net.compile()",
         )
         self.objective = objective
-        self.criterion = nn.CrossEntropyLoss() if criterion is None else criterion
+        self.criterion = nn.CrossEntropyLoss() if criterion is None else as_criterion(criterion)
+        self.distill_criterion: Criterion | None = None
         distills = objective.teacher != NOBODY
         if distill_criterion is not None:
-            check_reads_a_teacher(distill_criterion)
+            self.distill_criterion = as_criterion(distill_criterion)
+            check_distillation(self.distill_criterion)
         elif distills and len(net.bits) > 1:
-            distill_criterion = distill_criterion_for(self.criterion)
-        self.distill_criterion = distill_criterion
-        terms = [self.criterion, *([distill_criterion] if distills else [])]
-        self._of_classes = any(kind_of(term) == ONE_LABEL for term in terms)
+            self.distill_criterion = distillation_of(self.criterion)
+        self._terms = [self.criterion]
+        if distills and self.distill_criterion is not None:
+            self._terms.append(self.distill_criterion)
 
     @property
     def updates_after_each(self) -> bool:
@@ -147,14 +153,14 @@ class TrainingTask(nn.Module):
         return RANGE_RATES[self.objective.range_rate](max(self.net.bits) - bits, gradients)
 
     def forward(
-        self, images: Tensor, target: Tensor, bits: Sequence[int] | None = None
+        self, images: Tensor, target: Any, bits: Sequence[int] | None = None
     ) -> dict[str, Any]:
         """One forward over all bit-widths.
 
         Args:
             images: (N, C, H, W).
-            target: what ``criterion`` takes; by default class indices (N,) or probabilities
-                (N, classes).
+            target: what ``criterion`` takes; by default class indices (N,), or of pixels (N, H, W),
+                or probabilities of the output's shape.
             bits: the bit-widths that run in this step, default all. The largest of them teaches,
                 and its branches stand in for smaller bit-widths that do not run
                 (`MultiQuantNet.forward_with_stand_ins`): 2 and 8 of 2, 4, 6, 8 train all four
@@ -164,7 +170,8 @@ class TrainingTask(nn.Module):
 
         Returns:
             ``loss``: the scalar to differentiate, summed over bit-widths; ``outputs``, ``ce`` and
-            ``kd``: bit-width that ran -> logits (N, classes), cross entropy, distillation loss.
+            ``kd``: bit-width that ran -> what the network gave, as logits (N, classes), cross
+            entropy, distillation loss.
 
         Raises:
             ConfigError: a cross entropy of a single output; an objective that updates after each
@@ -182,7 +189,7 @@ class TrainingTask(nn.Module):
     def step(
         self,
         images: Tensor,
-        target: Tensor,
+        target: Any,
         backward: Callable[[Tensor], Any] = Tensor.backward,
         bits: Sequence[int] | None = None,
         update: Callable[[int], Any] | None = None,
@@ -220,7 +227,7 @@ class TrainingTask(nn.Module):
         return _collect(parts, sum(part.loss for part in parts))
 
     def losses(
-        self, images: Tensor, target: Tensor, chosen: Sequence[int] | None = None
+        self, images: Tensor, target: Any, chosen: Sequence[int] | None = None
     ) -> Iterator[BitWidthLoss]:
         """The loss of each bit-width that runs, largest first; stand-ins are in the first."""
         if torch.is_grad_enabled():
@@ -229,8 +236,9 @@ class TrainingTask(nn.Module):
         largest, *students = reversed(bits_now)
         with self.net.at_bits(self.setting_of(largest)):
             output, stand_ins = self._teach(images, largest, students)
-        self._check_classes(output)
-        larger = [output.detach()]
+        for term in self._terms:
+            check_classes(term, output)
+        larger = [tree_map(_detach, output)]
         ce = self.criterion(output, target)
         stood_in = [self._student_loss(logits, target, larger)[0] for logits in stand_ins]
         yield BitWidthLoss(largest, sum(stood_in, ce), output, ce, None)
@@ -239,7 +247,7 @@ class TrainingTask(nn.Module):
             with self.net.at_bits(self.setting_of(bits)):
                 output = self.net(images)
             loss, ce, kd = self._student_loss(output, target, larger)
-            larger.append(output.detach())
+            larger.append(tree_map(_detach, output))
             yield BitWidthLoss(bits, loss, output, ce, kd)
 
     def at(self, epoch: int, epochs: int, step: int, seed: int = 0) -> None:
@@ -273,8 +281,8 @@ class TrainingTask(nn.Module):
 
     def _teach(
         self, images: Tensor, largest: int, students: Sequence[int]
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Logits of the largest bit-width, and stand-ins for those that do not run."""
+    ) -> tuple[Any, list[Any]]:
+        """Outputs of the largest bit-width, and stand-ins for those that do not run."""
         smaller = [bits for bits in self.net.bits if bits < largest and self._covers(largest, bits)]
         if set(smaller) <= set(students):
             return self.net(images), []
@@ -285,22 +293,13 @@ class TrainingTask(nn.Module):
             one for one, bits in zip(logits, others, strict=True) if bits not in students
         ]
 
-    def _check_classes(self, output: Tensor) -> None:
-        if self._of_classes and (output.dim() < 2 or output.shape[1] == 1):
-            raise ConfigError(
-                f"criterion: expected logits (N, classes) of two classes or more, got "
-                f"{tuple(output.shape)}: the softmax of one output is 1 and its cross entropy 0, "
-                "so that nothing would be learned: use criterion=nn.BCEWithLogitsLoss() with a "
-                "float target (N, 1), or nn.MSELoss() for a value"
-            )
-
     def _covers(self, larger: int, bits: int) -> bool:
         """Whether all branches of a bit-width are some of those that run at a larger one."""
         selection = self.net.config.selection
         return len(self.net.branches) > 1 and set(selection[bits]) <= set(selection[larger])
 
     def _student_loss(
-        self, output: Tensor, target: Tensor, larger: Sequence[Tensor]
+        self, output: Any, target: Any, larger: Sequence[Any]
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """A student's share of the step's loss; its cross entropy; its distillation loss."""
         teacher = TEACHERS[self.objective.teacher](larger)
@@ -314,9 +313,12 @@ class TrainingTask(nn.Module):
         return self.objective.share * learned, ce, kd
 
 
+def _detach(leaf: Any) -> Any:
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+
 def _detached(part: BitWidthLoss) -> BitWidthLoss:
-    kd = None if part.kd is None else part.kd.detach()
-    return BitWidthLoss(part.bits, part.loss.detach(), part.output.detach(), part.ce.detach(), kd)
+    return BitWidthLoss(part.bits, *tree_map(_detach, part[1:]))
 
 
 def _collect(parts: list[BitWidthLoss], loss: Any) -> dict[str, Any]:

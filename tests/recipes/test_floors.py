@@ -10,7 +10,7 @@ from brevitas_multiquant import recipes
 PACKAGE = "brevitas_multiquant.recipes."
 ROOT = Path(recipes.__path__[0])
 FLOORS = ["errors", "options", "data", "results", "network", "run"]
-FLOORS += ["evaluate", "export", "plot", "predict", "demo", "train", "search"]
+FLOORS += ["evaluate", "export", "plot", "predict", "demo", "train", "search", "segment"]
 FILES = {file.relative_to(ROOT).as_posix(): file for file in sorted(ROOT.rglob("*.py"))}
 
 

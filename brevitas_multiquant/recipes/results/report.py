@@ -151,16 +151,22 @@ def read_columns(path: Path) -> dict[str, list[float]]:
     return {name: [float(row[name]) for row in rows] for name in rows[0]}
 
 
-def result_table(accuracy: Mapping[Any, float], costs: Mapping[Any, Any] | None = None) -> str:
+def result_table(
+    accuracy: Mapping[Any, float],
+    costs: Mapping[Any, Any] | None = None,
+    measured: str = "top-1 %",
+) -> str:
     """`result_rows` as aligned text."""
-    return aligned(result_rows(accuracy, costs))
+    return aligned(result_rows(accuracy, costs, measured))
 
 
 def result_rows(
-    accuracy: Mapping[Any, float], costs: Mapping[Any, Any] | None = None
+    accuracy: Mapping[Any, float],
+    costs: Mapping[Any, Any] | None = None,
+    measured: str = "top-1 %",
 ) -> list[list[str]]:
-    """Top-1 per bit-width or assignment, beside its cost where that is known; the header first."""
-    header = ["bits", "top-1 %"] + (cost_header() if costs else [])
+    """What was measured, per bit-width or assignment, beside cost where known; the header first."""
+    header = ["bits", measured] + (cost_header() if costs else [])
     names = [one.name if isinstance(one, Assignment) else str(one) for one in accuracy]
     rows = [[n, f"{value:.2f}"] for n, value in zip(names, accuracy.values(), strict=True)]
     if costs:

@@ -1,0 +1,172 @@
+"""Losses of outputs that are several: one for each entry of a dict, a tuple or a list."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from brevitas_multiquant.errors import ConfigError
+from brevitas_multiquant.training.criteria import (
+    ONE_LABEL,
+    Criterion,
+    check_reads_a_teacher,
+    distill_criterion_for,
+    kind_of,
+)
+
+Key = str | int
+"""Of a mapping, of a named tuple's field, or the place in a tuple or list."""
+
+Losses = Criterion | Mapping[Any, Criterion | None]
+"""What is given as a criterion: one of the whole output, or one for each entry of it."""
+
+
+class EntryLosses(nn.Module):
+    """A criterion for an output of several entries: a loss for each, added up.
+
+    Entries of an entry: another `EntryLosses` in its place.
+
+    Args:
+        criteria: key of the entry -> its criterion (output, target) -> scalar; None where the entry
+            is not learned from.
+        weights: key -> factor of its loss; 1 where there is none.
+
+    Raises:
+        ConfigError: no criterion at all, weights of other entries; when it runs, entries that the
+            output has not, or that have no criterion.
+
+    Example:
+        >>> losses = EntryLosses(
+        ...     {"out": nn.CrossEntropyLoss(), "aux": nn.CrossEntropyLoss()}, {"aux": 0.5}
+        ... )
+        >>> scores = torch.zeros(1, 2, 4, 4)  # a number for each class and pixel
+        >>> losses({"out": scores, "aux": scores}, torch.zeros(1, 4, 4).long())
+        tensor(1.0397)
+    """
+
+    def __init__(
+        self, criteria: Mapping[Any, Criterion | None], weights: Mapping[Any, float] | None = None
+    ) -> None:
+        super().__init__()
+        self.criteria = dict(criteria)
+        self.weights = dict(weights or {})
+        if all(criterion is None for criterion in self.criteria.values()):
+            raise ConfigError("criterion: expected a loss for at least one entry, got none")
+        if unknown := sorted(map(repr, self.weights.keys() - self.criteria.keys())):
+            raise ConfigError(
+                f"weights: expected factors of the entries {list(self.criteria)}, got those of "
+                f"{', '.join(unknown)}"
+            )
+        for key, criterion in self.criteria.items():
+            if isinstance(criterion, nn.Module):  # moved with the task, as a class weight has to
+                self.add_module(f"of_{key}".replace(".", "_"), criterion)
+
+    def forward(self, output: Any, target: Any) -> Tensor:
+        """The weighted sum of the entries' losses.
+
+        Args:
+            output: what the network returned.
+            target: a container with the same keys, or one target for all entries.
+        """
+        targets = entries_of(target) or dict.fromkeys(self.criteria, target)
+        if missing := [key for key, _, _ in self.parts(output) if key not in targets]:
+            raise ConfigError(
+                f"target: expected the entries {list(self.criteria)}, or one target for all, got "
+                f"none for {missing}"
+            )
+        losses = [
+            self.weights.get(key, 1.0) * criterion(part, targets[key])
+            for key, criterion, part in self.parts(output)
+        ]
+        return torch.stack(losses).sum()
+
+    def parts(self, output: Any) -> Iterator[tuple[Key, Criterion, Any]]:
+        """Each entry that is learned from, with its criterion.
+
+        Raises:
+            ConfigError: entries without a criterion, or criteria without an entry.
+        """
+        entries = entries_of(output)
+        if entries is None or entries.keys() != self.criteria.keys():
+            got = "a tensor" if entries is None else f"the entries {list(entries)}"
+            raise ConfigError(
+                f"criterion: expected an output with the entries {list(self.criteria)}, got {got}: "
+                "name a loss for each, None for those that are not learned from"
+            )
+        for key, criterion in self.criteria.items():
+            if criterion is not None:
+                yield key, criterion, entries[key]
+
+
+def entries_of(output: Any) -> dict[Any, Any] | None:
+    """Key -> what an output holds there; None for what is no container.
+
+    Example:
+        >>> entries_of([3, 4])
+        {0: 3, 1: 4}
+    """
+    if hasattr(output, "_asdict"):
+        return dict(output._asdict())
+    if isinstance(output, Mapping):
+        return dict(output)
+    return dict(enumerate(output)) if isinstance(output, tuple | list) else None
+
+
+def as_criterion(given: Losses) -> Criterion:
+    """A criterion, which a mapping of entries becomes too."""
+    return EntryLosses(given) if isinstance(given, Mapping) else given
+
+
+def distillation_of(criterion: Criterion) -> Criterion:
+    """The distillation loss that goes with a criterion, entry by entry, with the same weights.
+
+    Raises:
+        ConfigError: as of `distill_criterion_for`.
+    """
+    if not isinstance(criterion, EntryLosses):
+        return distill_criterion_for(criterion)
+    own = {
+        key: None if one is None else distillation_of(one)
+        for key, one in criterion.criteria.items()
+    }
+    return EntryLosses(own, criterion.weights)
+
+
+def check_distillation(criterion: Criterion) -> None:
+    """Refuse a criterion, or one of an entry, that cannot read a teacher's output."""
+    if not isinstance(criterion, EntryLosses):
+        return check_reads_a_teacher(criterion)
+    for one in criterion.criteria.values():
+        if one is not None:
+            check_distillation(one)
+
+
+def check_classes(criterion: Criterion, output: Any, where: str = "criterion") -> None:
+    """Refuse cross entropies of one class, and known criteria of a container.
+
+    Args:
+        criterion: as of the task.
+        output: what the network returned.
+        where: what it is called in errors.
+
+    Raises:
+        ConfigError: saying what to use.
+    """
+    if isinstance(criterion, EntryLosses):
+        for key, one, part in criterion.parts(output):
+            check_classes(one, part, f"criterion of {key!r}")
+        return
+    kind = kind_of(criterion)
+    if kind is not None and not isinstance(output, Tensor):
+        raise ConfigError(
+            f"{where}: expected a loss for each entry of an output of several, got one for a "
+            f"tensor: pass criterion={{key: loss}} for {list(entries_of(output) or ())}"
+        )
+    if kind == ONE_LABEL and (output.dim() < 2 or output.shape[1] == 1):
+        raise ConfigError(
+            f"{where}: expected logits (N, classes) of two classes or more, got "
+            f"{tuple(output.shape)}: the softmax of one output is 1 and its cross entropy 0, "
+            "so that nothing would be learned: use criterion=nn.BCEWithLogitsLoss() with a "
+            "float target (N, 1), or nn.MSELoss() for a value"
+        )
