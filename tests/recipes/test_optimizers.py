@@ -3,8 +3,13 @@
 import pytest
 import torch
 
-from brevitas_multiquant.recipes.network.optimizers import create_scheduler
+from brevitas_multiquant.recipes.errors import Interrupted
+from brevitas_multiquant.recipes.network.optimizers import create_optimizers, create_scheduler
+from brevitas_multiquant.recipes.network.trainee import Trainee
 from brevitas_multiquant.recipes.options.train import parse_train
+from brevitas_multiquant.recipes.options.training import OPTIMIZERS
+from brevitas_multiquant.recipes.results.checkpoints import Checkpoint
+from brevitas_multiquant.recipes.results.state import optimizer_tensors, restore_optimizers
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -29,3 +34,55 @@ def test_cosine_ends_at_the_smallest_rate():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.055)
     scheduler.step(4)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
+
+
+def stepped(optimizer, net, seeds):
+    """Parameters after steps along drawn gradients."""
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in net.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+    return [parameter.detach().clone() for parameter in net.parameters()]
+
+
+def small():
+    torch.manual_seed(0)
+    return torch.nn.Linear(3, 2)
+
+
+def made(net, *options):
+    (optimizer,) = create_optimizers(parse_train(list(options)).optimisation, Trainee(net))
+    return optimizer
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_goes_on_from_its_tensors_to_the_bit(name):
+    whole, first = small(), small()
+    expected = stepped(made(whole, "--opt", name), whole, (1, 2, 3))
+    before = made(first, "--opt", name)
+    stepped(before, first, (1, 2))
+    saved = Checkpoint(
+        optimizer_tensors([before]), {"param_groups": [before.state_dict()["param_groups"]]}
+    )
+    after = made(first, "--opt", name)
+    restore_optimizers([after], saved)
+    assert all(map(torch.equal, stepped(after, first, (3,)), expected))
+
+
+@pytest.mark.parametrize(
+    ("options", "oracle"),
+    [
+        ((), lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=1e-4)),
+        (("--nesterov",), lambda p: torch.optim.SGD(p, 0.1, 0.9, 0, 1e-4, nesterov=True)),
+        (("--opt", "adam"), lambda p: torch.optim.Adam(p, 0.1, weight_decay=1e-4)),
+    ],
+)
+def test_steps_are_those_of_torch_to_the_bit(options, oracle):
+    ours, theirs = small(), small()
+    expected = stepped(oracle(theirs.parameters()), theirs, range(4))
+    assert all(map(torch.equal, stepped(made(ours, *options), ours, range(4)), expected))
+
+
+def test_a_stopped_run_says_how_to_go_on():
+    assert "go on with --resume output/run" in str(Interrupted(2, "output/run"))

@@ -13,7 +13,7 @@ from brevitas_multiquant.recipes.options.training import OptimisationOptions
 
 
 def create_optimizers(options: OptimisationOptions, net: Trainee) -> list[Optimizer]:
-    """SGD or Adam with decay for model parameters, Adam without for the ranges (section 4.1)."""
+    """SGD or another with decay for model parameters, Adam without for the ranges (section 4.1)."""
     optimizers = [_model_optimizer(options, list(net.model_parameters()))]
     if ranges := list(net.range_parameters()):
         optimizers.append(create_optimizer_v2(ranges, opt="adam", lr=options.range_lr))
@@ -22,18 +22,19 @@ def create_optimizers(options: OptimisationOptions, net: Trainee) -> list[Optimi
 
 def _model_optimizer(options: OptimisationOptions, parameters: list[nn.Parameter]) -> Optimizer:
     groups: list[Any] = parameters
+    of_sgd: dict[str, Any] = {"nesterov": options.nesterov} if options.opt == "sgd" else {}
     if not options.decay_vectors:
         groups = [
             {"params": [p for p in parameters if p.dim() > 1]},
             {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
         ]
-    sgd: dict[str, Any] = {"momentum": options.momentum, "nesterov": options.nesterov}
     return create_optimizer_v2(
         groups,
         opt=options.opt,
         lr=options.lr,
         weight_decay=options.weight_decay,
-        **(sgd if options.opt == "sgd" else {}),
+        momentum=options.momentum,  # where it has one
+        **of_sgd,
     )
 
 

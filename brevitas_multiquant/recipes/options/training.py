@@ -13,18 +13,28 @@ from brevitas_multiquant.recipes.options.types import (
 )
 from brevitas_multiquant.training.objective import TAUGHT_BY
 
+OPTIMIZERS = (
+    *("sgd", "adam", "adamax", "adamw", "adopt", "lion"),
+    *("nadamw", "radam", "rmsprop", "rmsproptf", "sgdw"),
+)
+"""Of timm, by its names: those that remember nothing but tensors, which checkpoints keep."""
+
 
 @dataclass(frozen=True)
 class OptimisationOptions:
     """Optimizers, and their learning rates over the epochs."""
 
     epochs: int = option(200, positive, "passes over the training images")
-    opt: str = option("sgd", choices=["sgd", "adam"], help="all parameters but the ranges")
+    opt: str = option("sgd", choices=OPTIMIZERS, help="of timm; all parameters but the ranges")
     lr: float = option(0.1, positive_number, "of that optimizer")
     momentum: float = option(0.9, fraction, "of SGD")
     nesterov: bool = option(False, help="momentum of SGD that looks ahead")
     weight_decay: float = option(1e-4, number_from_zero, "of all parameters but the ranges")
     decay_vectors: bool = option(True, action=SWITCH, help="decay norms and biases too")
+    clip_grad: float | None = option(
+        type=positive_number, metavar="MOST", help="of gradients of that optimizer (default: none)"
+    )
+    clip_mode: str = option("norm", choices=["norm", "value"], help="what --clip-grad limits")
     range_lr: float = option(1e-4, positive_number, "Adam without decay, the ranges")
     sched: str = option("cosine", choices=["cosine", "step"], help="of the learning rate")
     sched_on_updates: bool = option(False, help="change the rate at every step")

@@ -44,9 +44,9 @@ def fit(run: Run, before_epoch: Callable[[Run], None] | None = None) -> dict[int
                     before_epoch(run)
                 train_epoch(run, stop, bar)
                 finish_epoch(run, stop, bar)
-        except Interrupted:
+        except Interrupted as stopped:
             save_checkpoint(run)
-            raise
+            raise Interrupted(stopped.signal_number, run.folder) from None
     return report.accuracy_of(progress.history[-1])
 
 

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from timm.data import Mixup
-from timm.utils import ModelEmaV3, random_seed
+from timm.utils import ModelEmaV3, dispatch_clip_grad, random_seed
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -136,6 +136,10 @@ class Step:
         """Step the optimizer of the model, and that of the ranges at a part of its rate."""
         model, *of_ranges = self.optimizers
         factor = range_rate()
+        rates = self.options.optimisation
+        if rates.clip_grad is not None:
+            clipped = self.trainee.model_parameters()
+            dispatch_clip_grad(list(clipped), rates.clip_grad, mode=rates.clip_mode)
         model.step()
         for ranges in of_ranges:
             with scaled_rate(ranges, factor):
