@@ -15,7 +15,7 @@ TYPOS = [
     (
         cli.main,
         ["inspect", "resnet18", "--method", "adabit"],
-        "'double_rounding', 'bit_mixer'); did you mean adabits",
+        "'bit_mixer'); did you mean adabits",
     ),
     (cli.main, ["check", "cifar_resnet8", "--board", "ZCU140"], "did you mean ZCU104"),
     (train.main, ["--eopchs", "3"], "--eopchs 3; did you mean --epochs"),

@@ -229,7 +229,7 @@ def test_above_8_bits_the_same_share_of_the_range_decides(bits):
     middle = 1.5
     values = torch.tensor([middle - 0.9 * tie_tolerance(bits), middle - 1.1 * tie_tolerance(bits)])
     forced = verify_module._Forced({"q": torch.tensor([2.0, 2.0])}, tie_tolerance(bits))
-    forced("q", values, torch.tensor([1.0, 1.0]))
+    forced("q", values, torch.tensor([1.0, 1.0]), 0.5)
     assert (forced.flips, forced.ties) == ({"q": 2}, {"q": 1})
 
 
@@ -252,7 +252,7 @@ def test_another_class_for_the_sample_is_an_error():
 def test_only_codes_next_to_a_threshold_count_as_ties():
     values, codes = torch.tensor([1.4999, 1.4, 2.0]), torch.tensor([1.0, 1.0, 2.0])
     forced = verify_module._Forced({"q": torch.tensor([2.0, 2.0, 2.0])}, TIE_TOLERANCE)
-    assert torch.equal(forced("q", values, codes), torch.tensor([2.0, 2.0, 2.0]))
+    assert torch.equal(forced("q", values, codes, 0.5), torch.tensor([2.0, 2.0, 2.0]))
     assert (forced.flips, forced.ties) == ({"q": 2}, {"q": 1})
 
 

@@ -21,7 +21,7 @@ class SegmentOptions:
     epochs: int = option(8, positive, "times all images are seen", metavar="N")
     images: int = option(2000, positive, "images to train on", metavar="N")
     img_size: int = option(32, positive, "height and width", metavar="PIXELS")
-    batch_size: int = option(32, positive, "images a step", metavar="N")
+    batch_size: int = option(32, positive, "images a step", short="-b", metavar="N")
     lr: float = option(0.05, positive_number, "peak learning rate of SGD", metavar="LR")
     seed: int = option(0, int, "of weights and images", metavar="N")
 
