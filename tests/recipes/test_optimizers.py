@@ -1,13 +1,16 @@
-"""Learning rates over the epochs."""
+"""Optimizers, and learning rates over the epochs."""
+
+import math
 
 import pytest
 import torch
+from timm.optim import get_optimizer_info
 
 from brevitas_multiquant.recipes.errors import Interrupted
 from brevitas_multiquant.recipes.network.optimizers import create_optimizers, create_scheduler
 from brevitas_multiquant.recipes.network.trainee import Trainee
 from brevitas_multiquant.recipes.options.train import parse_train
-from brevitas_multiquant.recipes.options.training import OPTIMIZERS
+from brevitas_multiquant.recipes.options.training import OPTIMIZERS, WITH_MOMENTUM, WITH_NESTEROV
 from brevitas_multiquant.recipes.results.checkpoints import Checkpoint
 from brevitas_multiquant.recipes.results.state import optimizer_tensors, restore_optimizers
 
@@ -15,7 +18,7 @@ from brevitas_multiquant.recipes.results.state import optimizer_tensors, restore
 @pytest.mark.parametrize("index", [0, 1])
 def test_steps_lower_the_rate_after_whole_epochs(index):
     options = parse_train(
-        ["--sched", "step", "--epochs", "4", "--decay-milestones", "2"]
+        ["--sched", "multistep", "--epochs", "4", "--decay-milestones", "2"]
     ).optimisation
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=(0.1, 1e-4)[index])
     scheduler = create_scheduler(options, optimizer, steps=5)
@@ -34,6 +37,37 @@ def test_cosine_ends_at_the_smallest_rate():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.055)
     scheduler.step(4)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (["step", "--decay-epochs", "2", "--decay-rate", "0.5"], [1, 1, 0.5, 0.5, 0.25]),
+        (["poly", "--decay-rate", "2"], [(1 - epoch / 5) ** 2 for epoch in range(5)]),
+        (["cosine"], [0.5 * (1 + math.cos(math.pi * epoch / 5)) for epoch in range(5)]),
+        # the defaults of timm: from tanh -7 to 3
+        (["tanh"], [0.5 * (1 - math.tanh(-7 + 10 * epoch / 5)) for epoch in range(5)]),
+    ],
+)
+def test_schedules_are_those_of_timm(schedule, expected):
+    options = parse_train(["--epochs", "5", "--sched", *schedule]).optimisation
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    scheduler = create_scheduler(options, optimizer, steps=3)
+    rates = []
+    for epoch in range(5):
+        rates.append(optimizer.param_groups[0]["lr"] / 0.1)
+        scheduler.step(epoch + 1)
+    assert rates == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_timm_says_of_momentum():
+    assert [name for name in OPTIMIZERS if get_optimizer_info(name).has_momentum] == sorted(
+        WITH_MOMENTUM, key=OPTIMIZERS.index
+    )
+    for name in WITH_NESTEROV:
+        for given in ((), ("--nesterov",)):
+            (group,) = made(small(), "--opt", name, *given).param_groups
+            assert (group["nesterov"], group["momentum"]) == (bool(given), 0.9)
 
 
 def stepped(optimizer, net, seeds):

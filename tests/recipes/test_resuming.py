@@ -16,7 +16,7 @@ from tests.recipes.runs import NAME, tiny
 def stopped(tmp_path_factory):
     """A run of one epoch."""
     output = tmp_path_factory.mktemp("stopped")
-    assert train.main(tiny(output, "--epochs", "1", "--sched", "step")) == 0
+    assert train.main(tiny(output, "--epochs", "1", "--sched", "multistep")) == 0
     return output / NAME
 
 
@@ -100,7 +100,7 @@ def test_settings_given_anew_count_at_once(stopped):
     [
         ["--sched", "cosine"],
         ["--sched", "cosine", "--sched-on-updates", "--warmup-epochs", "1"],
-        ["--sched", "step", "--decay-milestones", "2"],
+        ["--sched", "multistep", "--decay-milestones", "2"],
         ["--sched", "cosine", "--warmup-epochs", "2"],
     ],
     ids=" ".join,

@@ -1,7 +1,8 @@
 """Batches of images kept in memory as uint8, augmented a whole batch at a time.
 
 Everything random in an epoch is drawn at once from (seed, epoch): N processes see together what
-one process with an N times larger batch would see.
+one process with an N times larger batch would see. What timm does to one image at a time has a
+seed for each image.
 """
 
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from brevitas_multiquant.recipes.data.augment import normalise, random_crop, random_flip
 from brevitas_multiquant.recipes.data.images import Images
+from brevitas_multiquant.recipes.data.per_image import each, finish_of
 from brevitas_multiquant.recipes.data.seeds import derived_seed
 from brevitas_multiquant.recipes.data.shard import Shard
 from brevitas_multiquant.recipes.options.data import DataOptions
@@ -27,6 +29,7 @@ class CachedTrainBatches:
         self.classes, self.num_classes = images.classes, images.num_classes
         self.count: int | None = len(images)
         self.options, self.shard = options, shard
+        self.finish = finish_of(options)
 
     def __len__(self) -> int:
         return len(self.images.labels) // (self.options.batch_size * self.shard.world)
@@ -42,13 +45,18 @@ class CachedTrainBatches:
         size = self.options.batch_size
         for step in range(start, len(self)):
             first = (step * self.shard.world + self.shard.rank) * size
-            yield self._batch(*(values[first : first + size] for values in drawn))
+            yield self._batch(epoch, *(values[first : first + size] for values in drawn))
 
-    def _batch(self, chosen: Tensor, offsets: Tensor, flipped: Tensor) -> tuple[Tensor, Tensor]:
+    def _batch(
+        self, epoch: int, chosen: Tensor, offsets: Tensor, flipped: Tensor
+    ) -> tuple[Tensor, Tensor]:
         images = self.images.pixels.index_select(0, chosen)
         images = random_flip(random_crop(images, self.options.padding, offsets), flipped)
         labels = self.images.labels.index_select(0, chosen)
-        return normalise(images, *self.options.normalisation), labels
+        if self.finish is None:
+            return normalise(images, *self.options.normalisation), labels
+        seeds = [derived_seed(self.options.seed, epoch, index) for index in chosen.tolist()]
+        return each(self.finish, images, seeds), labels
 
 
 class CachedEvalBatches:

@@ -13,6 +13,7 @@ from timm.utils import random_seed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from brevitas_multiquant.recipes.data.per_image import train_transform
 from brevitas_multiquant.recipes.data.reading import (
     class_names,
     count_classes,
@@ -44,16 +45,7 @@ class FileTrainBatches:
     """Shuffled, randomly cropped and mirrored batches; an incomplete last batch is dropped."""
 
     def __init__(self, dataset: Dataset, options: DataOptions, shard: Shard) -> None:
-        mean, std = options.normalisation
-        transform = create_transform(
-            options.img_size,
-            is_training=True,
-            hflip=options.flip_probability,
-            color_jitter=0.0,
-            mean=mean,
-            std=std,
-        )
-        self.samples = Samples(dataset, transform, options.seed)
+        self.samples = Samples(dataset, train_transform(options), options.seed)
         self.classes, self.num_classes = class_names(dataset), count_classes(dataset)
         self.count, self.options, self.shard = count_images(dataset), options, shard
 

@@ -13,6 +13,7 @@ from timm.utils import random_seed
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from brevitas_multiquant.recipes.data.per_image import policies_of, policy_of
 from brevitas_multiquant.recipes.data.reading import class_names, count_classes
 from brevitas_multiquant.recipes.data.seeds import derived_seed
 from brevitas_multiquant.recipes.data.shard import Shard
@@ -30,22 +31,24 @@ class StreamedBatches:
         self.classes, self.num_classes = class_names(dataset), count_classes(dataset)
         self.count: int | None = None
         self.crop, self.interpolation = DEFAULT_CROP_PCT, "bilinear"  # as timm's loader has them
-        self.loader = create_loader(
-            dataset,  # type: ignore[arg-type]
-            input_size=(3, options.img_size, options.img_size),
-            batch_size=options.batch_size,
-            is_training=train,
-            hflip=options.flip_probability,
-            color_jitter=0.0,
-            interpolation=self.interpolation,
-            mean=mean,
-            std=std,
-            num_workers=options.workers,
-            crop_pct=self.crop,
-            distributed=shard.world > 1,
-            device=torch.device(shard.device),
-            persistent_workers=False,
-        )
+        with policies_of(options):
+            self.loader = create_loader(
+                dataset,  # type: ignore[arg-type]
+                input_size=(3, options.img_size, options.img_size),
+                batch_size=options.batch_size,
+                is_training=train,
+                hflip=options.flip_probability,
+                color_jitter=0.0,
+                **(policy_of(options) if train else {}),
+                interpolation=self.interpolation,
+                mean=mean,
+                std=std,
+                num_workers=options.workers,
+                crop_pct=self.crop,
+                distributed=shard.world > 1,
+                device=torch.device(shard.device),
+                persistent_workers=False,
+            )
 
     def __len__(self) -> int:
         return len(self.loader)

@@ -13,6 +13,12 @@ from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.errors import SourceError
 from brevitas_multiquant.methods.options import config_from
 from brevitas_multiquant.recipes.errors import MissingFileError, OptionError
+from brevitas_multiquant.recipes.network.drop_path import (
+    OF_LIBRARY,
+    asked_in,
+    no_drop_path,
+    require_drop_path,
+)
 from brevitas_multiquant.recipes.network.initial import load_initial, require_file
 from brevitas_multiquant.recipes.network.multi_branch import IMAGE_CHANNELS, MultiBranch
 from brevitas_multiquant.recipes.network.published import require_published
@@ -37,9 +43,18 @@ def model_source(options: ModelOptions, num_classes: int) -> ModelSource:
             "of the images that the recipes read, grey ones too"
         )
     try:
-        return source_named(options.model, {**given, "num_classes": num_classes})
+        source = source_named(options.model, {**given, "num_classes": num_classes})
     except SourceError as error:
         raise OptionError(f"--model {options.model}: {error}") from error
+    if options.drop_path is None:
+        return source
+    argument = OF_LIBRARY[source.library].argument
+    if argument in given:
+        raise OptionError(
+            f"--drop-path {options.drop_path}: expected it once, got --model-kwargs {argument}="
+            f"{given[argument]} too"
+        )
+    return replace(source, kwargs={**source.kwargs, argument: options.drop_path})
 
 
 def create_float_model(source: ModelSource, pretrained: bool, checkpoint: str | None) -> nn.Module:
@@ -64,10 +79,13 @@ def create_float_model(source: ModelSource, pretrained: bool, checkpoint: str | 
     except MissingFileError:
         raise
     except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        if asked_in(source) and OF_LIBRARY[source.library].argument in str(error):
+            raise no_drop_path(source) from error
         raise OptionError(
             f"--model {source.name}: {source.library} cannot create it with {source.kwargs}"
             f"{' and published weights' if pretrained else ''}: {error}"
         ) from error
+    require_drop_path(model, source)
     if checkpoint is not None:
         load_initial(model, checkpoint)
     return model

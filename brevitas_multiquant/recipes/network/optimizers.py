@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from brevitas_multiquant.recipes.network.trainee import Trainee
-from brevitas_multiquant.recipes.options.training import OptimisationOptions
+from brevitas_multiquant.recipes.options.training import WITH_NESTEROV, OptimisationOptions
 
 
 def create_optimizers(options: OptimisationOptions, net: Trainee) -> list[Optimizer]:
@@ -22,7 +22,9 @@ def create_optimizers(options: OptimisationOptions, net: Trainee) -> list[Optimi
 
 def _model_optimizer(options: OptimisationOptions, parameters: list[nn.Parameter]) -> Optimizer:
     groups: list[Any] = parameters
-    of_sgd: dict[str, Any] = {"nesterov": options.nesterov} if options.opt == "sgd" else {}
+    of_sgd: dict[str, Any] = {}
+    if options.opt in WITH_NESTEROV:
+        of_sgd["nesterov"] = options.nesterov
     if not options.decay_vectors:
         groups = [
             {"params": [p for p in parameters if p.dim() > 1]},
@@ -45,9 +47,10 @@ def create_scheduler(options: OptimisationOptions, optimizer: Optimizer, steps: 
     shift = 0 if options.sched_on_updates else 1
     scheduler, _ = create_scheduler_v2(
         optimizer,
-        sched="multistep" if options.sched == "step" else options.sched,
+        sched=options.sched,
         num_epochs=options.epochs,
         decay_milestones=[milestone + shift for milestone in options.decay_milestones],
+        decay_epochs=options.decay_epochs,
         decay_rate=options.decay_rate,
         min_lr=options.min_lr * own_lr / options.lr,
         warmup_lr=own_lr / 100,

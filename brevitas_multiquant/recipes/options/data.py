@@ -12,6 +12,7 @@ from brevitas_multiquant.core.preprocessing import (
 from brevitas_multiquant.recipes.errors import OptionError
 from brevitas_multiquant.recipes.options.option import option
 from brevitas_multiquant.recipes.options.types import (
+    auto_augment,
     fraction,
     not_negative,
     number,
@@ -116,6 +117,12 @@ class DataOptions:
     crop_padding: int | None = option(
         type=not_negative, metavar="PIXELS", help="(default img-size / 8)"
     )
+    aa: str | None = option(
+        type=auto_augment, metavar="POLICY", help="of timm, as rand-m9-mstd0.5-inc1 or v0"
+    )
+    reprob: float = option(0.0, fraction, "how often a part is erased", metavar="P")
+    remode: str = option("pixel", choices=["pixel", "rand", "const"], help="what it becomes")
+    recount: int = option(1, positive, "parts at most", metavar="N")
     subset: int | None = option(
         type=positive, metavar="N", help="train on N images of a fixed permutation"
     )

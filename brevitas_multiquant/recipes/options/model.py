@@ -5,7 +5,7 @@ from typing import Any
 
 from brevitas_multiquant.methods.options import argument_of
 from brevitas_multiquant.recipes.options.option import SWITCH, option
-from brevitas_multiquant.recipes.options.types import assignment, key_value, selection
+from brevitas_multiquant.recipes.options.types import assignment, fraction, key_value, selection
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ class ModelOptions(NetworkOptions):
         [], key_value, "further arguments of its builder", nargs="*", metavar="NAME=VALUE"
     )
     pretrained: bool = option(False, action=SWITCH, help="start from published float weights")
+    drop_path: float | None = option(
+        type=fraction, metavar="P", help="how often residual paths are left out in training"
+    )
     initial_checkpoint: str | None = option(
         metavar="FILE", help="start from the float weights in a file"
     )

@@ -90,23 +90,13 @@ class TrainOptions:
             OptionError: they do not go together.
         """
         self.data.check_source()
-        self._check_rates()
+        self.optimisation.check()
         self._check_network()
         name = self.output.experiment
         if name and Path(name).name != name:
             raise OptionError(
                 f"--experiment: expected the name of one folder below --output, got {name}"
             )
-
-    def _check_rates(self) -> None:
-        rates = self.optimisation
-        if rates.warmup_epochs >= rates.epochs:
-            raise OptionError(
-                f"--warmup-epochs: expected fewer than the {rates.epochs} epochs, got "
-                f"{rates.warmup_epochs}"
-            )
-        if rates.min_lr > rates.lr:
-            raise OptionError(f"--min-lr: expected at most --lr {rates.lr}, got {rates.min_lr}")
 
     def _check_network(self) -> None:
         model, sampled = self.model, self.objective.bits_per_step

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from brevitas_multiquant.recipes.errors import OptionError
 from brevitas_multiquant.recipes.options.option import SWITCH, option
 from brevitas_multiquant.recipes.options.types import (
     fraction,
@@ -19,6 +20,13 @@ OPTIMIZERS = (
 )
 """Of timm, by its names: those that remember nothing but tensors, which checkpoints keep."""
 
+WITH_NESTEROV = ("sgd", "sgdw")
+WITH_MOMENTUM = (*WITH_NESTEROV, "rmsprop", "rmsproptf")
+"""Those that take the option."""
+
+SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly")
+"""Of timm, by its names: those that are a function of the time alone."""
+
 
 @dataclass(frozen=True)
 class OptimisationOptions:
@@ -27,8 +35,10 @@ class OptimisationOptions:
     epochs: int = option(200, positive, "passes over the training images")
     opt: str = option("sgd", choices=OPTIMIZERS, help="of timm; all parameters but the ranges")
     lr: float = option(0.1, positive_number, "of that optimizer")
-    momentum: float = option(0.9, fraction, "of SGD")
-    nesterov: bool = option(False, help="momentum of SGD that looks ahead")
+    momentum: float = option(0.9, fraction, f"of {', '.join(WITH_MOMENTUM)}")
+    nesterov: bool = option(
+        False, action=SWITCH, help=f"momentum that looks ahead, of {', '.join(WITH_NESTEROV)}"
+    )
     weight_decay: float = option(1e-4, number_from_zero, "of all parameters but the ranges")
     decay_vectors: bool = option(True, action=SWITCH, help="decay norms and biases too")
     clip_grad: float | None = option(
@@ -36,12 +46,47 @@ class OptimisationOptions:
     )
     clip_mode: str = option("norm", choices=["norm", "value"], help="what --clip-grad limits")
     range_lr: float = option(1e-4, positive_number, "Adam without decay, the ranges")
-    sched: str = option("cosine", choices=["cosine", "step"], help="of the learning rate")
+    sched: str = option("cosine", choices=SCHEDULES, help="of the learning rate, by timm's names")
     sched_on_updates: bool = option(False, help="change the rate at every step")
-    decay_milestones: list[int] = option([100, 150], positive, "epochs, for step", nargs="+")
-    decay_rate: float = option(0.1, positive_number, "factor at each milestone")
+    decay_milestones: list[int] = option([100, 150], positive, "epochs, of multistep", nargs="+")
+    decay_epochs: int | None = option(
+        type=positive, metavar="N", help="epochs between two decays, of step"
+    )
+    decay_rate: float = option(0.1, positive_number, "factor of a decay; the power of poly")
     warmup_epochs: int = option(0, not_negative, "in which the rate rises to --lr")
-    min_lr: float = option(0.0, number_from_zero, "last rate of the cosine")
+    min_lr: float = option(0.0, number_from_zero, "last rate of cosine, tanh and poly")
+
+    def check(self) -> None:
+        """Check options against each other.
+
+        Raises:
+            OptionError: they do not go together, or one would say nothing.
+        """
+        if self.warmup_epochs >= self.epochs:
+            raise OptionError(
+                f"--warmup-epochs: expected fewer than the {self.epochs} epochs, got "
+                f"{self.warmup_epochs}"
+            )
+        if self.min_lr > self.lr:
+            raise OptionError(f"--min-lr: expected at most --lr {self.lr}, got {self.min_lr}")
+        if self.sched == "step" and self.decay_epochs is None:
+            raise OptionError(
+                "--sched step: expected --decay-epochs N, the epochs between two decays; for "
+                "--decay-milestones it is --sched multistep"
+            )
+        self._check_momentum()
+
+    def _check_momentum(self) -> None:
+        if self.nesterov and self.opt not in WITH_NESTEROV:
+            raise OptionError(
+                f"--nesterov: expected it with --opt {' or '.join(WITH_NESTEROV)}, got --opt "
+                f"{self.opt}: add --no-nesterov"
+            )
+        if self.momentum != OptimisationOptions.momentum and self.opt not in WITH_MOMENTUM:
+            raise OptionError(
+                f"--momentum {self.momentum}: expected it with --opt {' or '.join(WITH_MOMENTUM)}, "
+                f"got --opt {self.opt}, which has none: leave it out"
+            )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 from typing import Any
 
 from brevitas_multiquant.core.precision import Assignment
@@ -32,6 +33,28 @@ def assignment(text: str) -> dict[str, Any]:
     except BitWidthError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return read.to_dict()
+
+
+_AUTO_AUGMENT = re.compile(
+    r"rand(-((m|n|mmax|inc)\d+|(p|mstd)[\d.]+|t(weights|3aw?)))*"
+    r"|augmix(-([mwdb]\d+|(a|mstd)[\d.]+))*"
+    r"|(v0r?|originalr?|3a)(-mstd[\d.]+)?"
+)
+
+
+def auto_augment(text: str) -> str:
+    """A policy as timm writes it, where timm would pass over a section that it does not know.
+
+    Example:
+        >>> auto_augment("rand-m9-mstd0.5-inc1")
+        'rand-m9-mstd0.5-inc1'
+    """
+    if not _AUTO_AUGMENT.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            "expected a policy of timm, as rand-m9-mstd0.5-inc1, augmix-m5-w4-d2, v0, original "
+            f"or 3a, got {text!r}"
+        )
+    return text
 
 
 def read_value(text: str) -> Any:
