@@ -208,7 +208,7 @@ def test_a_damaged_newest_checkpoint_leaves_the_one_before(place, capfd):
 @pytest.mark.parametrize(
     ("argv", "status", "message"),
     [
-        ([], 2, "the following arguments are required: PACKED.safetensors"),
+        ([], 2, "the following arguments are required: FILE"),
         (["none.safetensors"], 1, "MissingFileError"),
         (["binary.yaml"], 1, "PackedFileError"),
         (["garbage.pth"], 1, "PackedFileError"),

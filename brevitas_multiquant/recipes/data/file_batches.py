@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from timm.data import DEFAULT_CROP_PCT, create_transform
-from timm.utils import random_seed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -20,7 +19,7 @@ from brevitas_multiquant.recipes.data.reading import (
     count_images,
     read_image,
 )
-from brevitas_multiquant.recipes.data.seeds import derived_seed
+from brevitas_multiquant.recipes.data.seeds import derived_seed, seed_image
 from brevitas_multiquant.recipes.data.shard import Shard
 from brevitas_multiquant.recipes.errors import DatasetError
 from brevitas_multiquant.recipes.options.data import DataOptions
@@ -37,7 +36,7 @@ class Samples(Dataset):
 
     def __getitem__(self, place: Place) -> tuple[Tensor, int]:
         image, label = read_image(self.dataset, place[1])
-        random_seed(derived_seed(self.seed, *place))
+        seed_image(derived_seed(self.seed, *place))
         return self.transform(image), label
 
 

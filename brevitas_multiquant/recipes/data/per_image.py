@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from PIL import Image
 from timm.data import auto_augment, create_transform
-from timm.utils import random_seed
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
+from brevitas_multiquant.recipes.data.seeds import seed_image
 from brevitas_multiquant.recipes.errors import OptionError
 from brevitas_multiquant.recipes.options.data import DataOptions
 
@@ -100,6 +100,6 @@ def each(finish: ToTensor, images: Tensor, seeds: Sequence[int]) -> Tensor:
     """
     finished = []
     for image, seed in zip(images.cpu(), seeds, strict=True):
-        random_seed(seed)
+        seed_image(seed)
         finished.append(finish(transforms.to_pil_image(image)))
     return torch.stack(finished).to(images.device)
