@@ -10,16 +10,19 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from brevitas_multiquant.cli.commands import parsers
+from brevitas_multiquant.storage.shipped import shipped_networks
 from brevitas_multiquant.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "docs"))
 
+from site_networks import networks_page  # noqa: E402
 from site_notebook import notebook_page  # noqa: E402
 from site_options import options_page  # noqa: E402
 
 GENERATED = {"results.md": "benchmarks/RESULTS.md", "changelog.md": "CHANGELOG.md"}
 OPTIONS = "reference/options.md"
+NETWORKS = "networks.md"
 NOTEBOOK = "tour.ipynb"
 RESULTS = "benchmarks/results"
 FIGURES = (".png", ".svg")
@@ -39,10 +42,11 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add pages: of `GENERATED`, of all options, of the notebook; and figures of the results."""
+    """Add pages that are written or executed here, and figures of the results."""
     for target, source in GENERATED.items():
         files.append(File.generated(config, target, content=(ROOT / source).read_text()))
     files.append(File.generated(config, OPTIONS, content=options_page(parsers())))
+    files.append(File.generated(config, NETWORKS, content=networks_page(shipped_networks())))
     tour, figures = notebook_page(ROOT / "docs" / NOTEBOOK)
     files.append(File.generated(config, "tour.md", content=tour))
     for name, drawn in figures.items():

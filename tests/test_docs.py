@@ -20,6 +20,7 @@ GENERATED = {
     "changelog.md",
     "options.md",
     "tour.md",
+    "networks.md",
 }  # of the site, from files elsewhere: docs/site_hooks.py
 SNIPPETS = [
     pytest.param(snippet, id=f"{page.name}-{index}")

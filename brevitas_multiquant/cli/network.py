@@ -18,6 +18,7 @@ from brevitas_multiquant.recipes.options.model import NetworkOptions
 from brevitas_multiquant.recipes.options.option import argument, option
 from brevitas_multiquant.recipes.options.types import positive
 from brevitas_multiquant.storage.packed_net import load_packed
+from brevitas_multiquant.storage.shipped import names_shipped
 
 FIXED: dict[str, dict[str, int]] = {"torchvision": {"in_chans": 3}}
 """Options that the models of a library do not take, and what they are there."""
@@ -82,7 +83,7 @@ class FloatModelOptions:
 class LookedAtOptions(FloatModelOptions):
     """The model or packed file that is looked at, and assignments besides."""
 
-    model: str = argument("MODEL", "a timm name, torchvision:NAME, or a packed file of any network")
+    model: str = argument("MODEL", "a timm name, torchvision:NAME, or a packed file or zoo:NAME")
     assignment: list[str] = option(
         [],
         nargs="+",
@@ -124,7 +125,7 @@ def network_of(
 
 def is_packed(model: str) -> bool:
     """Whether a word names a file instead of a model."""
-    return Path(model).is_file() or model.endswith(".safetensors")
+    return names_shipped(model) or Path(model).is_file() or model.endswith(".safetensors")
 
 
 def _refuse_beside_file(options: LookedAtOptions, network: NetworkOptions) -> None:

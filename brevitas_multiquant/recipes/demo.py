@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torchvision.utils import save_image
 from brevitas_multiquant import MultiQuantNet, load_packed
 from brevitas_multiquant.errors import MissingPackageError
 from brevitas_multiquant.recipes.data.images import load_digit_images
-from brevitas_multiquant.recipes.errors import exit_code
+from brevitas_multiquant.recipes.errors import MissingFileError, exit_code
 from brevitas_multiquant.recipes.options.demo import DemoOptions, parse_demo
 from brevitas_multiquant.recipes.predict import (
     images_and_classes,
@@ -29,6 +29,7 @@ from brevitas_multiquant.recipes.predict import (
 from brevitas_multiquant.recipes.results.layers import in_bitops, what_runs
 from brevitas_multiquant.recipes.results.page import most_bits, style, templates
 from brevitas_multiquant.storage.hub import from_pretrained
+from brevitas_multiquant.storage.shipped import PREFIX, shipped_networks
 
 MOST_CLASSES = 5
 """That are shown."""
@@ -193,6 +194,17 @@ def _gradio() -> Any:
     return gradio
 
 
+def first_shipped() -> str:
+    """What is shown where no file is given.
+
+    Raises:
+        MissingFileError: no network comes with the package.
+    """
+    for name in shipped_networks():
+        return f"{PREFIX}{name}"
+    raise MissingFileError("demo: expected FILE, a packed network: none comes with this version")
+
+
 def run(options: DemoOptions) -> None:
     """Serve the page until it is stopped.
 
@@ -200,11 +212,13 @@ def run(options: DemoOptions) -> None:
         MissingPackageError: Gradio is not installed.
         PackedFileError, SourceError, HubError: as of `brevitas_multiquant.load_packed` and
             `brevitas_multiquant.MultiQuantNet.from_pretrained`.
+        MissingFileError: as `first_shipped`.
         OptionError, ExportError: as of `Demo`.
     """
     _gradio()
-    load = load_packed if Path(options.file).is_file() else from_pretrained
-    demo = Demo(load(options.file), options)
+    file = options.file or first_shipped()
+    load = load_packed if Path(file).is_file() else from_pretrained
+    demo = Demo(load(file), replace(options, file=file))
     with tempfile.TemporaryDirectory() as folder:
         page = page_of(demo, demo.examples(Path(folder)))
         page.launch(server_port=options.port, inbrowser=not options.no_browser, **looks())

@@ -37,7 +37,7 @@ def run(options: EvaluateOptions) -> dict[int | Assignment, float]:
     accelerator = Accelerator(cpu=options.device.device == "cpu")
     net = load_packed(options.packed).to(accelerator.device)
     options.check_named()
-    data = replace(options.data, img_size=options.data.img_size or square_size(net))
+    data = as_trained(options.data, net)
     bits = tuple(options.bits or net.bits)
     if unknown := sorted(set(bits) - set(net.bits)):
         raise OptionError(f"--bits: expected some of {list(net.bits)}, got {unknown}")
@@ -57,6 +57,21 @@ def run(options: EvaluateOptions) -> dict[int | Assignment, float]:
         else:
             print(result_table(accuracy, {**costs, **costs.assignments}))
     return accuracy
+
+
+def as_trained(data: DataOptions, net: MultiQuantNet) -> DataOptions:
+    """Images of the size that a network was made for, normalised as its file says.
+
+    What the options say stands above both.
+
+    Raises:
+        OptionError: as `square_size`.
+    """
+    data = replace(data, img_size=data.img_size or square_size(net))
+    if net.image_task is None:
+        return data
+    told = net.image_task.preprocessing
+    return replace(data, mean=data.mean or list(told.mean), std=data.std or list(told.std))
 
 
 def as_json(

@@ -16,6 +16,7 @@ from brevitas_multiquant.recipes.options.export import (
     HardwareOptions,
     parse_export,
 )
+from brevitas_multiquant.storage.shipped import packed_path
 
 Written = tuple[dict[Setting, Path], dict[str, str]]
 """Setting -> its file, and by the file's name what is said of it."""
@@ -25,7 +26,7 @@ def run(options: ExportOptions, hardware: HardwareOptions | None = None) -> dict
     """Export, and print a line for each file.
 
     Raises:
-        MissingFileError: there is no packed file.
+        MissingFileError, PackedFileError: there is no packed file.
         OptionError: an option that the format does not know.
     """
     hardware = hardware or HardwareOptions()
@@ -37,7 +38,7 @@ def run(options: ExportOptions, hardware: HardwareOptions | None = None) -> dict
         raise OptionError(f"options of boards: expected --format finn, got {options.format}")
     if options.format == "finn" and options.img_size:
         raise OptionError("--img-size: expected --format qonnx or onnx; hardware has its size")
-    if not Path(options.packed).is_file():
+    if not packed_path(options.packed).is_file():
         raise MissingFileError(f"expected a packed network at {options.packed}, found none")
     assignments = [Assignment.load(path) for path in options.assignment or ()]
     asked: dict[str, Any] = {"bits": options.bits}

@@ -17,6 +17,7 @@ from brevitas_multiquant.nn.given import given_network
 from brevitas_multiquant.nn.network import MultiQuantNet
 from brevitas_multiquant.storage.model_card import CARD, WEIGHTS, Details, write_folder
 from brevitas_multiquant.storage.packed_net import load_packed
+from brevitas_multiquant.storage.shipped import names_shipped
 from brevitas_multiquant.storage.staging import staged
 
 
@@ -135,10 +136,11 @@ def from_pretrained(
     revision: str | None = None,
     **download_kwargs: Any,
 ) -> MultiQuantNet:
-    """The network of a folder, or of a repository of the Hub.
+    """The network of a folder, of a repository of the Hub, or one that comes with the package.
 
     Args:
-        pretrained_model_name_or_path: a folder, or ``"user/name"``.
+        pretrained_model_name_or_path: a folder, ``"user/name"``, or ``"zoo:NAME"`` as
+            `brevitas_multiquant.storage.shipped.shipped_networks` lists them.
         model: the float model, where its source is the user's own; see
             `brevitas_multiquant.load_packed`.
         trainable: make it ready for training, see `brevitas_multiquant.load_packed`; without,
@@ -155,6 +157,8 @@ def from_pretrained(
         PackedFileError, SourceError: as `brevitas_multiquant.load_packed`.
     """
     name = pretrained_model_name_or_path
+    if names_shipped(name):
+        return load_packed(name, model, trainable=trainable)
     if os.path.isdir(name):
         path = Path(name) / WEIGHTS
         if not path.is_file():

@@ -53,6 +53,7 @@ from brevitas_multiquant.storage.claims import (
     expected_arrays,
 )
 from brevitas_multiquant.storage.packed_file import read_packed, write_packed
+from brevitas_multiquant.storage.shipped import packed_path
 from brevitas_multiquant.storage.skeleton import (
     limited_construction,
     materialise,
@@ -148,7 +149,8 @@ def load_packed(
     * do not calibrate: it would move the ranges, and with them the codes.
 
     Args:
-        path: a file that `save_packed` wrote.
+        path: a file that `save_packed` wrote, or ``"zoo:NAME"`` of a network that comes with the
+            package (`brevitas_multiquant.storage.shipped.shipped_networks`).
         model: the float model, for a file whose source is the user's own; its weights are not
             used. Otherwise it is built by name.
         trainable: make it ready for training.
@@ -162,7 +164,7 @@ def load_packed(
     """
     if model is not None and not isinstance(model, nn.Module):
         raise SourceError(f"model: expected the float nn.Module, got {type(model).__name__}")
-    path = Path(path)
+    path = packed_path(path)
     header, arrays = read_packed(path)
     with collector_paused():
         net = _rebuild(header, arrays, model, path, trainable)

@@ -11,9 +11,10 @@ from brevitas_multiquant import ModelSource, calibrate, cost, multiquantize
 from brevitas_multiquant.core.image_task import ImageTask
 from brevitas_multiquant.core.preprocessing import Preprocessing
 from brevitas_multiquant.recipes import demo
-from brevitas_multiquant.recipes.errors import DatasetError, OptionError
+from brevitas_multiquant.recipes.errors import DatasetError, MissingFileError, OptionError
 from brevitas_multiquant.recipes.options.demo import parse_demo
 from brevitas_multiquant.recipes.predict import predict, read
+from brevitas_multiquant.storage import shipped
 from tests.browser import WIDTHS, open_browser, overflow
 
 BITS = (2, 4, 8)
@@ -94,3 +95,15 @@ def test_the_page_in_a_browser(shown: demo.Demo, tmp_path: Path) -> None:
                 tab.close()
         finally:
             page.close()
+
+
+def test_without_a_file_it_is_one_that_comes_with_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert parse_demo([]).file is None
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    with pytest.raises(MissingFileError, match="expected FILE, a packed network: none comes"):
+        demo.first_shipped()
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.safetensors").touch()
+    assert demo.first_shipped() == "zoo:a"

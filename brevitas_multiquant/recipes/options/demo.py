@@ -20,7 +20,11 @@ from brevitas_multiquant.recipes.options.types import positive
 class DemoOptions:
     """What is shown, and where."""
 
-    file: str = argument("FILE", "packed network, or what from_pretrained takes")
+    file: str | None = argument(
+        "FILE",
+        "packed network, or what from_pretrained takes (default: the first of the zoo)",
+        nargs="?",
+    )
     preparing: ImageOptions = field(default_factory=ImageOptions)
     port: int = option(7860, positive, "of this machine, where the page is", metavar="N")
     no_browser: bool = option(False, help="print the address and open no window")

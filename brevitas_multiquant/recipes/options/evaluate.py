@@ -3,12 +3,12 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from brevitas_multiquant.recipes.errors import MissingFileError, OptionError
 from brevitas_multiquant.recipes.options.data import DataOptions
 from brevitas_multiquant.recipes.options.execution import DeviceOptions
 from brevitas_multiquant.recipes.options.option import (
+    PACKED,
     Parser,
     add_group,
     add_options,
@@ -18,13 +18,14 @@ from brevitas_multiquant.recipes.options.option import (
 )
 from brevitas_multiquant.recipes.options.train import add_config_option, parse
 from brevitas_multiquant.recipes.options.yaml_files import print_config
+from brevitas_multiquant.storage.shipped import packed_path
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
     """The options of an evaluation; ``data.dataset`` is None where nobody named any data."""
 
-    packed: str = argument("FILE", "packed network: best.safetensors of a run")
+    packed: str = argument("FILE", PACKED)
     bits: list[int] | None = option(type=int, nargs="+", metavar="B", help="default: all")
     assignment: list[str] | None = option(
         nargs="+", metavar="FILE", help="JSON or YAML with bits for each site: too"
@@ -40,10 +41,10 @@ class EvaluateOptions:
             OptionError: nobody did, or it does not go with other options.
         """
         if self.data.dataset is None:
+            beside = packed_path(self.packed).parent / "args.yaml"
             raise OptionError(
                 f"--dataset: expected the data to score {self.packed} on, got none, here or in "
-                f"{Path(self.packed).parent / 'args.yaml'}: give --data-dir DIR, or --dataset NAME "
-                "as digits or cifar10"
+                f"{beside}: give --data-dir DIR, or --dataset NAME as digits or cifar10"
             )
         self.data.check_source()
 
@@ -68,12 +69,12 @@ def parse_evaluate(argv: Sequence[str] | None = None) -> EvaluateOptions:
     Images are normalised as they were in training, whatever they are now.
 
     Raises:
-        MissingFileError: there is no packed file.
+        MissingFileError, PackedFileError: there is no packed file.
         OptionError: as `brevitas_multiquant.recipes.options.train.parse` does.
     """
     parser = evaluate_parser()
     own = parser.parse_args(argv)
-    packed = Path(own.packed)
+    packed = packed_path(own.packed)
     if not packed.is_file():
         raise MissingFileError(f"expected a packed network at {packed}, found none")
     saved = packed.parent / "args.yaml"

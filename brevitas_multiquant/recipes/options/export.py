@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from brevitas_multiquant.export.finn.target import MEMORIES
 from brevitas_multiquant.recipes.options.option import (
+    PACKED,
     Parser,
     add_group,
     add_options,
@@ -22,7 +23,7 @@ FORMATS = ("qonnx", "onnx", "finn")
 class ExportOptions:
     """What to write, where, and for which bit-widths and assignments."""
 
-    packed: str = argument("FILE", "packed network: best.safetensors of a run")
+    packed: str = argument("FILE", PACKED)
     output: str = option("export", metavar="DIR", help="folder to write to")
     format: str = option("qonnx", choices=FORMATS, help="of the files; finn: projects of FINN")
     bits: list[int] | None = option(type=int, nargs="+", metavar="B", help="default: all")

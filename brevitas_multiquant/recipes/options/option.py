@@ -12,6 +12,8 @@ Options = TypeVar("Options")
 PROGRAM = "brevitas-multiquant"
 """What is typed, and what usage messages say."""
 
+PACKED = "packed network: best.safetensors of a run, or zoo:NAME"
+
 
 class Help(argparse.HelpFormatter):
     """Says each option's default, where its help text does not say what is done without it.

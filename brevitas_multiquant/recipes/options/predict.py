@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from brevitas_multiquant.core.preprocessing import INTERPOLATIONS
 from brevitas_multiquant.recipes.options.option import (
+    PACKED,
     Parser,
     add_group,
     add_options,
@@ -38,7 +39,7 @@ class ImageOptions:
 class PredictOptions:
     """What is read and printed."""
 
-    file: str = argument("FILE", "packed network: best.safetensors of a run")
+    file: str = argument("FILE", PACKED)
     images: list[str] = argument("IMAGE", "files that Pillow reads", nargs="+")
     preparing: ImageOptions = field(default_factory=ImageOptions)
     bits: list[int] | None = option(type=int, nargs="+", metavar="B", help="default: all")
