@@ -183,7 +183,8 @@ def corrections() -> dict[tuple[str, str], tuple[int, int]]:
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown: one line a pair, what it takes first; each is one exact partition."""
     lines = [
-        "| network | bits | LUT | LUT, corrected | BRAM 18K | DSP | frames/s | latency ms | branches |",
+        "| network | bits | LUT | LUT, corrected | BRAM 18K | DSP | frames/s | latency ms "
+        "| branches |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     logic = {row: luts for row, (_, luts) in corrections().items()}
