@@ -55,7 +55,7 @@ def test_one_process_writes_and_a_stopped_run_resumes_to_the_same_bits(tmp_path)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     output = train(*tiny(whole, *MORE))
     assert output.count("epoch 3/3") == 1
-    assert [row["epoch"] for row in rows_of(whole)] == ["0", "1", "2"]
+    assert [row["epoch"] for row in rows_of(whole)] == ["1", "2", "3"]
     assert not list(whole.rglob("*.partial"))
 
     process = popen(*TORCHRUN, TRAIN, *tiny(stopped, *MORE))

@@ -57,11 +57,11 @@ class NonFiniteError(TrainingError):
 class Interrupted(Exception):  # noqa: N818  no error: the run stopped because it was asked to
     """A signal asked the run to stop; what a resumed run needs is saved."""
 
-    def __init__(self, signal_number: int, folder: object = None) -> None:
+    def __init__(self, signal_number: int, resume: str | None = None) -> None:
         self.signal_number = signal_number
         text = f"stopped by signal {signal_number}"
-        if folder is not None:
-            text += f"; a checkpoint is in {folder}: go on with --resume {folder}"
+        if resume is not None:
+            text += f"; a checkpoint is written; go on with: {resume}"
         super().__init__(text)
 
 

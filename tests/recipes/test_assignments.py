@@ -29,7 +29,7 @@ def test_a_mixed_network_trains_and_goes_on_without_the_file(tmp_path, file):
     assert load_packed(tmp_path / NAME / "last.safetensors").assignment == MIXED
     (tmp_path / "mixed.json").unlink()
     assert train.main(["--resume", str(tmp_path / NAME), "--epochs", "2"]) == 0
-    assert [row["epoch"] for row in rows_of(tmp_path)] == ["0", "1"]
+    assert [row["epoch"] for row in rows_of(tmp_path)] == ["1", "2"]
     assert load_packed(tmp_path / NAME / "last.safetensors").config.assignment == MIXED
 
 

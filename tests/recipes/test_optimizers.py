@@ -6,7 +6,6 @@ import pytest
 import torch
 from timm.optim import get_optimizer_info
 
-from brevitas_multiquant.recipes.errors import Interrupted
 from brevitas_multiquant.recipes.network.optimizers import create_optimizers, create_scheduler
 from brevitas_multiquant.recipes.network.trainee import Trainee
 from brevitas_multiquant.recipes.options.train import parse_train
@@ -116,7 +115,3 @@ def test_steps_are_those_of_torch_to_the_bit(options, oracle):
     ours, theirs = small(), small()
     expected = stepped(oracle(theirs.parameters()), theirs, range(4))
     assert all(map(torch.equal, stepped(made(ours, *options), ours, range(4)), expected))
-
-
-def test_a_stopped_run_says_how_to_go_on():
-    assert "go on with --resume output/run" in str(Interrupted(2, "output/run"))

@@ -1,12 +1,16 @@
 """What a resumed run can change, and that it says in two lines what it cannot."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from brevitas_multiquant.recipes import train
-from brevitas_multiquant.recipes.errors import CheckpointError, OptionError
+from brevitas_multiquant.recipes.errors import CheckpointError, Interrupted, OptionError
 from brevitas_multiquant.recipes.network.optimizers import go_on
 from brevitas_multiquant.recipes.options.train import parse_train
+from brevitas_multiquant.recipes.results import report
 from brevitas_multiquant.recipes.results.state import differences_between
 from brevitas_multiquant.recipes.run.create import create_run
 from tests.recipes.runs import NAME, tiny
@@ -128,3 +132,30 @@ def test_differences_are_counted_and_the_first_is_named():
     assert differences_between(expected, {"c": torch.zeros(1), "d": torch.zeros(1)}) == (
         "a is missing and 1 more; d is not in the model"
     )
+
+
+@pytest.mark.parametrize(
+    ("count", "device", "start"),
+    [
+        (1, "cpu", "brevitas-multiquant train"),
+        (4, "cuda", "accelerate launch --num_processes 4 -m brevitas_multiquant.recipes.train"),
+        (
+            *(2, "cpu"),
+            "ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m "
+            "brevitas_multiquant.recipes.train",
+        ),
+    ],
+)
+def test_a_stopped_run_names_the_whole_command_that_goes_on(stopped, count, device, start):
+    run = resume(stopped)
+    run.folder = Path("my runs/one")
+    run.accelerator = SimpleNamespace(num_processes=count, device=torch.device(device))
+    assert run.resume_command == f"{start} --resume 'my runs/one'"
+    message = str(Interrupted(2, run.resume_command))
+    assert message.endswith(f"go on with: {start} --resume 'my runs/one'")
+
+
+def test_rows_of_a_run_of_an_older_release_are_counted_anew(tmp_path):
+    rows = [{"epoch": epoch, "train_loss": 0.5, "lr": 0.1} for epoch in (0, 1, 3)]
+    report.write_summary(tmp_path, rows)
+    assert report.read_summary(tmp_path)["epoch"] == [1, 2, 3]

@@ -47,7 +47,7 @@ def test_a_search_leaves_a_mixed_network_and_its_curves(tmp_path, capsys):
     assert net.config.assignment == assignment == net.assignment
     assert Assignment.from_dict(values["assignment"]) == assignment
     rows = bits_of(tmp_path)
-    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3", "4"]
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5"]
     bits = {name: float(value) for name, value in rows[-1].items() if " " in name}
     assert bits == {
         f"{site} {kind}": getattr(pair, kind)
@@ -96,7 +96,7 @@ def whole_runs(tmp_path_factory):
     ],
 )
 def test_a_search_that_was_stopped_goes_on_to_the_bit(
-    tmp_path, monkeypatch, whole_runs, more, epoch, step
+    tmp_path, monkeypatch, whole_runs, capsys, more, epoch, step
 ):
     """Among them after the last update of the search, and after the first one of whole bits."""
     whole, part = whole_runs(more), tmp_path
@@ -110,7 +110,9 @@ def test_a_search_that_was_stopped_goes_on_to_the_bit(
     monkeypatch.setattr(loop, "show_step", stopping)
     assert run(part, *more) == 143
     monkeypatch.setattr(loop, "show_step", before)
-    assert search.main(["--resume", str(part / NAME)]) == 0
+    told = capsys.readouterr().err.rpartition("go on with: brevitas-multiquant search ")[2]
+    assert told.split() == ["--resume", str(part / NAME)]
+    assert search.main(told.split()) == 0
 
     first, second = tensors_of(whole), tensors_of(part)
     assert first.keys() == second.keys()

@@ -26,7 +26,7 @@ class TestRun:
     def test_leaves_everything_a_reader_needs(self, tmp_path, capsys):
         assert train.main(tiny(tmp_path, "--epochs", "2")) == 0
         rows = rows_of(tmp_path)
-        assert [row["epoch"] for row in rows] == ["0", "1"]
+        assert [row["epoch"] for row in rows] == ["1", "2"]
         assert set(rows[0]) == {
             *("epoch", "train_loss", "train_seconds", "eval_top1_2b", "eval_top1_4b", "lr")
         }

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 from brevitas_multiquant.allocation.gate_search import PUBLISHED
 from brevitas_multiquant.methods.settle import INDIVIDUAL
@@ -42,6 +42,7 @@ class SearchRunOptions(TrainOptions):
         ([('uniform', 4)], [2, 3, 4, 5, 6, 7, 8], 'individual')
     """
 
+    program: ClassVar[str] = "search"
     search: SearchOptions
 
     @classmethod

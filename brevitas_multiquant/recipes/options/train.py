@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from brevitas_multiquant.core.method import METHODS, method_named
 from brevitas_multiquant.methods.objectives import options_of_objective
@@ -53,6 +53,9 @@ class TrainOptions:
         >>> options.optimisation.lr, options.data.dataset, options.model.bits
         (0.01, 'digits', [2, 4, 6, 8])
     """
+
+    program: ClassVar[str] = "train"
+    """The command that takes these options."""
 
     config: str | None
     data: DataOptions

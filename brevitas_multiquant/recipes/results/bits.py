@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from brevitas_multiquant.allocation.allocation import Allocation
-from brevitas_multiquant.recipes.results.report import write_rows
+from brevitas_multiquant.recipes.results.report import counted, write_rows
 
 BITS = "bits/"
 """What the names of bit-widths start with, in a row of results."""
@@ -23,7 +23,9 @@ def write_bits(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
         return
     named = {name: name.removeprefix(BITS) for name in rows[0] if name.startswith(BITS)}
     columns = ["epoch", RATIO, *named.values()]
-    renamed = [{named.get(name, name): value for name, value in row.items()} for row in rows]
+    renamed = [
+        {named.get(name, name): value for name, value in row.items()} for row in counted(rows)
+    ]
     write_rows(folder / BITS_FILE, columns, renamed)
 
 

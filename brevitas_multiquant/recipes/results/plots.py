@@ -135,7 +135,7 @@ def curves(summary: Mapping[str, Sequence[float]], accuracy: Sequence[int]) -> l
         summary: the columns of ``summary.csv``.
         accuracy: the bit-widths in it.
     """
-    epochs = [epoch + 1 for epoch in summary["epoch"]]
+    epochs = range(1, len(summary["epoch"]) + 1)
     look: dict[str, Any] = {"marker": "o" if len(epochs) <= MARKED_EPOCHS else None}
     look |= {"markersize": 3, "linewidth": 1.5}
 
@@ -205,7 +205,7 @@ def bits_over_epochs(columns: Mapping[str, Sequence[float]], search_epochs: int)
         columns: of ``bits.csv``.
         search_epochs: after which bits are whole.
     """
-    epochs = [epoch + 1 for epoch in columns["epoch"]]
+    epochs = range(1, len(columns["epoch"]) + 1)
     panels = []
     for kind in ("weight", "activation"):
         suffix = f" {kind}"

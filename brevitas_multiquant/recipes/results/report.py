@@ -95,7 +95,15 @@ def top1_columns(accuracy: Mapping[int, float]) -> dict[str, float]:
 def summary_row(
     epoch: int, loss: float, seconds: float, accuracy: Mapping[int, float], lr: float
 ) -> dict[str, float]:
-    """An epoch's results, under the names that ``summary.csv`` has, which are timm's."""
+    """An epoch's results, under the names that ``summary.csv`` has, which are timm's.
+
+    Args:
+        epoch: from 1.
+        loss: mean over its updates.
+        seconds: of its updates.
+        accuracy: bit-width -> top-1 in percent.
+        lr: of the model, at its end.
+    """
     return {
         "epoch": epoch,
         "train_loss": loss,
@@ -115,7 +123,17 @@ def write_summary(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Write ``summary.csv``, a row per epoch, at once; names with a ``/`` are of other files."""
     if rows:
         columns = [name for name in rows[0] if "/" not in name]
-        write_rows(folder / SUMMARY_FILE, columns, rows)
+        write_rows(folder / SUMMARY_FILE, columns, counted(rows))
+
+
+def counted(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """All rows of a run with their epochs from 1; older releases began at 0.
+
+    Example:
+        >>> counted([{"epoch": 0, "lr": 0.1}, {"epoch": 2, "lr": 0.01}])
+        [{'epoch': 1, 'lr': 0.1}, {'epoch': 2, 'lr': 0.01}]
+    """
+    return [{**row, "epoch": epoch} for epoch, row in enumerate(rows, 1)]
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

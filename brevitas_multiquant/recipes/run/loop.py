@@ -46,7 +46,7 @@ def fit(run: Run, before_epoch: Callable[[Run], None] | None = None) -> dict[int
                 finish_epoch(run, stop, bar)
         except Interrupted as stopped:
             save_checkpoint(run)
-            raise Interrupted(stopped.signal_number, run.folder) from None
+            raise Interrupted(stopped.signal_number, run.resume_command) from None
     return report.accuracy_of(progress.history[-1])
 
 
@@ -118,7 +118,7 @@ def finish_epoch(run: Run, stop: StopRequest, bar: tqdm) -> None:
     accuracy = measured.top1
     warn_of_useless_parts(run)
     loss = progress.loss_sum / run.steps
-    row = report.summary_row(progress.epoch, loss, progress.seconds, accuracy, run.rate)
+    row = report.summary_row(progress.epoch + 1, loss, progress.seconds, accuracy, run.rate)
     progress.history.append(row | run.trainee.values_of_epoch())
     if run.accelerator.is_main_process:
         bar.write(epoch_line(run, loss, accuracy, time.perf_counter() - started))

@@ -1,5 +1,6 @@
 """Everything a run holds while it trains, and the checkpoint of it."""
 
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from brevitas_multiquant.recipes.data.batches import Eval, Train
 from brevitas_multiquant.recipes.errors import NonFiniteError
 from brevitas_multiquant.recipes.network.health import non_finite_tensor
 from brevitas_multiquant.recipes.network.trainee import Trainee
+from brevitas_multiquant.recipes.options.option import PROGRAM
 from brevitas_multiquant.recipes.options.train import TrainOptions
 from brevitas_multiquant.recipes.results.checkpoints import (
     Checkpoint,
@@ -23,6 +25,11 @@ from brevitas_multiquant.recipes.results.checkpoints import (
 from brevitas_multiquant.recipes.results.image_task import image_task_of
 from brevitas_multiquant.recipes.results.state import network_tensors, optimizer_tensors
 from brevitas_multiquant.recipes.run.step import Step
+
+RECIPES = "brevitas_multiquant.recipes"
+LAUNCH = "accelerate launch --num_processes"
+LAUNCH_ON_CPU = "ACCELERATE_USE_CPU=true torchrun --nproc_per_node"
+"""What starts several processes; `accelerate launch` starts one on a CPU."""
 
 
 @dataclass
@@ -82,6 +89,16 @@ class Run:
         """What the network is for, and how good it is after the epochs that are done."""
         data, classes = self.options.data, self.step.num_classes
         return image_task_of(data, self.val, classes, self.progress.history)
+
+    @property
+    def resume_command(self) -> str:
+        """What goes on from the newest checkpoint, with as many processes."""
+        program, count = self.options.program, self.accelerator.num_processes
+        start = f"{PROGRAM} {program}"
+        if count > 1:
+            on_cpu = self.accelerator.device.type == "cpu"
+            start = f"{LAUNCH_ON_CPU if on_cpu else LAUNCH} {count} -m {RECIPES}.{program}"
+        return f"{start} --resume {shlex.quote(str(self.folder))}"
 
     @property
     def steps(self) -> int:
