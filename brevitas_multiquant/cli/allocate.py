@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -206,8 +207,12 @@ def _data(path: str | None, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | No
     try:
         with np.load(Path(path)) as file:
             arrays: Mapping[str, Any] = dict(file)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise CalibrationError(f"--data: expected an .npz file, got {path}: {error}") from error
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, BadZipFile) as error:
+        why = error.strerror if isinstance(error, OSError) else "something else, or damaged"
+        raise CalibrationError(
+            f"--data: expected a file of numpy.savez(FILE, images=..., labels=...), got {path}: "
+            f"{why}"
+        ) from error
     if "images" not in arrays:
         raise CalibrationError(f"--data: expected an array 'images', got {sorted(arrays)}")
     images = torch.from_numpy(arrays["images"]).float()

@@ -48,7 +48,9 @@ class FloatModelOptions:
             return self.source.build()
         except SourceError as error:
             lacks = isinstance(error.__cause__, ImportError)
-            raise (MissingPackageError if lacks else OptionError)(str(error)) from error
+            is_folder = "; a folder of that name is no packed file: name the one in it"
+            hint = is_folder if Path(self.model).is_dir() else ""
+            raise (MissingPackageError if lacks else OptionError)(f"{error}{hint}") from error
 
     @property
     def source(self) -> ModelSource:

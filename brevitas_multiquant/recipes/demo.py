@@ -217,7 +217,8 @@ def run(options: DemoOptions) -> None:
     """
     _gradio()
     file = options.file or first_shipped()
-    load = load_packed if Path(file).is_file() else from_pretrained
+    is_file = Path(file).is_file() or file.endswith(".safetensors")
+    load = load_packed if is_file else from_pretrained
     demo = Demo(load(file), replace(options, file=file))
     with tempfile.TemporaryDirectory() as folder:
         page = page_of(demo, demo.examples(Path(folder)))

@@ -10,12 +10,13 @@ from typing import Any
 from brevitas_multiquant import Assignment, MultiQuantNet, load_packed
 from brevitas_multiquant.core.precision import Setting, described
 from brevitas_multiquant.export import export_finn, export_onnx, export_qonnx
-from brevitas_multiquant.recipes.errors import MissingFileError, OptionError, exit_code
+from brevitas_multiquant.recipes.errors import OptionError, exit_code
 from brevitas_multiquant.recipes.options.export import (
     ExportOptions,
     HardwareOptions,
     parse_export,
 )
+from brevitas_multiquant.storage.foreign import require_packed_file
 from brevitas_multiquant.storage.shipped import packed_path
 
 Written = tuple[dict[Setting, Path], dict[str, str]]
@@ -26,7 +27,7 @@ def run(options: ExportOptions, hardware: HardwareOptions | None = None) -> dict
     """Export, and print a line for each file.
 
     Raises:
-        MissingFileError, PackedFileError: there is no packed file.
+        PackedFileError: there is no packed file.
         OptionError: an option that the format does not know.
     """
     hardware = hardware or HardwareOptions()
@@ -38,8 +39,7 @@ def run(options: ExportOptions, hardware: HardwareOptions | None = None) -> dict
         raise OptionError(f"options of boards: expected --format finn, got {options.format}")
     if options.format == "finn" and options.img_size:
         raise OptionError("--img-size: expected --format qonnx or onnx; hardware has its size")
-    if not packed_path(options.packed).is_file():
-        raise MissingFileError(f"expected a packed network at {options.packed}, found none")
+    require_packed_file(packed_path(options.packed))
     assignments = [Assignment.load(path) for path in options.assignment or ()]
     asked: dict[str, Any] = {"bits": options.bits}
     if assignments:

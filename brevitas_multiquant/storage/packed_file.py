@@ -25,6 +25,12 @@ from safetensors.numpy import save
 from brevitas_multiquant.core.packing import Array
 from brevitas_multiquant.core.selection import is_whole
 from brevitas_multiquant.errors import PackedFileError
+from brevitas_multiquant.storage.foreign import (
+    PACKED,
+    kind_of,
+    require_packed_file,
+    without_header,
+)
 
 HEADER = "brevitas_multiquant"
 FORMAT = "packed"
@@ -82,12 +88,13 @@ def read_packed(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
     Raises:
         PackedFileError: missing, not whole, of another format or version, or changed in any bit.
     """
-    if not path.is_file():
-        raise PackedFileError(f"load_packed: expected a packed file at {path}, found none")
+    require_packed_file(path)
     try:
         with safe_open(path, "np") as file:
-            header = _checked_header(file.metadata() or {}, path)
             names = sorted(file.keys())
+            if HEADER not in (metadata := file.metadata() or {}):
+                raise without_header(path, names)
+            header = _checked_header(metadata, path)
             if names != sorted(header["sha256"]):
                 raise PackedFileError(
                     f"{path}: expected the arrays {sorted(header['sha256'])}, got {names}"
@@ -95,6 +102,8 @@ def read_packed(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
             arrays = {key: file.get_tensor(key) for key in names}
     except (SafetensorError, OSError, TypeError, AttributeError) as error:
         # the last two: a type that numpy does not have
+        if kind := kind_of(path):
+            raise PackedFileError(f"{path}: expected {PACKED}, got {kind}") from error
         raise PackedFileError(f"{path}: not a whole safetensors file: {error}") from error
     for key, array in arrays.items():
         _check_array(key, array, header["sha256"][key], path)

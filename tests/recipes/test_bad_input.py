@@ -209,7 +209,11 @@ def test_a_damaged_newest_checkpoint_leaves_the_one_before(place, capfd):
     ("argv", "status", "message"),
     [
         ([], 2, "the following arguments are required: FILE"),
-        (["none.safetensors"], 1, "MissingFileError"),
+        (
+            ["none.safetensors"],
+            1,
+            "PackedFileError: expected a packed file at none.s",
+        ),
         (["binary.yaml"], 1, "PackedFileError"),
         (["garbage.pth"], 1, "PackedFileError"),
         (["binary.yaml", "--bits", "two"], 2, "--bits: invalid int value"),

@@ -75,7 +75,7 @@ class TestShippedConfigurations:
             options.parse_train(["-c", name])
 
     def test_nothing_like_it(self):
-        with pytest.raises(MissingFileError, match=r"mean cifar100_resnet20 or .* or image"):
+        with pytest.raises(MissingFileError, match=r"the package: cifar100_resnet20, .*, image"):
             options.parse_train(["-c", "zzz"])
 
 

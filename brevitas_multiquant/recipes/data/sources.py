@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from tarfile import is_tarfile
 
 import torchvision
 from timm.data import create_dataset
@@ -101,9 +102,12 @@ def split_root(options: DataOptions, train: bool) -> str:
 
     Raises:
         MissingFileError: no such folder, or no such split in it; names what is there.
+        DatasetError: a file that is no tar.
     """
     root = Path(_require_data_dir(options))
     if root.is_file():
+        if not is_tarfile(root):
+            raise DatasetError(f"--data-dir: expected a folder or a tar of images, got {root}")
         return str(root)
     option, split, usual, names = (
         ("--train-split", options.train_split, TRAIN_SPLIT, TRAIN_SPLITS)

@@ -31,8 +31,9 @@ def find_configuration(config: str) -> Path:
     name = path.name.removesuffix(".yaml")
     if config in (name, f"{name}.yaml") and name in known:
         return known[name]
-    near = get_close_matches(name, known, cutoff=0.75) or sorted(known)
+    near = get_close_matches(name, known, cutoff=0.75)
+    hint = f"did you mean {' or '.join(near)}, which come with the package?"
     raise MissingFileError(
-        f"expected a YAML file of options at {path}, found none; did you mean {' or '.join(near)}, "
-        "which come with the package?"
+        f"expected a YAML file of options at {path}, found none; "
+        + (hint if near else f"those that come with the package: {', '.join(known)}")
     )

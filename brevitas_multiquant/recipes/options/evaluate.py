@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from brevitas_multiquant.recipes.errors import MissingFileError, OptionError
+from brevitas_multiquant.recipes.errors import OptionError
 from brevitas_multiquant.recipes.options.data import DataOptions
 from brevitas_multiquant.recipes.options.execution import DeviceOptions
 from brevitas_multiquant.recipes.options.option import (
@@ -18,6 +18,7 @@ from brevitas_multiquant.recipes.options.option import (
 )
 from brevitas_multiquant.recipes.options.train import add_config_option, parse
 from brevitas_multiquant.recipes.options.yaml_files import print_config
+from brevitas_multiquant.storage.foreign import require_packed_file
 from brevitas_multiquant.storage.shipped import packed_path
 
 
@@ -69,14 +70,13 @@ def parse_evaluate(argv: Sequence[str] | None = None) -> EvaluateOptions:
     Images are normalised as they were in training, whatever they are now.
 
     Raises:
-        MissingFileError, PackedFileError: there is no packed file.
+        PackedFileError: there is no packed file.
         OptionError: as `brevitas_multiquant.recipes.options.train.parse` does.
     """
     parser = evaluate_parser()
     own = parser.parse_args(argv)
     packed = packed_path(own.packed)
-    if not packed.is_file():
-        raise MissingFileError(f"expected a packed network at {packed}, found none")
+    require_packed_file(packed)
     saved = packed.parent / "args.yaml"
     below = saved if saved.is_file() else None
     parsed = parse(parser, argv, below=below)
