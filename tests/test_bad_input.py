@@ -371,7 +371,7 @@ WRONG: dict[str, tuple[Call, type[MultiQuantError], str]] = {
         PackedFileError,
         "found none",
     ),
-    "load: a folder": (lambda c: load_packed(c.folder), PackedFileError, "found none"),
+    "load: a folder": (lambda c: load_packed(c.folder), PackedFileError, "found a folder"),
     "load: garbage": (
         lambda c: load_packed(c.folder / "garbage.safetensors"),
         PackedFileError,

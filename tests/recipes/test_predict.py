@@ -112,7 +112,7 @@ def test_options_say_what_the_file_does_not(
         (["untold.safetensors", "0.png"], "give --mean and --std as in training"),
         (["told.safetensors", "no.png"], "no.png: expected an image, cannot read it"),
         (["told.safetensors", "told.safetensors"], "expected an image, cannot read it"),
-        (["0.png", "0.png"], "not a whole safetensors file"),
+        (["0.png", "0.png"], "expected a packed network, as best.safetensors of a run"),
         (["no.safetensors", "0.png"], "expected a packed file at"),
         (["told.safetensors", "0.png", "--bits", "3"], "predict: expected"),
         (["told.safetensors", "0.png", "--mean", "0.5"], "a positive std for each mean"),
