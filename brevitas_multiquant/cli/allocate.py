@@ -210,8 +210,8 @@ def _data(path: str | None, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | No
     except (OSError, ValueError, TypeError, AttributeError, EOFError, BadZipFile) as error:
         why = error.strerror if isinstance(error, OSError) else "something else, or damaged"
         raise CalibrationError(
-            f"--data: expected a file of numpy.savez(FILE, images=..., labels=...), got {path}: "
-            f"{why}"
+            "--data: expected an .npz file of numpy.savez(FILE, images=..., labels=...), got "
+            f"{path}: {why}"
         ) from error
     if "images" not in arrays:
         raise CalibrationError(f"--data: expected an array 'images', got {sorted(arrays)}")

@@ -65,7 +65,7 @@ OTHERS = [
     *(
         (
             ("allocate", "cifar_resnet8", "--ratio", "0.5", "--uniform", "8", "--data", name),
-            "expected a file of numpy.savez(FILE, images=..., labels=...)",
+            "expected an .npz file of numpy.savez(FILE, images=..., labels=...)",
         )
         for name in ("image.png", "empty")
     ),
