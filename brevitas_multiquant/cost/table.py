@@ -1,5 +1,6 @@
 """What each bit-width costs: MACs, BitOPs, bytes, branches. Counted, not estimated."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from torch import nn
 from brevitas_multiquant.core.config import check_choice
 from brevitas_multiquant.core.precision import Assignment, Setting, network_bits
 from brevitas_multiquant.core.selection import uses_at
+from brevitas_multiquant.core.units import unit_of_bytes
 from brevitas_multiquant.cost.inventory import BRANCH, Layer, inventory_of
 from brevitas_multiquant.cost.models import total_bitops
 from brevitas_multiquant.errors import ConfigError
@@ -87,22 +89,24 @@ class Cost(dict[int, BitWidthCost]):
         rows += [(one.name, one.bits, cost) for one, cost in self.assignments.items()]
         edges = any(cost.edge_macs for _, _, cost in rows)
         width = max(len(name) for name in ("bits", *(name for name, _, _ in rows)))
+        one, unit = unit_of_bytes((self.file_bytes, self.float_bytes))
+        power = f"1e{math.log10(one):.0f}"
         header = f"{'bits':>{width}}  {'branches':<12}{'MMACs':>10}"
         header += f"{'8-bit MMACs':>13}" if edges else ""
-        lines = [header + f"{'float MMACs':>13}{'GBitOPs':>10}{'MB':>9}"]
+        lines = [header + f"{'float MMACs':>13}{'GBitOPs':>10}{unit:>9}"]
         for name, bits, cost in rows:
             branches = ",".join(map(str, uses_at({bits: cost.branches}, bits)))
             line = f"{name:>{width}}  {branches:<12}{cost.macs / 1e6:>10.1f}"
             line += f"{cost.edge_macs / 1e6:>13.1f}" if edges else ""
             line += f"{cost.float_macs / 1e6:>13.1f}{cost.bitops / 1e9:>10.2f}"
-            lines.append(f"{line}{cost.bytes / 1e6:>9.3f}")
+            lines.append(f"{line}{cost.bytes / one:>9.3f}")
         lines.append(
-            f"all bit-widths in one file: {self.file_bytes / 1e6:.3f} MB; "
-            f"float model: {self.float_bytes / 1e6:.3f} MB (1 MB = 1e6 bytes)"
+            f"all bit-widths in one file: {self.file_bytes / one:.3f} {unit}; "
+            f"float model: {self.float_bytes / one:.3f} {unit} (1 {unit} = {power} bytes)"
         )
         if self.file_bytes != self.total_bytes:
             lines.append(
-                f"all bit-widths in hardware: {self.total_bytes / 1e6:.3f} MB; "
+                f"all bit-widths in hardware: {self.total_bytes / one:.3f} {unit}; "
                 "the file has 8-bit weights in fp32"
             )
         if self.weights is not None:

@@ -16,6 +16,7 @@ import torch
 from torchvision.utils import save_image
 
 from brevitas_multiquant import MultiQuantNet, load_packed
+from brevitas_multiquant.core.units import unit_of_bytes
 from brevitas_multiquant.errors import MissingPackageError
 from brevitas_multiquant.recipes.data.images import load_digit_images
 from brevitas_multiquant.recipes.errors import MissingFileError, exit_code
@@ -99,10 +100,11 @@ class Demo:
         """Accuracy and cost of a bit-width, and its layers, as HTML."""
         cost, task = self.running[bits].cost, self.net.image_task
         scale, unit = in_bitops(cost.bitops)
+        of_bytes, size = unit_of_bytes([cost.bytes])
         facts = [
             ("bits", str(bits)),
             (f"{unit} an image", f"{cost.bitops / scale:.4g}"),
-            ("kB, this bit-width alone", f"{cost.bytes / 1e3:.1f}"),
+            (f"{size}, this bit-width alone", f"{cost.bytes / of_bytes:.1f}"),
             ("branches that run", str(len(cost.branches))),
         ]
         protocol = ""

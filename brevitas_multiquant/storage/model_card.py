@@ -10,6 +10,7 @@ from typing import Any
 from brevitas_multiquant.core.image_task import ImageTask
 from brevitas_multiquant.core.method import method_named
 from brevitas_multiquant.core.selection import is_whole
+from brevitas_multiquant.core.units import unit_of_bytes
 from brevitas_multiquant.cost.table import Cost, cost
 from brevitas_multiquant.errors import HubError
 from brevitas_multiquant.nn.network import MultiQuantNet
@@ -120,6 +121,7 @@ def _plot(costs: Cost, accuracy: Mapping[int, float] | None, path: Path) -> bool
 def _card(net: MultiQuantNet, costs: Cost, details: Details, plotted: bool) -> str:
     name = "the network" if net.source is None else net.source.name
     measured = "" if details.dataset is None else f" on {details.dataset}"
+    one, unit = unit_of_bytes((costs.file_bytes, costs.float_bytes))
     plot = f"\n![Top-1 accuracy over bit operations]({PLOT})\n" if plotted else ""
     return f"""---
 {_metadata(net, details)}---
@@ -128,12 +130,12 @@ def _card(net: MultiQuantNet, costs: Cost, details: Details, plotted: bool) -> s
 
 {_introduction(net)}
 
-| bits | top-1{measured} | branches | MMACs | GBitOPs | MB |
+| bits | top-1{measured} | branches | MMACs | GBitOPs | {unit} |
 |---|---|---|---|---|---|
-{_table(costs, details)}
-All bit-widths together take {costs.total_bytes / 1e6:.3f} MB, in `{WEIGHTS}`
-{costs.file_bytes / 1e6:.3f} MB; the float model {costs.float_bytes / 1e6:.3f} MB
-(1 MB = 1e6 bytes). Counts are for one image of
+{_table(costs, details, one)}
+All bit-widths together take {costs.total_bytes / one:.3f} {unit}, in `{WEIGHTS}`
+{costs.file_bytes / one:.3f} {unit}; the float model {costs.float_bytes / one:.3f} {unit}
+(1 {unit} = {one:,.0f} bytes). Counts are for one image of
 {"x".join(map(str, (net.input_shape or ())[1:]))}.
 {plot}{_images(net.image_task)}
 ## How to load it
@@ -229,13 +231,13 @@ def _metadata(net: MultiQuantNet, details: Details) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(costs: Cost, details: Details) -> str:
+def _table(costs: Cost, details: Details, unit: float) -> str:
     rows = []
     for bits, one in costs.items():
         accuracy = "not measured" if details.accuracy is None else f"{details.accuracy[bits]:.2f} %"
         rows.append(
             f"| {bits} | {accuracy} | {len(one.branches)} | {one.macs / 1e6:.1f} "
-            f"| {one.bitops / 1e9:.3f} | {one.bytes / 1e6:.3f} |\n"
+            f"| {one.bitops / 1e9:.3f} | {one.bytes / unit:.3f} |\n"
         )
     return "".join(rows)
 

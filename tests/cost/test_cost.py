@@ -39,12 +39,14 @@ def test_tiny_net_by_hand(make_net):
 
 
 def test_table(make_net):
-    lines = str(cost(make_net())).splitlines()
-    assert lines[0].split() == ["bits", "branches", "MMACs", "float", "MMACs", "GBitOPs", "MB"]
-    assert lines[1].split() == ["2", "0", "0.0", "0.0", "0.00", "0.001"]
+    costs = cost(make_net())
+    lines = str(costs).splitlines()
+    assert lines[0].split() == ["bits", "branches", "MMACs", "float", "MMACs", "GBitOPs", "kB"]
+    assert lines[1].split() == ["2", "0", "0.0", "0.0", "0.00", f"{costs[2].bytes / 1e3:.3f}"]
     assert lines[2].split()[:2] == ["4", "0,1"]
     assert lines[3] == (
-        "all bit-widths in one file: 0.001 MB; float model: 0.003 MB (1 MB = 1e6 bytes)"
+        f"all bit-widths in one file: {costs.file_bytes / 1e3:.3f} kB; "
+        f"float model: {costs.float_bytes / 1e3:.3f} kB (1 kB = 1e3 bytes)"
     )
 
 

@@ -62,10 +62,10 @@ def test_the_finn_profile_by_hand(make_net: Callable[..., MultiQuantNet]) -> Non
 def test_the_table_of_the_finn_profile(make_net: Callable[..., MultiQuantNet]) -> None:
     costs = cost(make_net(profile="finn"))
     head, *_, file, hardware = str(costs).splitlines()
-    columns = ["bits", "branches", "MMACs", "8-bit MMACs", "float MMACs", "GBitOPs", "MB"]
+    columns = ["bits", "branches", "MMACs", "8-bit MMACs", "float MMACs", "GBitOPs", "kB"]
     assert head.split() == " ".join(columns).split()
-    assert file.startswith(f"all bit-widths in one file: {costs.file_bytes / 1e6:.3f} MB; float")
-    assert hardware.startswith(f"all bit-widths in hardware: {costs.total_bytes / 1e6:.3f} MB; ")
+    assert file.startswith(f"all bit-widths in one file: {costs.file_bytes / 1e3:.3f} kB; float")
+    assert hardware.startswith(f"all bit-widths in hardware: {costs.total_bytes / 1e3:.3f} kB; ")
 
 
 class BlurPool(nn.Module):

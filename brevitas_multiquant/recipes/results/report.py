@@ -15,6 +15,7 @@ import yaml
 
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.core.preprocessing import Preprocessing
+from brevitas_multiquant.core.units import unit_of_bytes
 from brevitas_multiquant.recipes.errors import MissingFileError
 from brevitas_multiquant.recipes.options.train import TrainOptions
 from brevitas_multiquant.recipes.options.yaml_files import ENVIRONMENT, as_yaml
@@ -184,13 +185,13 @@ def result_rows(
     measured: str = "top-1 %",
 ) -> list[list[str]]:
     """What was measured, per bit-width or assignment, beside cost where known; the header first."""
-    header = ["bits", measured] + (cost_header() if costs else [])
     names = [one.name if isinstance(one, Assignment) else str(one) for one in accuracy]
     rows = [[n, f"{value:.2f}"] for n, value in zip(names, accuracy.values(), strict=True)]
+    rows.insert(0, ["bits", measured])
     if costs:
-        for row, bit in zip(rows, accuracy, strict=True):
-            row += cost_cells(costs[bit])
-    return [header, *rows]
+        columns = cost_columns([costs[setting] for setting in accuracy])
+        rows = [[*row, *cells] for row, cells in zip(rows, columns, strict=True)]
+    return rows
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -202,18 +203,18 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def cost_header() -> list[str]:
-    """The columns of `cost_cells`."""
-    return ["branches", "MMACs", "GBitOPs", "kB"]
+def cost_columns(costs: Sequence[Any]) -> list[list[str]]:
+    """What bit-widths or assignments cost, a row for each; the header first."""
+    one, unit = unit_of_bytes(cost.bytes for cost in costs)
+    return [["branches", "MMACs", "GBitOPs", unit], *(_cost_cells(cost, one) for cost in costs)]
 
 
-def cost_cells(cost: Any) -> list[str]:
-    """What one bit-width costs."""
+def _cost_cells(cost: Any, unit: float) -> list[str]:
     branches = cost.branches
     count = branches if isinstance(branches, int | float) else len(branches)
     return [
         str(count),
         f"{cost.macs / 1e6:.1f}",
         f"{cost.bitops / 1e9:.3f}",
-        f"{cost.bytes / 1e3:.1f}",
+        f"{cost.bytes / unit:.1f}",
     ]

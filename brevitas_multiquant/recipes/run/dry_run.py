@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from brevitas_multiquant.recipes.results.report import aligned, cost_cells, cost_header
+from brevitas_multiquant.recipes.results.report import aligned, cost_columns
 from brevitas_multiquant.recipes.run.loop import groups
 from brevitas_multiquant.recipes.run.run import Run
 
@@ -21,8 +21,9 @@ def dry_run(run: Run) -> None:
     """Print the table and the measurements; writes nothing."""
     costs = run.trainee.costs(run.options.data.img_size)
     if costs is not None and run.accelerator.is_main_process:
-        rows = [[str(bits), *cost_cells(costs[bits])] for bits in run.bits]
-        print(aligned([["bits", *cost_header()], *rows]))
+        columns = cost_columns([costs[bits] for bits in run.bits])
+        names = ["bits", *map(str, run.bits)]
+        print(aligned([[name, *cells] for name, cells in zip(names, columns, strict=True)]))
     seconds = time_steps(run)
     if run.accelerator.is_main_process:
         print(step_line(run, seconds))
