@@ -52,7 +52,15 @@ def test_what_comes_with_the_package_is_whole_and_small() -> None:
     for name in shipped.shipped_networks():
         task = load_packed(f"zoo:{name}").image_task
         assert task is not None and task.dataset and task.protocol
-        assert task.accuracy and task.preprocessing.class_names
+        assert task.accuracy and (task.preprocessing.class_names or task.dataset == "digits")
+
+
+def test_the_accuracy_of_the_digits_is_measured_again(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "zoo:digits_resnet8"
+    assert evaluate.main([name, "--dataset", "digits", "--json", "--device", "cpu"]) == 0
+    measured = json.loads(capsys.readouterr().out)["top1"]
+    task = load_packed(name).image_task
+    assert task is not None and task.to_dict()["accuracy"] == pytest.approx(measured)
 
 
 def test_by_name(zoo: Path) -> None:
