@@ -62,8 +62,8 @@ def _rows(net: MultiQuantNet) -> list[str]:
     rows = []
     for bits, at in counted.items():
         top1 = f"{known[bits]:.2f}" if bits in known else NOT_THERE
-        mixed = " at most" if net.config.assignment is not None else ""
-        cells = (f"{bits}{mixed}", top1, f"{at.bitops / 1e9:.3f}", f"{at.bytes / 1e3:.0f}")
+        name = str(bits) if net.config.assignment is None else "mixed"
+        cells = (name, top1, f"{at.bitops / 1e9:.3f}", f"{at.bytes / 1e3:.0f}")
         rows.append(f"| {' | '.join(cells)} | {luts.get(bits, NOT_THERE)} |")
     return rows
 
