@@ -57,7 +57,7 @@ def test_errors_are_one_line_and_leave_no_file(packed, capsys):
     assert recipe.main([str(packed), "--output", str(folder), "--bits", "6"]) == 2
     assert recipe.main([str(folder / "none.safetensors")]) == 1
     errors = capsys.readouterr().err.splitlines()
-    assert [line.partition(":")[0] for line in errors] == ["BitWidthError", "MissingFileError"]
+    assert [line.partition(":")[0] for line in errors] == ["BitWidthError", "PackedFileError"]
     assert not folder.exists()
 
 
