@@ -18,9 +18,9 @@ $ brevitas-multiquant export zoo:{name} --format onnx
 ```
 
 Each file says how images are prepared, its classes, and its accuracy. This page is written from
-the files when the site is built; LUTs are FINN's estimate for {fps} frames a second on a {board},
-for networks of the profile `finn`."""
-HEAD = "| bits | top-1 % | GBitOPs | kB, these bits alone | FINN LUTs |\n|---:|---:|---:|---:|---:|"
+the files when the site is built; kB are those of a bit-width alone, and LUTs FINN's estimate for
+{fps} frames a second on a {board}, for networks of the profile `finn`."""
+HEAD = "| bits | top-1 % | GBitOPs | kB | FINN LUTs |\n|---:|---:|---:|---:|---:|"
 BOARD, FPS = "ZCU104", 1000
 NOT_THERE = "-"
 
