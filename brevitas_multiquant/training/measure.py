@@ -56,9 +56,10 @@ def measure(
         >>> import torch
         >>> from torchmetrics.classification import MulticlassAccuracy
         >>> from torchvision.models import resnet18
-        >>> from brevitas_multiquant import multiquantize
+        >>> from brevitas_multiquant import calibrate, multiquantize
         >>> net = multiquantize(resnet18(num_classes=10), [2, 4], input_shape=(1, 3, 32, 32))
         >>> batches = [(torch.rand(4, 3, 32, 32), torch.arange(4))]
+        >>> calibrate(net, batches)
         >>> sorted(measure(net, batches, MulticlassAccuracy(10)))
         [2, 4]
     """

@@ -47,6 +47,16 @@ def floor_straight_through(x):
     return x.detach().floor() + (x - x.detach())
 
 
+def halved_by_formula(codes, grid):
+    """Half of the integers, rounded and clipped to one bit less, for each bit that is left out."""
+    smaller, highest = codes, grid.finer.highest
+    for _ in range(grid.shift.bit_length() - 1):
+        highest //= 2
+        smaller = round_straight_through(smaller / 2)
+        smaller = smaller - (smaller.detach() - highest).clamp(min=0)
+    return smaller
+
+
 def codes_by_formula(x, lower, upper, grid):
     """What the grid says, differentiated by autograd."""
     first = grid.finer or grid
@@ -59,6 +69,8 @@ def codes_by_formula(x, lower, upper, grid):
     codes = first.step * place + first.offset
     if grid.finer is None:
         return codes
+    if grid.halves:
+        return halved_by_formula(codes, grid)
     again = round_straight_through(codes / grid.shift)
     return again - (again.detach() - grid.highest).clamp(min=0)
 

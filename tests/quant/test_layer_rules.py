@@ -30,6 +30,12 @@ StdConv2d_.__name__ = StdConv2d_.__qualname__ = "StdConv2d"
 
 
 class OwnWeight(nn.Linear):
+    """Of its parameter twice; so what ``nn.Linear`` draws never gets into the parameter."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        nn.init.normal_(self._parameters["weight"])
+
     @property
     def weight(self):
         if "weight" not in self._parameters:

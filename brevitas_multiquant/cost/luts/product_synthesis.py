@@ -41,7 +41,7 @@ def product_logic(product: Product, dsp: DspBlock = "DSP48E2") -> int:
 
     Example:
         >>> product_logic(MatrixProduct(144, 16, 1024, 8, 8, 22, pe=4, simd=4))
-        0
+        671
     """
     logic = streamer_logic(product) + uncounted_weight_luts(product, dsp)
     return logic + logic_around_dsps(product, dsp) if in_dsps(product, dsp) else logic

@@ -23,6 +23,7 @@ def halve(integers: Tensor) -> Tensor:
         integers: weights (O, I / groups, ...) from -255 to 255.
 
     Example:
+        >>> import torch
         >>> halve(torch.tensor([[3.0, 3.0, -1.0, 4.0]]))
         tensor([[2., 1., 0., 2.]])
     """
