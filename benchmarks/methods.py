@@ -138,7 +138,7 @@ def make_run(
         name: of its folder.
         seed: of the run.
         arguments: beside the configuration.
-        options: of this program: ``data_dir``, ``output``, ``epochs``, ``threads``.
+        options: of this program: ``data_dir``, ``output``, ``epochs``, and `add_execution`'s.
 
     Raises:
         SystemExit: it was asked to stop.
@@ -156,7 +156,10 @@ def make_run(
     before = cpu_seconds()
     try:
         threads = {"OMP_NUM_THREADS": str(options.threads)}
-        done = subprocess.run([*command, "--device", "cpu"], env=os.environ | threads, check=False)
+        command += ["--device", options.device]
+        if options.compile and "--float" not in arguments:
+            command.append("--compile")
+        done = subprocess.run(command, env=os.environ | threads, check=False)
     finally:
         if folder.is_dir():
             add_seconds(folder / CPU_SECONDS, cpu_seconds() - before)
@@ -164,6 +167,13 @@ def make_run(
         raise SystemExit(done.returncode)
     if done.returncode:
         print(f"{name} failed: exit status {done.returncode}", file=sys.stderr)
+
+
+def add_execution(parser: argparse.ArgumentParser) -> None:
+    """Options that say where and how a run is made; none changes what is trained."""
+    parser.add_argument("--threads", type=int, default=1, help="of torch, for a run")
+    parser.add_argument("--device", choices=["auto", "cpu"], default="cpu")
+    parser.add_argument("--compile", action="store_true")
 
 
 def cpu_seconds() -> float:
@@ -315,7 +325,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=1, help="of torch, for a run")
+    add_execution(parser)
     options = parser.parse_args()
     if options.run and options.data_dir is None:
         parser.error("--run: give --data-dir, the folder of train.tar and val.tar")

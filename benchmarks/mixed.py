@@ -32,6 +32,7 @@ from benchmarks.methods import (
     FACTS,
     NORMS,
     ROOT,
+    add_execution,
     is_whole,
     keep_rows,
     make_run,
@@ -326,7 +327,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=15, help="of each half")
-    parser.add_argument("--threads", type=int, default=1, help="of torch, for a run")
+    add_execution(parser)
     options = parser.parse_args()
     if options.run and options.data_dir is None:
         parser.error("--run: give --data-dir, the folder of train.tar and val.tar")

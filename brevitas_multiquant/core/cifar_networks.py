@@ -206,6 +206,15 @@ class DepthwiseSeparable(nn.Module):
         return self.act2(self.bn2(self.conv_pw(x)))
 
 
+def scaled_channels(channels: int, width: float) -> int:
+    """A channel count times a multiplier, to the nearest multiple of 8 and at least that.
+
+    >>> scaled_channels(32, 1.0), scaled_channels(32, 0.25), scaled_channels(32, 0.1)
+    (32, 8, 8)
+    """
+    return max(8, 8 * round(channels * width / 8))
+
+
 class CifarMobileNetV1(_CifarNet):
     """MobileNetV1 (Howard et al. 2017) for 32x32 images: the stem keeps the image size.
 
@@ -213,24 +222,32 @@ class CifarMobileNetV1(_CifarNet):
         num_classes: number of logits, 0 for none.
         in_chans: channels of the images.
         drop_rate: dropout before the classifier, in [0, 1).
+        width: the multiplier of all channel counts, above 0; the paper's alpha.
     """
 
-    def __init__(self, num_classes: int = 10, in_chans: int = 3, drop_rate: float = 0.0) -> None:
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        drop_rate: float = 0.0,
+        width: float = 1.0,
+    ) -> None:
         super().__init__()
-        self.conv_stem = nn.Conv2d(in_chans, 32, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(32)
+        channels = scaled_channels(32, width)
+        self.conv_stem = nn.Conv2d(in_chans, channels, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
         self.act1 = nn.ReLU()
         blocks: list[nn.Module] = []
-        channels = 32
-        for width, stride in MOBILENET_V1_BLOCKS:
-            blocks.append(DepthwiseSeparable(channels, width, stride))
-            channels = width
+        for out_channels, stride in MOBILENET_V1_BLOCKS:
+            out_channels = scaled_channels(out_channels, width)
+            blocks.append(DepthwiseSeparable(channels, out_channels, stride))
+            channels = out_channels
         self.blocks = nn.Sequential(*blocks)
         self._create_head(channels, num_classes, drop_rate)
         init_weights(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(N, in_chans, H, W) to (N, 1024, H / 16, W / 16)."""
+        """(N, in_chans, H, W) to (N, 1024 * width, H / 16, W / 16)."""
         return self.blocks(self.act1(self.bn1(self.conv_stem(x))))
 
 
@@ -256,6 +273,7 @@ default_cfgs = generate_default_cfgs(
         "cifar_resnet20.untrained": cifar_cfg("conv1"),
         "cifar_vgg11_bn.untrained": cifar_cfg("features.0"),
         "cifar_mobilenetv1.untrained": cifar_cfg("conv_stem"),
+        "cifar_mobilenetv1_025.untrained": cifar_cfg("conv_stem"),
     }
 )
 
@@ -282,3 +300,10 @@ def cifar_vgg11_bn(pretrained: bool = False, **kwargs: Any) -> CifarVGG:
 def cifar_mobilenetv1(pretrained: bool = False, **kwargs: Any) -> CifarMobileNetV1:
     """MobileNetV1 for 32x32 images."""
     return build_model_with_cfg(CifarMobileNetV1, "cifar_mobilenetv1", pretrained, **kwargs)
+
+
+@register_model
+def cifar_mobilenetv1_025(pretrained: bool = False, **kwargs: Any) -> CifarMobileNetV1:
+    """MobileNetV1 for 32x32 images with a quarter of the channels."""
+    model_args = {"width": 0.25, **kwargs}
+    return build_model_with_cfg(CifarMobileNetV1, "cifar_mobilenetv1_025", pretrained, **model_args)

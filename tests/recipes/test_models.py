@@ -10,6 +10,7 @@ from brevitas_multiquant import InPlaceDistillation, calibrate, multiquantize
 from brevitas_multiquant.quant.layers import CodeLayer
 
 NAMES = ["cifar_resnet8", "cifar_resnet20", "cifar_vgg11_bn", "cifar_mobilenetv1"]
+NAMES += ["cifar_mobilenetv1_025"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -44,6 +45,7 @@ def test_follows_timm_conventions(name):
         ("cifar_resnet20", (64, 8, 8)),
         ("cifar_vgg11_bn", (512, 1, 1)),
         ("cifar_mobilenetv1", (1024, 2, 2)),
+        ("cifar_mobilenetv1_025", (256, 2, 2)),
     ],
 )
 def test_feature_shapes(name, features):
