@@ -82,7 +82,9 @@ def test_a_run_that_fails_does_not_keep_the_next_from_running(
         return SimpleNamespace(returncode=status)
 
     monkeypatch.setattr(methods.subprocess, "run", run)
-    options = argparse.Namespace(output=tmp_path, data_dir="data", epochs=2, threads=1)
+    options = argparse.Namespace(
+        output=tmp_path, data_dir="data", epochs=2, threads=1, device="cpu", compile=False
+    )
     if ends:
         with pytest.raises(SystemExit):
             methods.train("adabits_centered", 3, options)
