@@ -284,7 +284,7 @@ def draw(results: Mapping[str, Sequence[Result]], path: Path) -> None:
     if not lists:
         return
     figure, panels = plt.subplots(
-        1, len(lists), figsize=(5.6 * len(lists), 4.4), squeeze=False, layout="constrained"
+        1, len(lists), figsize=(7.4 * len(lists), 4.4), squeeze=False, layout="constrained"
     )
     labels = dict.fromkeys(variant.label for variant in VARIANTS.values())
     colour_of = dict(zip(labels, COLOURS * 2, strict=False))
@@ -302,7 +302,7 @@ def draw(results: Mapping[str, Sequence[Result]], path: Path) -> None:
         panel.set(xlabel="bit-width", ylabel="top-1 (%), last epoch", xticks=bits)
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.25)
-        panel.legend(frameon=False, fontsize="small")
+        panel.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
