@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -67,16 +68,16 @@ def family(name: str) -> str:
     return f"{'torchvision' if library == 'tv' else library} {module.rpartition('.')[2]}"
 
 
-def build(name: str) -> nn.Module:
+def build(name: str, **options: Any) -> nn.Module:
     """A model with random weights; with a classifier where its author left it out."""
     library, _, model = name.partition(":")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if library == "tv":
-            return torchvision.models.get_model(model, weights=None)
-        built = timm.create_model(model)
+            return torchvision.models.get_model(model, weights=None, **options)
+        built = timm.create_model(model, **options)
         if getattr(built, "num_classes", _CLASSES) == 0:
-            built = timm.create_model(model, num_classes=_CLASSES)
+            built = timm.create_model(model, num_classes=_CLASSES, **options)
         return built
 
 

@@ -281,9 +281,10 @@ class MultiQuantNet(ParameterGroups, MultiBranch):
             **options: of ``torch.compile``.
 
         Example:
-            >>> from torchvision.models import resnet18
             >>> from brevitas_multiquant import calibrate, multiquantize
-            >>> net = multiquantize(resnet18(num_classes=10), [2, 4], input_shape=(1, 3, 32, 32))
+            >>> layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()]
+            >>> model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 28**2, 10))
+            >>> net = multiquantize(model, [2, 4], input_shape=(1, 3, 32, 32))
             >>> calibrate(net, [torch.rand(4, 3, 32, 32)])
             >>> net.compile(backend="eager", dynamic=False)
             >>> net(torch.rand(2, 3, 32, 32)).shape

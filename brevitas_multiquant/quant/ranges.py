@@ -134,6 +134,10 @@ class LearnedRange(Member):
         self.lower.copy_(lower)
         self.upper.copy_(upper)
 
+    def note_readiness(self) -> None:
+        """Read the counter anew, now: a graph that is compiled cannot."""
+        self._ready = not self.observed.is_meta and bool(self.observed > 0)
+
     @property
     def ready(self) -> bool:
         """Whether the range was set from data. Reads the counter once, then remembers."""
@@ -183,6 +187,7 @@ class LearnedRange(Member):
             for one, value in zip(numbers, kept, strict=True):
                 getattr(self, one).copy_(value)
             self.observed.fill_(1)
+            self.note_readiness()
 
         yield Entry("ranges", name, len(numbers) * self.lower.numel(), read, write)
 
@@ -218,7 +223,7 @@ class LearnedRange(Member):
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)  # type: ignore[arg-type]
-        self._ready = False
+        self.note_readiness()
 
 
 class WeightRange(LearnedRange):
