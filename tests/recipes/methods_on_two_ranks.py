@@ -1,13 +1,11 @@
-"""What `test_methods` starts twice with torchrun: one step of each method, and what it leaves.
+"""What `test_methods` runs in two processes: one step of each method, and what it leaves.
 
 ``METHOD_RANK``: the parameters after a step in evaluation mode and float64, and those of another
 step in training mode, below ``trained.``.
 """
 
-import sys
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from brevitas_multiquant.core.method import METHODS
@@ -45,7 +43,6 @@ def after_training(run: Run) -> dict[str, Tensor]:
 
 def main(output: Path, start: Path) -> None:
     """A step of each method, from the networks in ``start``."""
-    torch.set_num_threads(1)
     for method in METHODS:
         run = create_run(parse_train(arguments(method, start, "--batch-size", "8")))
         state = after_a_step(run)
@@ -53,7 +50,3 @@ def main(output: Path, start: Path) -> None:
             output / f"{method}_{run.accelerator.process_index}", state | after_training(run)
         )
     run.accelerator.end_training()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,10 +1,10 @@
-"""What `test_ranks` starts twice with torchrun: resume the run, and write what this rank holds.
+"""What `test_ranks` runs in two processes: resume the run, and write what this rank holds.
 
 ``top1_RANK``: accuracy and number of images of the evaluation. ``gradients_RANK``: of one step in
 evaluation mode and float64. ``state_RANK``: the network after an epoch of training.
 """
 
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -40,7 +40,7 @@ def evaluation(run: Run) -> dict[str, Tensor]:
     }
 
 
-def main(output: Path, argv: list[str]) -> None:
+def main(output: Path, argv: Sequence[str]) -> None:
     """Write the files of this rank to ``output``."""
     args = parse_train(argv)
     run = create_run(args)
@@ -52,7 +52,3 @@ def main(output: Path, argv: list[str]) -> None:
     write_tensors(output / f"state_{rank}", run.net.state_dict())
     save_checkpoint(run)
     run.accelerator.end_training()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])

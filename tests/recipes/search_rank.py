@@ -2,14 +2,16 @@
 
 import json
 import os
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from brevitas_multiquant.recipes import search
 from brevitas_multiquant.recipes.options.search import parse_search
 
-if __name__ == "__main__":
+
+def main(output: Path, argv: Sequence[str]) -> None:
+    """Search, and write to ``output`` what this rank settled on."""
     kept: dict[str, Any] = {}
     settle = search.settle_when_due
 
@@ -21,6 +23,5 @@ if __name__ == "__main__":
             kept.update(settled.to_dict(), cost=allocation.cost, budget=allocation.budget)
 
     search.settle_when_due = settle_and_tell
-    search.search(parse_search(sys.argv[2:]))
-    path = Path(sys.argv[1]) / f"rank{os.environ['RANK']}.json"
-    path.write_text(json.dumps(kept))
+    search.search(parse_search(argv))
+    (output / f"rank{os.environ['RANK']}.json").write_text(json.dumps(kept))

@@ -1,11 +1,7 @@
 """Each method in the recipe: its training task, some of the bit-widths, resuming, two processes."""
 
-import os
 import re
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -26,10 +22,11 @@ from brevitas_multiquant.recipes.run import step
 from brevitas_multiquant.recipes.run.create import create_run
 from brevitas_multiquant.recipes.run.sampling import sampled_bits
 from brevitas_multiquant.training.quant_noise import NoisyWeights
+from tests.recipes import methods_on_two_ranks
 from tests.recipes.methods_on_two_ranks import after_a_step, arguments
+from tests.recipes.ranks import run_ranks
 from tests.recipes.runs import NAME, tensors_of
 
-ROOT = Path(__file__).resolve().parents[2]
 SEVERAL = [name for name, row in METHODS.items() if row.most_candidates is None]
 ONE_BODY = [name for name in SEVERAL if name != "multiquant"]
 
@@ -42,12 +39,7 @@ TOLERANCE = {"rtol": 1e-10, "atol": 1e-12}
 def two_ranks(tmp_path_factory):
     """The folder with what each of two processes wrote for every method."""
     output, start = (tmp_path_factory.mktemp(name) for name in ("two", "start"))
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    worker = ["-m", "tests.recipes.methods_on_two_ranks", str(output), str(start)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [sys.executable, *torchrun, *worker], env=environment, cwd=ROOT, check=True, timeout=300
-    )
+    run_ranks(2, methods_on_two_ranks.main, output, start)
     return output
 
 

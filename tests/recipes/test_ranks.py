@@ -1,8 +1,5 @@
 """Two processes train as one process with twice the batch does."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,10 +15,10 @@ from brevitas_multiquant.recipes.results.checkpoints import checkpoints_in
 from brevitas_multiquant.recipes.run import processes
 from brevitas_multiquant.recipes.run.create import create_run
 from brevitas_multiquant.recipes.run.run import save_checkpoint
+from tests.recipes import one_of_two_ranks
 from tests.recipes.one_of_two_ranks import gradients
+from tests.recipes.ranks import run_ranks
 from tests.recipes.runs import NAME, tiny
-
-ROOT = Path(__file__).resolve().parents[2]
 
 # In float64 sums in another order differ by about 1e-15, and no code comes that near to a rounding
 # threshold; over half of the images they differ by 1e-2 to 10. Relative to the gradient's norm.
@@ -30,15 +27,7 @@ TOLERANCE = 1e-10
 
 def run_two_ranks(output: Path, *argv: str) -> dict[str, dict[str, Tensor]]:
     """What each of two processes wrote, by file name."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    worker = ["-m", "tests.recipes.one_of_two_ranks", str(output)]
-    subprocess.run(
-        [sys.executable, *torchrun, *worker, *argv],
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-        check=True,
-        timeout=300,
-    )
+    run_ranks(2, one_of_two_ranks.main, output, argv)
     return {path.name: load_file(path) for path in output.glob("*_[01]")}
 
 

@@ -2,9 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,9 +13,10 @@ from brevitas_multiquant.recipes.errors import Interrupted
 from brevitas_multiquant.recipes.options.configurations import shipped
 from brevitas_multiquant.recipes.options.search import parse_search
 from brevitas_multiquant.recipes.run import loop
+from tests.recipes import search_rank
+from tests.recipes.ranks import run_ranks
 from tests.recipes.runs import NAME, rows_of, tensors_of
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = [
     *("--img-size", "8", "--subset", "64", "--batch-size", "32", "--lr", "0.05"),
     *("--epochs", "5", "--experiment", NAME),
@@ -143,18 +141,8 @@ def test_channels_have_bits_of_their_own(tmp_path):
 
 def test_two_processes_search_as_one(tmp_path):
     """Both end with the same bits; gradients of bits are averaged as those of weights are."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     argv = [*TINY, "--output", str(tmp_path), "--batch-size", "16", "--epochs", "3"]
-    done = subprocess.run(
-        [sys.executable, *torchrun, "-m", "tests.recipes.search_rank", str(tmp_path), *argv],
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_ranks(2, search_rank.main, tmp_path, argv)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert ranks[0] == ranks[1]
     assert ranks[0]["cost"] <= ranks[0]["budget"]
