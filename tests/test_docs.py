@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import scale
 from brevitas_multiquant.cli.commands import parsers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +54,12 @@ def test_the_notebook_keeps_no_outputs() -> None:
     """They are made when the site is built."""
     cells = json.loads((ROOT / "docs" / "tour.ipynb").read_text())["cells"]
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+
+
+def test_tables_of_what_training_costs_are_those_that_were_measured() -> None:
+    page = scale.DOCS.read_text()
+    names = re.findall(r"<!-- table: (.*) -->", page)
+    assert names == list(scale.tables()) and scale.with_tables(page) == page
 
 
 def test_files_that_the_architecture_names_exist() -> None:
