@@ -4,7 +4,6 @@ Subclasses say how bits move (`bit_search`, `sampled_search`). What moves them i
 network for as long as bits are open, so that a checkpoint of the state dict holds all of a search.
 """
 
-import copy
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from brevitas_multiquant.allocation.pruned import PrunedChannels
 from brevitas_multiquant.allocation.report import allocation_of
 from brevitas_multiquant.allocation.searchable import require_searchable
 from brevitas_multiquant.allocation.sites import Width, sites_of
+from brevitas_multiquant.core.copying import copied
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.errors import ConfigError, UniformBitsWarning
 from brevitas_multiquant.methods.settle import settle
@@ -245,6 +245,6 @@ class Search(TrainingTask):
 
 def _settled_copy(net: MultiQuantNet, assignment: Assignment) -> MultiQuantNet:
     """The network at an assignment, for costs that depend on its weights."""
-    twin = copy.deepcopy(net).eval()
+    twin = copied(net, {}).eval()
     settle(twin, assignment)
     return twin

@@ -1,6 +1,5 @@
 """Brevitas's exporters, quiet and at settings that the readers of their files understand."""
 
-import copy
 import io
 import logging
 import tempfile
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from brevitas_multiquant.core.copying import copied
 from brevitas_multiquant.core.output_structure import ONE_TENSOR
 from brevitas_multiquant.export.forms import own_forms
 from brevitas_multiquant.nn.subnet import Subnet
@@ -134,7 +134,7 @@ def copy_of_modules(
     """
     kept: dict[int, Any] = {id(t): t for t in (*module.parameters(), *module.buffers())}
     kept |= {id(old): new for old, new in (replacements or {}).items()}
-    return copy.deepcopy(module, kept)
+    return copied(module, kept)
 
 
 def _drop_static_inputs(graph: Any) -> None:

@@ -1,6 +1,5 @@
 """One module per bit-width or other key, and norms whose evaluation every executor reproduces."""
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import product
@@ -14,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from brevitas_multiquant.core.clip_gradient import guarded_upper
 from brevitas_multiquant.core.clip_quantize import activation_levels
 from brevitas_multiquant.core.computed_once import computed_once
+from brevitas_multiquant.core.copying import copied
 from brevitas_multiquant.core.devices import in_fp64
 from brevitas_multiquant.core.method import Key
 from brevitas_multiquant.core.packing import Array
@@ -32,6 +32,7 @@ from brevitas_multiquant.quant.member import (
     stores_nothing,
 )
 from brevitas_multiquant.quant.plain import RangeToCodes, ScaleShift, UintActConst
+from brevitas_multiquant.quant.prepared import prepared
 from brevitas_multiquant.quant.proxies import activation_tensor_quant
 from brevitas_multiquant.quant.ranges import ActivationRange
 
@@ -165,7 +166,9 @@ class SwitchableQuantizer(Switchable):
         levels = activation_levels(own)
         lower = learned.lower
         upper = guarded_upper(lower, learned.upper)
-        plain = QuantIdentity(act_quant=UintActConst, bit_width=own, scaling_init=float(levels))
+        plain = prepared(
+            QuantIdentity, act_quant=UintActConst, bit_width=own, scaling_init=float(levels)
+        )
         return nn.Sequential(RangeToCodes(lower, levels / (upper - lower)), plain.to(lower.device))
 
     def sites(self) -> Mapping[str, Site]:
@@ -183,9 +186,9 @@ def _activation_injector(ranges: type[Member]) -> Any:
 
 
 def _activation_quantizer(bits: int, ranges: type[Member]) -> QuantIdentity:
-    quantizer = QuantIdentity(act_quant=_activation_injector(ranges), bit_width=bits)
+    quantizer = prepared(QuantIdentity, act_quant=_activation_injector(ranges), bit_width=bits)
     quantizer.act_quant.skip_create_quant_tensor = True
-    return quantizer
+    return quantizer  # type: ignore[no-any-return]
 
 
 class SwitchableNorm(Switchable):
@@ -206,7 +209,7 @@ class SwitchableNorm(Switchable):
         dials: Mapping[str, Dial | Panel] | None = None,
     ) -> "SwitchableNorm":
         """Copies of ``norm`` for each of ``bits``, or value of ``key``; it is not changed."""
-        members = _members(lambda _: exact_norm(copy.deepcopy(norm), active), bits, key)
+        members = _members(lambda _: exact_norm(copied(norm, {}), active), bits, key)
         return cls(members, active, key, dials)
 
 

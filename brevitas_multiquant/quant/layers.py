@@ -6,7 +6,7 @@ with a forward of its own needs a rule of its own, and is refused without one, n
 
 import copy
 import sys
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -29,6 +29,7 @@ from brevitas_multiquant.quant.geometry import (
     geometry,
 )
 from brevitas_multiquant.quant.injectors import WeightPerTensorLearnedRange
+from brevitas_multiquant.quant.prepared import prepared
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
@@ -182,19 +183,17 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 
 
 @cache
-def _weight_quantizer(weights: Hashable) -> Any:
-    is_grid = isinstance(weights, Grid)
-    return WeightPerTensorLearnedRange.let(weight_format=weights) if is_grid else weights
+def _injector(grid: Grid) -> Any:
+    return WeightPerTensorLearnedRange.let(weight_format=grid)
 
 
 def empty_layer(code_type: Callable[..., Any], layer: nn.Module, weight_format: Weights) -> Any:
     """A `CodeLayer` of the float layer's shape; its weights are still to come."""
-    with torch.random.fork_rng(devices=[]):
-        return code_type(
-            **geometry(layer),
-            bias=layer.bias is not None,
-            weight_quant=_weight_quantizer(weight_format),  # type: ignore[arg-type]
-        )
+    shape = geometry(layer) | {"bias": layer.bias is not None}
+    if isinstance(weight_format, Grid):
+        return prepared(code_type, **shape, weight_quant=_injector(weight_format))
+    with torch.random.fork_rng(devices=[]):  # what else an injector reads is not known: made anew
+        return code_type(**shape, weight_quant=weight_format)
 
 
 @register_layer(nn.Conv2d)

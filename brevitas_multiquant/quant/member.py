@@ -5,7 +5,6 @@ this package is a `Member` and answers itself; one that leaves out an answer can
 of others are answered for: by `Stock`, or by what `answers_for` registered for their kind.
 """
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 from brevitas.core.utils import StatelessBuffer
 from torch import nn
 
+from brevitas_multiquant.core.copying import copied
 from brevitas_multiquant.core.panel import Dial, Panel
 from brevitas_multiquant.core.precision import Assignment, Setting, network_bits
 from brevitas_multiquant.quant.entries import Entry, float_entries
@@ -205,7 +205,7 @@ def frozen_copy(root: nn.Module, bits: int, name: str = "") -> nn.Module:
             freeze(child, f"{path}.{key}" if path else key)
 
     freeze(root, name)
-    return copy.deepcopy(root, plain)  # type: ignore[arg-type]  # what is replaced is not copied
+    return copied(root, plain)  # type: ignore[arg-type, no-any-return]  # what is replaced is not copied
 
 
 def running_modules(root: nn.Module, bits: int) -> Iterator[nn.Module]:

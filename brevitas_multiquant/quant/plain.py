@@ -16,6 +16,7 @@ from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerTensorFloat, Uint
 from torch import Tensor, nn
 
 from brevitas_multiquant.quant.geometry import as_output_channels, geometry, per_channel
+from brevitas_multiquant.quant.prepared import prepared
 
 
 class IntWeightConst(Int8WeightPerTensorFloat):
@@ -121,7 +122,8 @@ def plain_layer(
         narrow_range: whether the most negative integer of that many bits is left out.
     """
     plain_type: Any = next(plain for kind, plain in _PLAIN if isinstance(layer, kind))
-    plain = plain_type(
+    plain = prepared(
+        plain_type,
         **geometry(layer),
         bias=False,
         weight_quant=IntWeightConst,
@@ -131,7 +133,8 @@ def plain_layer(
     )
     if getattr(layer, "is_same_padded_strided", False):
         plain.is_same_padded_strided = True
-    plain.weight = nn.Parameter(integers.detach().clone(), requires_grad=False)
+    weight = nn.Parameter(integers.detach().clone(), requires_grad=False)
+    nn.Module.register_parameter(plain, "weight", weight)  # Brevitas's own would inject again
     bias = None if layer.bias is None else as_output_channels(layer, layer.bias).detach().clone()
     return nn.Sequential(plain, OutputScale(scale, bias)).to(layer.weight.device)
 

@@ -1,6 +1,5 @@
 """Acts 3 and 4, build and swap: graphs of stem, branches and head from the traced model."""
 
-import copy
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import fx, nn
 
+from brevitas_multiquant.core.copying import copied
 from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.nn.shared import SharedParameter
@@ -65,7 +65,7 @@ def _subgraph(
 
 def build_shared(part: fx.GraphModule, active: Panel) -> fx.GraphModule:
     """A float part that all bit-widths share: its own copy, norms evaluated exactly."""
-    part = copy.deepcopy(part)
+    part = copied(part, {})
     for module in part.modules():
         exact_norm(module, active)
     return part
@@ -94,7 +94,7 @@ def build_branch(body: fx.GraphModule, plan: Plan, fittings: Fittings) -> fx.Gra
         plan: the rewrite's decisions.
         fittings: of the method, for the bit-widths at which this branch runs.
     """
-    branch = copy.deepcopy(body, _weights_of_layers(body, plan))
+    branch = copied(body, _weights_of_layers(body, plan))
     nodes = {node.name: node for node in branch.graph.nodes}
     readers = [[nodes[name] for name in names] for names in plan.sites.values()]
     sites = _input_sites(readers)

@@ -1,6 +1,5 @@
 """Running statistics of norms anew, as plain means over batches."""
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from brevitas_multiquant.core.copying import copied
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.core.selection import chosen_bits
 from brevitas_multiquant.errors import PackedFileError
@@ -117,7 +117,7 @@ def assigned_norms(
     for module in list(view.modules()):
         if isinstance(module, SwitchableNorm):
             for name, norm in module.items():
-                module[name] = copy.deepcopy(norm, kept)
+                module[name] = copied(norm, kept)
     with torch.no_grad():
         _estimate(view, images, caller)
     return view

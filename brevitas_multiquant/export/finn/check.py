@@ -1,10 +1,10 @@
 """Preflight: everything that keeps a network from dataflow hardware, before it is trained."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from brevitas_multiquant.core.copying import copied
 from brevitas_multiquant.core.precision import Assignment, Setting, key_of
 from brevitas_multiquant.export.finn.lower import problems_of
 from brevitas_multiquant.export.request import requested_settings
@@ -73,7 +73,7 @@ plain nn.Conv2d or nn.Linear here
     net = float32_network(net, "check_finn")
     shape = net.input_shape or (1, 3, 224, 224)
     if not all(m.ready for m in net.modules() if isinstance(m, LearnedRange)):
-        net = copy.deepcopy(net)
+        net = copied(net, {})
         calibrate(net, [smooth_images((2, *shape[1:])).to(device_of(net))])  # type: ignore[arg-type]
     found: dict[tuple[str, str], list[Setting]] = {}
     for setting in requested_settings(net, None, assignments):

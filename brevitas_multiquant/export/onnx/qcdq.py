@@ -27,6 +27,7 @@ from brevitas_multiquant.export.verify import (
 from brevitas_multiquant.nn.subnet import Subnet
 from brevitas_multiquant.quant.geometry import geometry
 from brevitas_multiquant.quant.plain import IntActConst, UintActConst
+from brevitas_multiquant.quant.prepared import prepared
 
 LARGEST_BITS = 8
 """ONNX's QuantizeLinear emits 8-bit integers."""
@@ -119,11 +120,12 @@ class _AtMostOne(nn.Module):
 def _rounding(quantizer: Any, bits: int | None = None) -> nn.Module:
     """The same quantizer of scale 1, rounding to the nearest integer, or one of other bits."""
     bits, signed = bits or int(quantizer.act_quant.bit_width()), bool(quantizer.act_quant.is_signed)
-    return QuantIdentity(
+    return prepared(
+        QuantIdentity,
         act_quant=IntActConst if signed else UintActConst,
         bit_width=bits,
         scaling_init=float(integer_range(bits, signed)[1] + signed),
-    ).eval()
+    ).eval()  # type: ignore[no-any-return]
 
 
 def verify_onnx(model: Any, subnet: Subnet, images: Tensor) -> None:

@@ -32,6 +32,7 @@ from brevitas_multiquant.quant.plain import (
     RangeToCodes,
     UintActConst,
 )
+from brevitas_multiquant.quant.prepared import prepared
 from brevitas_multiquant.quant.proxies import activation_tensor_quant
 
 
@@ -305,11 +306,12 @@ def plain_fixed_point(quantizer: QuantIdentity, where: str) -> nn.Module:
     fixed.range_impl.require_ready(where)
     scale = fixed.scale.detach().clone()
     _, highest = integer_range(fixed.bits, fixed.signed)
-    integers = QuantIdentity(
+    integers = prepared(
+        QuantIdentity,
         act_quant=IntActConst if fixed.signed else UintActConst,
         bit_width=fixed.bits,
         scaling_init=float(highest + fixed.signed),
-        float_to_int_impl_type=FloatToIntImplType.FLOOR,
+        float_to_int_impl_type=FloatToIntImplType.FLOOR.value,  # a string: it has a hash
     )
     return nn.Sequential(
         RangeToCodes(-scale / 2, 1 / scale), integers.to(scale.device), OutputScale(scale, None)

@@ -36,6 +36,7 @@ from brevitas_multiquant.quant.member import (
     stores_nothing,
 )
 from brevitas_multiquant.quant.plain import plain_layer
+from brevitas_multiquant.quant.prepared import prepared
 from brevitas_multiquant.quant.proxies import LearnedRangeActQuantProxy, activation_tensor_quant
 from brevitas_multiquant.quant.ranges import ActivationRange, LearnedRange
 from brevitas_multiquant.quant.tensor_quant import QuantArgs
@@ -95,11 +96,11 @@ class FixedPointActPerTensorLearnedRange(ActQuantSolver):
 
 def fixed_point_quantizer(bits: int, signed: bool) -> QuantIdentity:
     """A quantizer with a range of its own that returns plain tensors."""
-    quantizer = QuantIdentity(
-        act_quant=FixedPointActPerTensorLearnedRange, bit_width=bits, signed=signed
+    quantizer = prepared(
+        QuantIdentity, act_quant=FixedPointActPerTensorLearnedRange, bit_width=bits, signed=signed
     )
     quantizer.act_quant.skip_create_quant_tensor = True
-    return quantizer
+    return quantizer  # type: ignore[no-any-return]
 
 
 def fixed_point_of(quantizer: Any) -> FixedPointValues:

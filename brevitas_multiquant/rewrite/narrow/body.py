@@ -1,12 +1,12 @@
 """A narrower body: the first channels of every layer and norm, constants scaled to match."""
 
-import copy
 from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from brevitas_multiquant.core.copying import copied
 from brevitas_multiquant.core.output_structure import tensors_of
 from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.quant.geometry import is_transposed
@@ -29,7 +29,7 @@ def narrow(body: fx.GraphModule, plan: HalfPlan, model: str) -> fx.GraphModule:
     Raises:
         UnsupportedModelError: the author's code does not run with fewer channels.
     """
-    half = copy.deepcopy(body)
+    half = copied(body, {})
     called = {str(n.target): n for n in body.graph.nodes if n.op == "call_module"}
     for target, node in called.items():
         _narrow_module(half.get_submodule(target), node, plan)
