@@ -66,8 +66,10 @@ def rows_of(model: str, folder: Path, repeats: int, compiled: bool) -> Iterator[
         for bits in net.bits:
             written, _ = with_bytes(extract_subnet(net.eval(), bits))
             exact = to_onnx(written, images)
-            integers = to_integer(exact).model
-            kinds = {"QCDQ": exact, "integers": integers} if bits == 2 else {"integers": integers}
+            kinds = {"QCDQ": exact} if bits == 2 else {}
+            kinds["integers"] = to_integer(exact).model
+            if bits == 8:  # of fewer bits the files are the same
+                kinds["integers, for VNNI"] = to_integer(exact, "vnni").model
             for kind, proto in kinds.items():
                 path = folder / f"{name[:3]}_{bits}_{kind}.onnx"
                 path.write_bytes(proto.SerializeToString())

@@ -35,6 +35,8 @@ def run(options: ExportOptions, hardware: HardwareOptions | None = None) -> dict
         raise OptionError(f"--allow-ties: expected --format qonnx, got {options.format}")
     if options.integer and options.format != "onnx":
         raise OptionError(f"--integer: expected --format onnx, got {options.format}")
+    if options.processor != "any" and not options.integer:
+        raise OptionError(f"--processor: expected --integer with it, got {options.processor}")
     if options.format != "finn" and hardware != HardwareOptions():
         raise OptionError(f"options of boards: expected --format finn, got {options.format}")
     if options.format == "finn" and options.img_size:
@@ -64,7 +66,7 @@ def _onnx(
     net: MultiQuantNet, options: ExportOptions, hardware: HardwareOptions, asked: dict[str, Any]
 ) -> Written:
     if options.integer:
-        files = export_onnx(net, options.output, integer=True, **asked)
+        files = export_onnx(net, options.output, integer=True, processor=options.processor, **asked)  # type: ignore[arg-type]
         return files, _integer_lines(Path(options.output) / "export.json")
     files = export_onnx(net, options.output, **asked)
     return files, {path.name: "same class as torch in onnxruntime" for path in files.values()}

@@ -9,13 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from brevitas_multiquant import calibrate, multiquantize
+from brevitas_multiquant import calibrate, extract_subnet, multiquantize
 from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export import export_onnx
 from brevitas_multiquant.export.onnx.integer.halved import halve
+from brevitas_multiquant.export.onnx.integer.processors import PROCESSORS
 from brevitas_multiquant.export.onnx.integer.steps import fitted
 from brevitas_multiquant.export.onnx.integer.values import Integers, Product
+from brevitas_multiquant.export.onnx.integer.walk import to_integer
 from brevitas_multiquant.export.onnx.integer.weights import folded
+from brevitas_multiquant.export.onnx.qcdq import to_onnx
 from brevitas_multiquant.export.sample import smooth_images
 
 SHAPE = (1, 3, 16, 16)
@@ -120,8 +123,8 @@ def test_a_network_without_integer_layers_is_refused(tmp_path):
 
 
 def test_a_wrong_kernel_is_found(tmp_path, monkeypatch):
-    def wrong(product, scale, shift, ends):
-        right = folded(product, scale, shift, ends)
+    def wrong(*given):
+        right = folded(*given)
         return type(right)(**{**vars(right), "scale": right.scale * 1.01})
 
     monkeypatch.setattr("brevitas_multiquant.export.onnx.integer.kernels.folded", wrong)
@@ -152,6 +155,40 @@ def test_two_products_of_int8_weights_fit_in_16_bits():
             assert np.array_equal(
                 (made.integers - made.zero_point) * made.scale[:, None, None, None], weight
             )
+
+
+def test_weights_for_vnni_are_int8_and_the_same_numbers(tmp_path):
+    """Run without fused kernels, as floats, so that any processor gets the exact sums."""
+    subnet = extract_subnet(network([8], profile="finn", method="double_rounding"), 8)
+    images = smooth_images((4, *SHAPE[1:]))
+    exact = to_onnx(subnet, images[:1])
+    logits, types = {}, {}
+    for processor in PROCESSORS:
+        model = to_integer(exact, processor).model
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        runs = [session.run(None, {"input": image[None].numpy()})[0] for image in images]
+        logits[processor] = np.concatenate(runs)
+        weights = [t for t in model.graph.initializer if len(t.dims) > 1]
+        types[processor] = {onnx.TensorProto.DataType.Name(t.data_type) for t in weights}
+    assert types["vnni"] == {"INT8"} and "UINT8" in types["any"]
+    assert np.array_equal(logits["vnni"], logits["any"])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"processor": "vnni"}, "processor='vnni': expected integer=True"),
+        ({"processor": "arm", "integer": True}, "expected 'any' or 'vnni', got 'arm'"),
+    ],
+)
+def test_processors_that_cannot_be_are_refused(more, message, tmp_path):
+    with pytest.raises(ExportError, match=message):
+        export_onnx(network([2], profile="finn"), tmp_path / "out", **more)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_minus_128_turned_over_keeps_its_value():

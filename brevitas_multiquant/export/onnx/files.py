@@ -13,6 +13,7 @@ from torch import Tensor
 from brevitas_multiquant.core.precision import Assignment, Setting, activation_bits, name_of
 from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export.onnx.integer.export import integer_model
+from brevitas_multiquant.export.onnx.integer.processors import Processor, require_processor
 from brevitas_multiquant.export.onnx.qcdq import LARGEST_BITS, attempt, to_onnx, verify_onnx
 from brevitas_multiquant.export.operations import operations_named
 from brevitas_multiquant.export.report import enter, new_report
@@ -43,6 +44,7 @@ def export_onnx(
     assignments: Sequence[Assignment] = (),
     images: Tensor | None = None,
     integer: bool = False,
+    processor: Processor = "any",
 ) -> dict[Setting, Path]:
     """Write one plain ONNX file per bit-width and assignment, each run and compared before.
 
@@ -70,6 +72,10 @@ def export_onnx(
             calibration, for one. With ``integer=True`` in place of them, and of at least 99.5 % of
             them the file has to give the class of torch.
         integer: layers that multiply bytes, for speed; else the codes of torch in floats.
+        processor: that a file of integers is for: ``"any"``, or ``"vnni"`` for x86 with VNNI and
+            Arm with its dot product, whose kernels hold every sum, so that weights of 8 bits are
+            int8, for which there are faster kernels. The file is compared on this machine; one
+            that it gets wrong is not written.
 
     Returns:
         Bit-width, or assignment as it was given -> file.
@@ -78,9 +84,9 @@ def export_onnx(
         NetworkError, PrecisionError: not a `MultiQuantNet`, or one that is not in fp32.
         BitWidthError: not candidates of the network, or an assignment that does not fit it.
         CalibrationError: ranges that have seen no data.
-        ExportError: more than 8 bits, a missing package, a wrong shape, a folder that cannot be
-            written, an operation without a form in ONNX, a file that does not reproduce the
-            network, or, with ``integer=True``, none of whose layers multiplies integers.
+        ExportError: more than 8 bits, a missing package, a wrong shape or processor, a folder that
+            cannot be written, an operation without a form in ONNX, a file that does not reproduce
+            the network, or, with ``integer=True``, none of whose layers multiplies integers.
 
     Example:
         >>> import tempfile
@@ -93,6 +99,9 @@ def export_onnx(
         ['model_2b_qcdq.onnx']
     """
     require_packages()
+    require_processor(processor)
+    if processor != "any" and not integer:
+        raise ExportError(f"export_onnx: processor={processor!r}: expected integer=True with it")
     net = float32_network(net, "export_onnx")
     require_graph(net)
     chosen = requested_settings(net, bits, assignments)
@@ -108,7 +117,7 @@ def export_onnx(
             subnet = extract_subnet(net, setting).cpu()
             with operations_named(subnet, sample, attempt), torch.no_grad():
                 if integer:
-                    model, entry = integer_model(subnet, sample, given, samples)
+                    model, entry = integer_model(subnet, sample, given, samples, processor)
                 else:
                     compared = samples if given is None else torch.cat([samples, given])
                     model, entry = _exact_model(subnet, sample, compared), {}

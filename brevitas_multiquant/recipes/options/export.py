@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from brevitas_multiquant.export.finn.target import MEMORIES
+from brevitas_multiquant.export.onnx.integer.processors import PROCESSORS
 from brevitas_multiquant.recipes.options.option import (
     PACKED,
     Parser,
@@ -33,6 +34,9 @@ class ExportOptions:
     img_size: int | None = option(type=positive, metavar="PIXELS", help="default: as trained")
     integer: bool = option(
         False, help="of onnx: layers that onnxruntime runs on integers, for speed on a CPU"
+    )
+    processor: str = option(
+        "any", choices=list(PROCESSORS), help="of --integer: vnni, or Arm's dot product, is faster"
     )
     allow_ties: bool = option(
         False, help="of qonnx: accept codes that float rounding decides, as behind layer norms"

@@ -12,6 +12,7 @@ from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export.onnx.integer.compare import Agreement, compare
 from brevitas_multiquant.export.onnx.integer.halved import with_bytes
 from brevitas_multiquant.export.onnx.integer.optimized import Kernels, kernels_of
+from brevitas_multiquant.export.onnx.integer.processors import Processor
 from brevitas_multiquant.export.onnx.integer.walk import Rewritten, to_integer
 from brevitas_multiquant.export.onnx.qcdq import batches_of, codes_of, to_onnx
 from brevitas_multiquant.export.part_ends import MERGE, STEM, ends_of
@@ -23,7 +24,11 @@ SAME_CLASS = 0.995
 
 
 def integer_model(
-    subnet: Subnet, sample: Tensor, given: Tensor | None, samples: Tensor
+    subnet: Subnet,
+    sample: Tensor,
+    given: Tensor | None,
+    samples: Tensor,
+    processor: Processor = "any",
 ) -> tuple[Any, dict[str, Any]]:
     """The model that onnxruntime runs on integers.
 
@@ -32,6 +37,7 @@ def integer_model(
         sample: (N, C, H, W); the model has this shape.
         given: images of a user, to compare on.
         samples: images to compare on where there are no others.
+        processor: that runs it; the file is compared on this one.
 
     Returns:
         An ``onnx.ModelProto``, and its entry in the report.
@@ -41,7 +47,7 @@ def integer_model(
     """
     written, halved = with_bytes(subnet)
     exact = to_onnx(written, sample)
-    file = to_integer(exact)
+    file = to_integer(exact, processor)
     kernels = kernels_of(file.model)
     if not kernels.integer_layers:
         raise ExportError(_no_integers(subnet, file))
@@ -56,7 +62,8 @@ def integer_model(
     if given is not None and agreement.same_class < SAME_CLASS * agreement.images:
         raise ExportError(_other_classes(subnet, agreement))
     layers = _layer_names(written, sample, exact.graph)
-    return file.model, _entry(kernels, file, layers, halved, agreement)
+    entry = _entry(kernels, file, layers, halved, agreement)
+    return file.model, {"processor": processor, **entry}
 
 
 def _entry(

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from brevitas_multiquant.export.onnx.integer.processors import PAIR_SUMS
+
 
 class Graph:
     """The nodes of a model, in order, with new ones put in between.
@@ -14,11 +16,13 @@ class Graph:
 
     Args:
         model: ``onnx.ModelProto`` of static shapes; not changed.
+        pair_sum: what kernels hold that multiply bytes, of `PAIR_SUMS`.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, pair_sum: int = PAIR_SUMS["any"]) -> None:
         from onnx import numpy_helper, shape_inference
 
+        self.pair_sum = pair_sum
         self._model = shape_inference.infer_shapes(model)
         graph = self._model.graph
         self.old = list(graph.node)

@@ -122,7 +122,7 @@ def layer(
         shift: of each output channel, added before it is rounded to integers; None: nothing.
         ends: smallest and largest of these integers.
     """
-    weights = folded(product, scale, shift, ends)
+    weights = folded(product, scale, shift, ends, graph.pair_sum)
     is_linear = product.weight.ndim == 2
     # onnxruntime has a kernel for the scales of columns
     integers, axis = (weights.integers.T, 1) if is_linear else (weights.integers, 0)

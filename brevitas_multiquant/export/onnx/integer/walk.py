@@ -9,6 +9,7 @@ import numpy as np
 from brevitas_multiquant.export.onnx.integer.floats import write_floats
 from brevitas_multiquant.export.onnx.integer.graph import Graph, attributes
 from brevitas_multiquant.export.onnx.integer.kernels import dequantize, integers_of
+from brevitas_multiquant.export.onnx.integer.processors import PAIR_SUMS, Processor
 from brevitas_multiquant.export.onnx.integer.quantize import moved, quantize
 from brevitas_multiquant.export.onnx.integer.values import (
     Array,
@@ -289,12 +290,13 @@ class Rewritten:
     left: dict[str, str]
 
 
-def to_integer(model: Any) -> Rewritten:
+def to_integer(model: Any, processor: Processor = "any") -> Rewritten:
     """A QCDQ model in the form that onnxruntime runs on integers.
 
     Args:
         model: of `to_onnx`; not changed.
+        processor: that runs it, of `PAIR_SUMS`.
     """
-    walk = Walk(Graph(model))
+    walk = Walk(Graph(model, PAIR_SUMS[processor]))
     walk.run()
     return Rewritten(walk.graph.finished(), walk.codes, walk.left)

@@ -4,11 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from brevitas_multiquant.export.onnx.integer.processors import PAIR_SUMS
 from brevitas_multiquant.export.onnx.integer.steps import Line, fitted
 from brevitas_multiquant.export.onnx.integer.values import Product
-
-SAFE_PRODUCTS = 2**15 - 1
-"""Kernels for x86 without VNNI add two products of a byte and an int8 weight in 16 bits."""
 
 SIGNED = 127
 FINEST_SUM = 2**30
@@ -35,7 +33,11 @@ class Weights:
 
 
 def folded(
-    product: Product, scale: np.ndarray, shift: np.ndarray | None, ends: tuple[int, int] | None
+    product: Product,
+    scale: np.ndarray,
+    shift: np.ndarray | None,
+    ends: tuple[int, int] | None,
+    pair_sum: int = PAIR_SUMS["any"],
 ) -> Weights:
     """Weights and biases that give ``scale * product + shift``.
 
@@ -47,13 +49,14 @@ def folded(
         scale: of each output channel (O,).
         shift: of each output channel (O,); None: there is none.
         ends: smallest and largest integer that it is rounded to; None where it is not.
+        pair_sum: the largest sum of two products that is exact, of `PAIR_SUMS`.
     """
     sign = np.where(scale < 0, -1, 1)
     rows = product.weight * sign.reshape(-1, *(1,) * (product.weight.ndim - 1))
     rows = np.where(_column(scale, rows) == 0, 0, rows)
     largest_byte = product.read.highest + product.read.zero_point
     magnitudes = np.abs(rows).reshape(len(rows), -1)
-    safe = min(SIGNED, SAFE_PRODUCTS // (2 * max(largest_byte, 1)))
+    safe = min(SIGNED, pair_sum // (2 * max(largest_byte, 1)))
     fits = magnitudes.max() <= safe
     sums = magnitudes.sum(1) * largest_byte
     real = np.where(scale == 0, _STEP_OF_NOTHING, np.abs(scale))
