@@ -74,7 +74,8 @@ def test_no_float_convolution_is_left(bits, more, tmp_path):
     for bit, path in files.items():
         entry = report_of(tmp_path)[str(bit)]
         assert entry["float_convolutions"] == 0 and entry["float_layers"] == {}
-        assert entry["kernels"]["QLinearConv"] == 1 + 3 * len(net.selection[bit])
+        layers = sum(entry["kernels"].get(kind, 0) for kind in ("QLinearConv", "ConvInteger"))
+        assert layers == 1 + 3 * len(net.selection[bit])
         assert entry["compared"]["other_codes"] <= entry["compared"]["codes"] / 1000
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         actual = np.concatenate([session.run(None, {"input": i[None].numpy()})[0] for i in images])
@@ -83,7 +84,8 @@ def test_no_float_convolution_is_left(bits, more, tmp_path):
         difference = np.abs(actual - expected).max()
         assert difference == pytest.approx(entry["compared"]["largest_logit_difference"], abs=1e-5)
         assert difference < 0.1 * np.abs(expected).max()
-        weights = [t for t in onnx.load(path).graph.initializer if len(t.dims) > 1]
+        constants = onnx.load(path).graph.initializer
+        weights = [t for t in constants if np.prod(t.dims) > max(t.dims, default=1)]
         assert {t.data_type for t in weights} <= {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
 
 
@@ -199,6 +201,38 @@ def test_minus_128_turned_over_keeps_its_value():
     assert values.tolist() == [64.0, -50.0]
     assert (made.bias * made.scale).tolist() == [3.0, 3.0]
     assert made.integers.min() >= 0 and made.integers.max() <= 255
+
+
+def test_a_stem_of_bytes_before_coarse_integers_is_exact(tmp_path):
+    """No whole bias is right for 15 thresholds and a thousand sums between two of them."""
+    export_onnx(network([4], profile="finn", method="individual"), tmp_path, integer=True)
+    entry = report_of(tmp_path)["4"]
+    assert entry["kernels"]["ConvInteger"] == 1
+    path = tmp_path / "model_4b_qdq.onnx"
+    stem = next(n for n in onnx.load(path).graph.node if n.op_type == "ConvInteger")
+    assert stem.input[0] in {n.output[0] for n in onnx.load(path).graph.node[:2]}
+
+
+def test_where_no_line_is_right_the_fewest_sums_are_wrong():
+    generator = np.random.default_rng(1)
+    slope, shift = generator.uniform(1e-3, 2e-3, 50), generator.normal(0, 3, 50)
+    largest = np.full(50, 9000)
+    line = fitted(slope, shift, np.full(50, 3), largest, (0, 31))
+    off = ~line.fits
+    assert off.any()
+    sums = np.arange(-9000, 9001)[:, None]
+    real = np.rint(slope * sums + shift).clip(0, 31)
+
+    def wrong(scale, times, bias):
+        return (np.rint(scale * (times * sums + bias)).clip(0, 31) != real).sum(0)
+
+    found = wrong(*line[:3])
+    assert (found[~off] == 0).all() and (found[off] > 0).all()
+    for times in (1, 2, 3):
+        for bias in (np.floor(times * shift / slope), np.ceil(times * shift / slope)):
+            others = wrong(slope / times, times, bias)
+            assert (found[off] <= others[off] + 1).all()  # 1: a sum on a threshold, in fp64
+    assert found[off].mean() < wrong(slope, 1, np.rint(shift / slope))[off].mean()
 
 
 def test_halves_err_by_nothing_in_the_sum():

@@ -1,8 +1,8 @@
 """The nodes that onnxruntime fuses into kernels of integers.
 
-All are of one form: operands from bytes to floats, one operation, and back to bytes. A scale stands
-at the weights, one for each channel; those in front and behind are 1, so that bytes are the codes
-that the network was trained with.
+Nearly all are of one form: operands from bytes to floats, one operation, and back to bytes. A scale
+stands at the weights, one for each channel; those in front and behind are 1, so that bytes are the
+codes that the network was trained with.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 
 from brevitas_multiquant.export.onnx.integer.graph import Graph
 from brevitas_multiquant.export.onnx.integer.values import Integers, Product, Source, Sum
-from brevitas_multiquant.export.onnx.integer.weights import folded
+from brevitas_multiquant.export.onnx.integer.weights import Weights, folded
 
 BYTES = 255
 SIGNED_ZERO = 128
@@ -106,6 +106,10 @@ def _added(graph: Graph, total: Sum) -> Integers | None:
     return to_bytes(graph, floats, 1.0, ends, total.left.shape, total.node, reach)
 
 
+COARSE = 15
+"""Most steps of integers that are coarse: one that is off moves the logits."""
+
+
 def layer(
     graph: Graph,
     product: Product,
@@ -123,6 +127,21 @@ def layer(
         ends: smallest and largest of these integers.
     """
     weights = folded(product, scale, shift, ends, graph.pair_sum)
+    if shift is not None and ends is not None and _is_off(weights, ends):
+        return _sums(graph, product, scale, shift, weights)
+    return _fused(graph, product, weights)
+
+
+def _is_off(weights: Weights, ends: tuple[int, int]) -> bool:
+    """Whether a whole bias costs more than a slower kernel: bytes times bytes to coarse integers.
+
+    That is a stem. Smaller weights have room for finer steps, where sums come right or nearly so.
+    """
+    return not weights.fits and ends[1] - ends[0] <= COARSE and weights.room == 1
+
+
+def _fused(graph: Graph, product: Product, weights: Weights) -> str:
+    """Operands from bytes to floats, and one operation: a kernel with a bias of whole steps."""
     is_linear = product.weight.ndim == 2
     # onnxruntime has a kernel for the scales of columns
     integers, axis = (weights.integers.T, 1) if is_linear else (weights.integers, 0)
@@ -151,3 +170,28 @@ def layer(
     if is_linear:
         return graph.add("Gemm", inputs, product.node)
     return graph.add("Conv", inputs, product.node, **product.geometry)
+
+
+def _sums(
+    graph: Graph, product: Product, scale: np.ndarray, shift: np.ndarray, weights: Weights
+) -> str:
+    """Sums as integers, then a scale and a shift of floats: slower, and any line is possible."""
+    node, is_linear = product.node, product.weight.ndim == 2
+    kind = "MatMulInteger" if is_linear else "ConvInteger"
+    inputs = [
+        product.read.name,
+        graph.initializer(weights.integers.T if is_linear else weights.integers, weights.dtype),
+        graph.initializer(product.read.zero_point, np.uint8, "zero_point"),
+        graph.initializer(weights.zero_point, weights.dtype, "zero_point"),
+    ]
+    sums = graph.add(kind, inputs, node, **({} if is_linear else product.geometry))
+    floats = graph.add("Cast", [sums], node, to=_FLOAT)
+    shape = (-1,) if is_linear else (-1, *(1,) * (product.weight.ndim - 2))
+    for operator, numbers in (("Mul", scale / weights.times), ("Add", shift)):
+        operand = graph.initializer(numbers.reshape(shape), np.float32, operator.lower())
+        floats = graph.add(operator, [floats, operand], node)
+    return floats
+
+
+_FLOAT = 1
+"""``onnx.TensorProto.FLOAT``."""

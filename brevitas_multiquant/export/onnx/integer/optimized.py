@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-INTEGER_LAYERS = ("QLinearConv", "QGemm")
+INTEGER_LAYERS = ("QLinearConv", "ConvInteger", "QGemm", "MatMulInteger")
 FLOAT_LAYERS = ("Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv")
 

@@ -17,11 +17,15 @@ ROUNDING = 2.0**-20
 
 
 class Line(NamedTuple):
-    """``scale * (times * sum + bias)``, for each channel; ``times`` and ``bias`` are whole."""
+    """``scale * (times * sum + bias)``, for each channel; ``times`` and ``bias`` are whole.
+
+    ``fits`` where it rounds every sum to the integer of the real line.
+    """
 
     scale: np.ndarray
     times: np.ndarray
     bias: np.ndarray
+    fits: np.ndarray
 
 
 def fitted(
@@ -33,7 +37,7 @@ def fitted(
 ) -> Line:
     """For each channel the nearest line that rounds every sum to the integer of the real line.
 
-    The nearest of all where none does.
+    Where none does, the one that rounds the fewest sums otherwise.
 
     Args:
         slope: of the real lines ``slope * sum + shift``, positive (O,).
@@ -45,7 +49,7 @@ def fitted(
     Example:
         >>> sums = np.arange(-20, 21)
         >>> numbers = np.array([0.3]), np.array([0.19]), np.array([9]), np.array([20])
-        >>> scale, times, bias = fitted(*numbers, (0, 3))
+        >>> scale, times, bias, fits = fitted(*numbers, (0, 3))
         >>> rounded = np.rint(scale * (times * sums + bias)).clip(0, 3)
         >>> bool((rounded == np.rint(0.3 * sums + 0.19).clip(0, 3)).all())
         True
@@ -56,21 +60,38 @@ def fitted(
     biases = np.where(np.arange(len(times)) < len(times) // 2, np.floor(biases), np.ceil(biases))
     errors = np.abs(offset - biases / times)
     errors[times > most_times[:, None]] = np.inf
-    scales = np.broadcast_to(slope[:, None] / times, biases.shape)
+    scales = slope[:, None] / times
+    fits = np.zeros(biases.shape, bool)
     thresholds = np.arange(ends[0] + 1, ends[1] + 1) - 0.5
     if 0 < len(thresholds) <= MOST_THRESHOLDS:
-        low, high = _right_scales(thresholds, slope, shift, largest, times, biases)
+        most = largest[:, None]
+        reached = np.ceil((thresholds - shift[:, None]) / slope[:, None]).clip(-most, most + 1)
+        low, high = _right_scales(thresholds, reached, largest, times, biases)
         fits = low <= high
+        moved = _moved(thresholds, reached, largest, scales, times, biases)
         scales = np.where(fits, np.clip(scales, low, high), scales)
-        errors = np.where(fits, errors, errors + largest.max())  # the others come last
+        errors = np.where(fits, errors, errors + 1 + moved)  # an error alone is below 1
     rows, best = np.arange(len(slope)), errors.argmin(1)
-    return Line(scales[rows, best], times[best], biases[rows, best])
+    return Line(scales[rows, best], times[best], biases[rows, best], fits[rows, best])
+
+
+def _moved(
+    thresholds: np.ndarray,
+    reached: np.ndarray,
+    largest: np.ndarray,
+    scales: np.ndarray,
+    times: np.ndarray,
+    biases: np.ndarray,
+) -> np.ndarray:
+    """How many sums are on the other side of a threshold: (channel, factor)."""
+    first = np.ceil((thresholds / scales[:, :, None] - biases[:, :, None]) / times[:, None])
+    most = largest[:, None, None]
+    return np.asarray(np.abs(first.clip(-most, most + 1) - reached[:, None]).sum(2))
 
 
 def _right_scales(
     thresholds: np.ndarray,
-    slope: np.ndarray,
-    shift: np.ndarray,
+    reached: np.ndarray,
     largest: np.ndarray,
     times: np.ndarray,
     biases: np.ndarray,
@@ -78,10 +99,9 @@ def _right_scales(
     """The scales from, and to, which all thresholds are right, of each channel and factor.
 
     Threshold t lies between two sums s and s + 1 where ``scale * below < t <= scale * above`` of
-    ``below = times * s + bias`` and ``above = below + times``.
+    ``below = times * s + bias`` and ``above = below + times``; ``reached`` is s + 1.
     """
     most = largest[:, None]
-    reached = np.ceil((thresholds - shift[:, None]) / slope[:, None]).clip(-most, most + 1)
     above = times[:, None] * reached[:, None, :] + biases[:, :, None]
     below = above - times[:, None]
     never = (reached > most)[:, None, :]

@@ -23,6 +23,10 @@ class Weights:
         zero_point: the stored integer that stands for 0.
         scale: of each output channel; negative where its weights, turned over, are no bytes.
         bias: of each output channel, in steps of ``scale``.
+        times: what the integers are multiplied with, for each output channel; negative where they
+            are turned over.
+        room: what the integers of every channel could be multiplied with, for a finer bias.
+        fits: whether every sum is rounded as if the bias were real.
     """
 
     integers: np.ndarray
@@ -30,6 +34,9 @@ class Weights:
     zero_point: int
     scale: np.ndarray
     bias: np.ndarray
+    times: np.ndarray
+    room: int
+    fits: bool
 
 
 def folded(
@@ -64,7 +71,7 @@ def folded(
         magnitudes, safe if fits else SIGNED, sums, None if shift is None else shift / real
     )
     if shift is None or ends is None:
-        line = Line(real / most, most, np.zeros_like(most))
+        line = Line(real / most, most, np.zeros_like(most), np.ones(len(most), bool))
     else:
         line = fitted(real, shift, most, sums, ends)
     integers, turned_back = rows * _column(line.times, rows), np.ones_like(sign)
@@ -78,6 +85,9 @@ def folded(
         zero_point=zero,
         scale=line.scale * turned_back,
         bias=(line.bias * turned_back).clip(-FINEST_SUM, FINEST_SUM).astype(np.int32),
+        times=line.times * sign * turned_back,
+        room=int(most.min()),
+        fits=bool(line.fits.all()),
     )
 
 
