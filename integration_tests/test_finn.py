@@ -5,6 +5,7 @@ What is asserted is exact: values, partitions, kinds of layers. Estimates are FI
 
 import importlib.util
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,9 +18,11 @@ from torch import nn
 import brevitas_multiquant.core.cifar_networks  # noqa: F401  (registers the CIFAR networks)
 from brevitas_multiquant import Assignment, calibrate, extract_subnet, multiquantize
 from brevitas_multiquant.cost import luts
-from brevitas_multiquant.errors import ExportError
+from brevitas_multiquant.cost.luts import Resources
+from brevitas_multiquant.errors import BoardError, ExportError
 from brevitas_multiquant.export import check_finn, export_finn
 from brevitas_multiquant.export.finn.check import branch_names
+from brevitas_multiquant.export.finn.fit import require_fit_of_estimate
 from brevitas_multiquant.export.finn.hardware import hardware_layers
 from brevitas_multiquant.export.finn.integer_graph import Thresholds
 from brevitas_multiquant.export.finn.lower import lower
@@ -277,7 +280,16 @@ def test_a_folding_file_that_was_edited_is_kept(tmp_path):
     mine = {**options, "folding": tmp_path / "mine.json"}
     (project,) = export_finn(net, tmp_path / "b", **mine).values()
     assert json.loads((project / "folding_config.json").read_text()) == folding
-    assert json.loads((project / "estimate.json").read_text())["resources"]["LUT"] > before
+    after = json.loads((project / "estimate.json").read_text())["resources"]["LUT"]
+    assert after > before
+    # the check of the board goes by FINN's number and the LUTs that it leaves out
+    graph = lower(extract_subnet(net, 2), branch_names(net, 2), net.input_shape)
+    target = make_target(None, "xc7z020clg400-1", 1000, 5.0)
+    none = replace(target, board=replace(target.board, has=Resources()))
+    with pytest.raises(BoardError, match="FINN's estimate: ") as error:
+        require_fit_of_estimate(2, graph, project, none)
+    plain = luts.corrected_luts(target.layers(graph), target.board.dsp) - before
+    assert error.value.needs[2].luts - after > plain
     (tmp_path / "mine.json").write_text(json.dumps({"MVAU_hls_7": {"PE": 2}}))
     with pytest.raises(ExportError, match=r"folding_config.json: expected layers of .*MVAU_hls_7"):
         export_finn(net, tmp_path / "c", **mine)
@@ -367,6 +379,12 @@ ONE_BODY = {  # network, bits, options, weight types at each bit-width
         narrow_cnn,
         [2, 8],
         {"method": "double_rounding"},
+        {2: {"INT2": 2, "INT8": 2}, 8: {"INT8": 4}},
+    ),
+    "vertical layering": (
+        narrow_cnn,
+        [2, 8],
+        {"method": "vertical_layering"},
         {2: {"INT2": 2, "INT8": 2}, 8: {"INT8": 4}},
     ),
     "sums past 2**24": (wide_cnn, [8], {}, {8: {"INT8": 2, "INT9": 1}}),

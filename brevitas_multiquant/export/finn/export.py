@@ -183,7 +183,7 @@ def export_finn(
                 run_estimate(project)
                 _keep_results(project, keep_folding=one in foldings)
                 if must_fit and one in foldings:
-                    require_fit_of_estimate(one, project, target)
+                    require_fit_of_estimate(one, graphs[one], project, target)
                 if rtl:
                     run_rtl(project)
             (project / "README.md").write_text(text + weight_section(graphs[one]))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from brevitas_multiquant.core.precision import (
     key_of,
     network_bits,
 )
+from brevitas_multiquant.cost import luts
 from brevitas_multiquant.cost.luts import Resources
 from brevitas_multiquant.errors import BoardError, ExportError
 from brevitas_multiquant.export.finn.check import branch_names
+from brevitas_multiquant.export.finn.folding import as_folded
 from brevitas_multiquant.export.finn.integer_graph import IntegerGraph
 from brevitas_multiquant.export.finn.lower import lower
 from brevitas_multiquant.export.finn.switchable import with_gates
@@ -40,15 +42,19 @@ def require_fit(graphs: Mapping[Setting, IntegerGraph], target: Target) -> None:
         BoardError: naming each bit-width, what it needs, and what the board has.
     """
     needs = {setting: target.needs(graph) for setting, graph in graphs.items()}
-    _require(needs, target)
+    estimates = {setting: target.resources(graph) for setting, graph in graphs.items()}
+    _require(needs, estimates, target)
 
 
-def require_fit_of_estimate(setting: Setting, project: Path, target: Target) -> None:
-    """The same by FINN's own estimate of a project, whose folding nobody knows before.
+def require_fit_of_estimate(
+    setting: Setting, graph: IntegerGraph, project: Path, target: Target
+) -> None:
+    """The same by FINN's own estimate of a project with a folding file, and what that leaves out.
 
     Args:
         setting: the bit-width or assignment.
-        project: with its ``estimate.json``.
+        graph: its integer network.
+        project: with FINN's reports.
         target: the board.
 
     Raises:
@@ -56,22 +62,32 @@ def require_fit_of_estimate(setting: Setting, project: Path, target: Target) -> 
     """
     found = json.loads((project / "estimate.json").read_text())["resources"]
     names = {"luts": "LUT", "bram18": "BRAM_18K", "dsp": "DSP", "uram": "URAM"}
-    need = Resources(**{ours: int(found.get(finns, 0)) for ours, finns in names.items()})
-    _require({setting: need}, target)
+    estimate = Resources(**{ours: int(found.get(finns, 0)) for ours, finns in names.items()})
+    own = json.loads((project / "report" / "auto_folding_config.json").read_text())
+    edited = json.loads((project / "folding_config.json").read_text())
+    layers = as_folded(
+        target.layers(graph), {name: own[name] | edited.get(name, {}) for name in own}
+    )
+    uncounted = sum(luts.uncounted_luts(node, target.board.dsp, target.writable) for node in layers)
+    need = replace(estimate, luts=estimate.luts + uncounted)
+    _require({setting: need}, {setting: estimate}, target)
 
 
-def _require(needs: Mapping[Setting, Resources], target: Target) -> None:
+def _require(
+    needs: Mapping[Setting, Resources], estimates: Mapping[Setting, Resources], target: Target
+) -> None:
     has = target.board.has
     lines = [
         f"\n  - {described(setting)}: needs {_rounded(getattr(need, name))} {UNITS[name]}, "
         f"{target.board.name} has {_rounded(getattr(has, name))}"
+        + (f" (FINN's estimate: {_rounded(estimates[setting].luts)})" if name == "luts" else "")
         for setting, need in needs.items()
         for name in need.exceeded(has)
     ]
     if lines:
         raise BoardError(
             f"export_finn for {target.fps} frames a second on {target.board.name}: expected a "
-            f"network that fits, by FINN's rules of estimation and the LUTs that they leave out "
+            f"network that fits, by FINN's rules of estimation and the LUTs that they leave out, "
             f"got:{''.join(lines)}\nTake memory="
             "'auto', a larger board, a lower target_fps or fewer bit-widths, or export all the "
             "same with must_fit=False",

@@ -11,6 +11,7 @@ from brevitas_multiquant.cost import luts
 from brevitas_multiquant.errors import BoardError, ExportError
 from brevitas_multiquant.export import export_finn, fit_table
 from brevitas_multiquant.export.finn.check import branch_names
+from brevitas_multiquant.export.finn.folding import as_folded
 from brevitas_multiquant.export.finn.hardware import hardware_layers, named_layers
 from brevitas_multiquant.export.finn.lower import lower
 from brevitas_multiquant.export.finn.switchable import with_gates
@@ -60,7 +61,8 @@ def test_memory_auto_takes_block_rams_and_keeps_the_cycles():
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
     options = {"part": SMALL, "target_fps": 100000, "estimate": False}
-    with pytest.raises(BoardError, match=rf"8 bits: needs \d+ thousand LUTs, {SMALL} has 14") as e:
+    message = rf"8 bits: needs \d+ thousand LUTs, {SMALL} has 14 thousand \(FINN's estimate: \d+ th"
+    with pytest.raises(BoardError, match=message) as e:
         export_finn(build("residual"), tmp_path / "new", [2, 8], **options)
     assert not (tmp_path / "new").exists()
     assert set(e.value.needs) == {8} and e.value.needs[8].luts > 14_400
@@ -73,6 +75,23 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
     assert config["generate_outputs"] == ["estimate_reports", "stitched_ip"]
     text = (project / "README.md").read_text()
     assert text.startswith(f"# 8 bits on {SMALL}") and "no board around it" in text
+
+
+def test_the_parallelism_of_a_folding_file():
+    """In FINN's order, kind by kind, RTL or HLS; other layers have no LUTs beside the estimate."""
+    layers = make_target("ZCU104", None, 1000, 5.0).layers(graph_of("residual", 4))
+    kinds = {"Thresholding_rtl": luts.Thresholds, "MVAU_hls": luts.MatrixProduct}
+    counts = {name: sum(isinstance(node, ours) for node in layers) for name, ours in kinds.items()}
+    file = {f"{kind}_{one}": {"PE": 1} for kind, count in counts.items() for one in range(count)}
+    file |= {"Defaults": {}, "FMPadding_rtl_0": {"SIMD": 2}, "MVAU_hls_0": {"PE": 2, "SIMD": 3}}
+    folded = as_folded(layers, file)
+    assert [node.pe for node in folded] == [1] * counts["Thresholding_rtl"] + [2] + [1] * (
+        counts["MVAU_hls"] - 1
+    )
+    assert folded[counts["Thresholding_rtl"]].simd == 3
+    del file["MVAU_hls_0"]
+    with pytest.raises(ExportError, match=r"folding: expected \d+ layers MVAU, got \d+"):
+        as_folded(layers, file)
 
 
 def test_a_table_of_boards():
