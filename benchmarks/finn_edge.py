@@ -11,6 +11,7 @@ Writes ``benchmarks/results/finn_edge.csv`` and the table between the marks in d
 
 import argparse
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -39,14 +40,14 @@ COLUMNS = ("network", "input", "outcome", "difference", *(f"LUT at {bits}" for b
 MARKS = "<!-- finn_edge -->", "<!-- /finn_edge -->"
 
 
-def network_of(row: EdgeNetwork) -> MultiQuantNet:
+def network_of(row: EdgeNetwork, bits: Sequence[int] = BITS) -> MultiQuantNet:
     """Calibrated, with norm scales of both signs, in evaluation mode.
 
     Raises:
         MultiQuantError: the network is refused.
     """
     torch.manual_seed(0)
-    net = multiquantize(row.make(), BITS, profile="finn", input_shape=row.input_shape)
+    net = multiquantize(row.make(), bits, profile="finn", input_shape=row.input_shape)
     with torch.no_grad():
         for norm in net.modules():
             if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
@@ -68,10 +69,12 @@ def graphs_of(net: MultiQuantNet) -> dict[int, IntegerGraph]:
     }
 
 
-def brought_over(row: EdgeNetwork) -> tuple[MultiQuantNet | None, dict[int, IntegerGraph], str]:
+def brought_over(
+    row: EdgeNetwork, bits: Sequence[int] = BITS
+) -> tuple[MultiQuantNet | None, dict[int, IntegerGraph], str]:
     """The network, its integers at each bit-width, and why it is refused: nothing if it maps."""
     try:
-        net = network_of(row)
+        net = network_of(row, bits)
         return net, graphs_of(net), ""
     except FinnMappingError as error:
         return None, {}, "; ".join(dict.fromkeys(advice for _, advice in error.problems))

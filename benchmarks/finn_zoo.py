@@ -1,0 +1,163 @@
+"""What becomes of networks of timm and torchvision in the finn profile: a table of docs/finn.md.
+
+    python -m benchmarks.finn_zoo            # what is missing, each at most `SECONDS`
+    python -m benchmarks.finn_zoo --table    # what is there, run nothing
+
+As `finn_edge.py`: norm scales of both signs, random weights, the network of integers compared with
+torch. One bit-width, 2 bits, since these networks are large. Each row is appended to
+``benchmarks/results/finn_zoo.csv`` when it is done, and not run again.
+"""
+
+import argparse
+import csv
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import timm
+import torchvision
+from torch import nn
+
+from benchmarks.edge_networks import EdgeNetwork
+from benchmarks.finn_edge import ROOT, brought_over, largest_difference
+from brevitas_multiquant.cost import luts
+from brevitas_multiquant.export.finn.hardware import hardware_layers
+
+RESULTS = ROOT / "benchmarks" / "results" / "finn_zoo.csv"
+COLUMNS = ("network", "input", "outcome", "difference", "LUT at 2")
+MARKS = "<!-- finn_zoo -->", "<!-- /finn_zoo -->"
+SECONDS = 60
+"""For one network; one that takes longer has a row that says so."""
+TIMM = (
+    *("resnet10t", "resnet14t", "resnet18d", "mobilenetv1_100", "mobilenetv2_035"),
+    *("mobilenetv2_050", "mobilenetv3_small_050", "mnasnet_small", "efficientnet_lite0"),
+    *("tf_efficientnet_lite0", "efficientnet_b0", "regnetx_002", "regnety_002", "repvgg_a0"),
+    *("ghostnet_050", "fbnetc_100", "semnasnet_050", "lcnet_035", "densenet121", "dla34"),
+    *("hardcorenas_a", "resnetv2_18", "skresnet18", "seresnet18", "vgg11_bn", "tinynet_e"),
+    *("convnext_atto", "mixnet_s", "rexnet_100", "cspresnet50", "spnasnet_100"),
+    *("mobilenet_edgetpu_100", "starnet_s1", "efficientvit_b0", "edgenext_xx_small"),
+    *("res2net50_14w_8s", "nf_resnet26", "xception41", "inception_v3", "selecsls42b"),
+    "hrnet_w18_small",
+)
+TORCHVISION: dict[str, dict[str, Any]] = {
+    "mobilenet_v2": {"width_mult": 0.25},
+    "mobilenet_v3_small": {},
+    "vgg11": {},
+    "vgg11_bn": {},
+    "alexnet": {},
+    "squeezenet1_1": {},
+    "shufflenet_v2_x0_5": {},
+    "mnasnet0_5": {},
+    "googlenet": {"aux_logits": False, "init_weights": False},
+    "resnet18": {},
+    "regnet_x_400mf": {},
+    "densenet121": {},
+    "efficientnet_b0": {},
+}
+
+SMALL = ("torchvision mobilenet_v2", "torchvision vgg11")
+"""Networks that get 32x32 images; all others get 64x64."""
+
+
+def zoo() -> Iterator[EdgeNetwork]:
+    """All of them, for ten classes."""
+    makers: dict[str, Callable[[], nn.Module]] = {
+        f"timm {name}": partial(timm.create_model, name, num_classes=10) for name in TIMM
+    }
+    for name, options in TORCHVISION.items():
+        make = getattr(torchvision.models, name)
+        makers[f"torchvision {name}"] = partial(make, num_classes=10, **options)
+    for name, maker in makers.items():
+        size = 32 if name in SMALL else 64
+        yield EdgeNetwork(name, maker, (1, 3, size, size))
+
+
+class TooLongError(Exception):
+    """A network took more than `SECONDS`."""
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """Ends what is inside after `SECONDS`."""
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        raise TooLongError
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def measured(row: EdgeNetwork) -> dict[str, str]:
+    """One line of the table; an error that is not ours is one of the outcomes."""
+    difference = cost = "-"
+    try:
+        with limited():
+            net, graphs, reason = brought_over(row, [2])
+            outcome = f"refused: {reason}"
+            if net is not None:
+                outcome, difference = "maps", f"{largest_difference(net, graphs):g}"
+                folded = luts.fold(hardware_layers(graphs[2]), luts.target_cycles(100))
+                cost = str(luts.total(folded).luts)
+    except TooLongError:
+        outcome = f"not finished in {SECONDS} s"
+    except Exception as error:  # what the table is there to show
+        outcome = f"error: {type(error).__name__}: {' '.join(str(error).split())}"
+    size = "x".join(map(str, row.input_shape[1:]))
+    return dict(zip(COLUMNS, (row.name, size, outcome, difference, cost), strict=True))
+
+
+def load() -> list[dict[str, str]]:
+    """Rows that are there."""
+    if not RESULTS.exists():
+        return []
+    with RESULTS.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def keep(row: dict[str, str]) -> None:
+    """Append a row."""
+    is_new = not RESULTS.exists()
+    with RESULTS.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def markdown(rows: list[dict[str, str]]) -> str:
+    """The table, and how many map."""
+    maps = sum(row["outcome"] == "maps" for row in rows)
+    lines = [f"{maps} of {len(rows)} map.\n", f"| {' | '.join(COLUMNS)} |", "|---|---|---|---|---|"]
+    for row in rows:
+        cells = [row[name].replace("|", "/") for name in COLUMNS]
+        cells[2] = cells[2] if len(cells[2]) <= 300 else f"{cells[2][:300]} ..."
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", action="store_true", help="what is there, run nothing")
+    if not parser.parse_args().table:
+        done = {row["network"] for row in load()}
+        for row in zoo():
+            if row.name not in done:
+                keep(measured(row))
+                print(" | ".join(load()[-1].values()), flush=True)
+    page = ROOT / "docs" / "finn.md"
+    before, rest = page.read_text().split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    page.write_text(f"{before}{MARKS[0]}\n{markdown(load())}\n{MARKS[1]}{after}")
+
+
+if __name__ == "__main__":
+    main()
