@@ -297,7 +297,8 @@ def verify_logits(host: HostSide, subnet: Subnet, integers: np.ndarray, images: 
     """
     with torch.no_grad():
         expected = subnet(images)
-    actual = host.logits(torch.from_numpy(integers))
+    # hardware has channels last
+    actual = host.logits(torch.from_numpy(np.moveaxis(integers, -1, 1)))
     if not torch.equal(actual, expected):
         difference = (actual - expected).abs().max()
         raise ExportError(

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
-from brevitas_multiquant import extract_subnet
+from brevitas_multiquant import calibrate, extract_subnet, multiquantize
 from brevitas_multiquant.errors import ExportError
 from brevitas_multiquant.export import Preprocessing, export_finn
 from tests.export.finn.nets import build
@@ -128,3 +129,19 @@ def test_bad_preprocessing(values, message, tmp_path):
             estimate=False,
         )
     assert not (tmp_path / "new").exists()
+
+
+def test_a_map_of_logits(tmp_path, monkeypatch):
+    """Hardware has channels last, torch behind the images."""
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()),
+        nn.Conv2d(4, 5, 1),
+    )
+    net = multiquantize(model, [2], profile="finn", input_shape=(1, 3, 8, 6), check=False)
+    images = torch.rand(2, 3, 8, 6)
+    calibrate(net, [images])
+    (project,) = export_finn(net.eval(), tmp_path, images=images, estimate=False).values()
+    host = imported(project / "host.py", monkeypatch).Host.load(project / "host.json")
+    logits = host.logits(np.load(project / "expected_output.npy"))
+    with torch.no_grad():
+        assert torch.equal(torch.from_numpy(logits), extract_subnet(net, 2)(images))

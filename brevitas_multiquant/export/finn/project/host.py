@@ -105,9 +105,16 @@ class Host:
         return codes.astype(np.int8).transpose(0, 2, 3, 1)
 
     def logits(self, integers: np.ndarray) -> np.ndarray:
-        """Logits (N, classes) of the accelerator's output, of any shape with N in front."""
-        flat = integers.reshape(len(integers), -1).astype(np.float32)
-        logits = flat * self.output_scale / self.output_divisor + self.output_bias
+        """Logits (N, classes) of the accelerator's output, of any shape with N in front.
+
+        Those of a map (N, H, W, classes) are (N, classes, H, W).
+        """
+        classes = self.output_bias.size
+        is_map = integers.ndim == 4 and integers.shape[-1] == classes < integers[0].size
+        shape = integers.shape if is_map else (len(integers), -1)
+        codes = integers.reshape(shape).astype(np.float32)
+        logits = codes * self.output_scale / self.output_divisor + self.output_bias
+        logits = logits.transpose(0, 3, 1, 2) if is_map else logits
         for function in self.finish:
             logits = function(logits)
         return logits
