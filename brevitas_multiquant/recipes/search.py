@@ -44,8 +44,8 @@ from brevitas_multiquant.recipes.results import bits as results
 from brevitas_multiquant.recipes.results import page
 from brevitas_multiquant.recipes.results.checkpoints import Checkpoint
 from brevitas_multiquant.recipes.run.create import Prepare, create_run
-from brevitas_multiquant.recipes.run.loop import fit
-from brevitas_multiquant.recipes.run.run import Run, save_checkpoint
+from brevitas_multiquant.recipes.run.loop import fit, measure_again
+from brevitas_multiquant.recipes.run.run import Run
 from brevitas_multiquant.recipes.run.step import Batch, Step, StepResult
 from brevitas_multiquant.recipes.train import begins
 
@@ -172,7 +172,9 @@ def settle_when_due(run: Run) -> None:
     if run.accelerator.is_main_process:
         for warning in caught:
             tqdm.write(f"warning: {warning.message}", file=sys.stderr)
-        tqdm.write(f"bits are whole from epoch {run.progress.epoch + 1} on")
+        after = run.progress.epoch >= options.optimisation.epochs
+        since = "after the last epoch" if after else f"from epoch {run.progress.epoch + 1} on"
+        tqdm.write(f"bits are whole {since}")
         tqdm.write(f"cost over budget {settled.ratio:.3f} before; {settled.allocation.headline()}")
 
 
@@ -215,7 +217,7 @@ def search(options: SearchRunOptions) -> dict[str, Any] | None:
     accuracy = fit(run, settle_when_due)
     if run.trainee.search.is_open:  # no epoch was left for fine-tuning
         settle_when_due(run)
-        save_checkpoint(run)
+        accuracy = measure_again(run)
     if run.accelerator.is_main_process:
         finish(run)
     run.accelerator.end_training()

@@ -158,6 +158,13 @@ def test_one_search_for_each_budget(tmp_path):
     assert all(float(row["cost"]) <= float(row["budget"]) for row in rows)
     assert "Accuracy against cost of the searches" in (folder / "report.html").read_text()
     assert (folder / "uniform_3" / "assignment.json").is_file()
+    for row in rows:  # no epoch was left for plain training: the network is stored all the same
+        net = load_packed(folder / row["search"] / "last.safetensors")
+        assignment = json.loads((folder / row["search"] / "assignment.json").read_text())
+        assert net.assignment == Assignment.from_dict(assignment)
+        summary = (folder / row["search"] / "summary.csv").read_text().splitlines()
+        (*_, last) = csv.DictReader(summary)
+        assert float(row["top1"]) == pytest.approx(float(last["eval_top1_8b"]), abs=0.005)
 
 
 LUTS = ("--budget", "uniform=4", "--budget-of", "luts", "--target-fps", "1000")

@@ -1,10 +1,13 @@
 """Segmentation: the data that is drawn, what a short training leaves, and what it refuses."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from brevitas_multiquant import cost, extract_subnet, load_packed
+from brevitas_multiquant.export import export_qonnx
 from brevitas_multiquant.recipes.data.shapes import CLASSES, Shapes, draw
 from brevitas_multiquant.recipes.results.report import read_rows
 from brevitas_multiquant.recipes.segment import main, predictions
@@ -41,6 +44,7 @@ def test_what_a_training_leaves(trained):
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert list(rows[0]) == ["epoch", "train_loss", "miou_2b", "miou_4b"]
     assert all(0 <= float(row["miou_4b"]) <= 100 for row in rows)
+    assert all(len(row["miou_4b"].partition(".")[2]) <= 4 for row in rows)
     assert (trained / "predictions.png").stat().st_size > 1000
 
 
@@ -54,6 +58,14 @@ def test_the_network_is_stored_cut_out_and_costed(trained):
             with net.at_bits(bits):
                 assert torch.equal(extract_subnet(net, bits)(images), net(images))
     assert cost(net)[4].macs == 2 * cost(net)[2].macs
+
+
+def test_the_network_leaves_as_verified_qonnx(trained, tmp_path):
+    net = load_packed(trained / "net.safetensors")
+    files = export_qonnx(net, tmp_path)
+    assert set(files) == {2, 4} and all(path.is_file() for path in files.values())
+    report = json.loads((tmp_path / "export.json").read_text())["bits"]
+    assert set(report) == {"2", "4"}
 
 
 @pytest.mark.parametrize(

@@ -109,9 +109,14 @@ def summary_row(
         "epoch": epoch,
         "train_loss": loss,
         "train_seconds": round(seconds, 2),
-        **{f"eval_{name}": value for name, value in top1_columns(accuracy).items()},
+        **accuracy_columns(accuracy),
         "lr": lr,
     }
+
+
+def accuracy_columns(accuracy: Mapping[int, float]) -> dict[str, float]:
+    """Bit-width -> top-1 in percent, under the names of `summary_row`."""
+    return {f"eval_{name}": value for name, value in top1_columns(accuracy).items()}
 
 
 def accuracy_of(row: Mapping[str, float]) -> dict[int, float]:

@@ -19,7 +19,7 @@ def write_summary(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
     with (folder / SUMMARY).open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: round(value, 4) for name, value in row.items()} for row in rows)
 
 
 def draw_predictions(
