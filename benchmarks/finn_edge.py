@@ -11,7 +11,7 @@ Writes ``benchmarks/results/finn_edge.csv`` and the table between the marks in d
 
 import argparse
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -108,20 +108,20 @@ def measured(row: EdgeNetwork) -> dict[str, str]:
     return dict(zip(COLUMNS, (row.name, size, "maps", difference, *map(str, costs)), strict=True))
 
 
-def markdown(rows: list[dict[str, str]]) -> str:
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
     """The table, and how many map."""
-    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
-    lines += [f"| {' | '.join(row[name] for name in COLUMNS)} |" for row in rows]
+    lines = [f"| {' | '.join(rows[0])} |", "|" + "---|" * len(rows[0])]
+    lines += [f"| {' | '.join(row.values())} |" for row in rows]
     maps = sum(row["outcome"] == "maps" for row in rows)
     return "\n".join([f"{maps} of {len(rows)} map.\n", *lines])
 
 
-def write_into_docs(table: str) -> None:
+def write_into_docs(table: str, marks: tuple[str, str] = MARKS) -> None:
     """Between the marks in docs/finn.md."""
     page = ROOT / "docs" / "finn.md"
-    before, rest = page.read_text().split(MARKS[0])
-    _, after = rest.split(MARKS[1])
-    page.write_text(f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}")
+    before, rest = page.read_text().split(marks[0])
+    _, after = rest.split(marks[1])
+    page.write_text(f"{before}{marks[0]}\n{table}\n{marks[1]}{after}")
 
 
 def main() -> None:

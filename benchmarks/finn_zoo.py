@@ -22,7 +22,13 @@ import torchvision
 from torch import nn
 
 from benchmarks.edge_networks import EdgeNetwork
-from benchmarks.finn_edge import ROOT, brought_over, largest_difference
+from benchmarks.finn_edge import (
+    ROOT,
+    brought_over,
+    largest_difference,
+    markdown,
+    write_into_docs,
+)
 from brevitas_multiquant.cost import luts
 from brevitas_multiquant.export.finn.hardware import hardware_layers
 
@@ -31,6 +37,8 @@ COLUMNS = ("network", "input", "outcome", "difference", "LUT at 2")
 MARKS = "<!-- finn_zoo -->", "<!-- /finn_zoo -->"
 SECONDS = 60
 """For one network; one that takes longer has a row that says so."""
+LONGEST = 300
+"""Characters of an outcome on the page."""
 TIMM = (
     *("resnet10t", "resnet14t", "resnet18d", "mobilenetv1_100", "mobilenetv2_035"),
     *("mobilenetv2_050", "mobilenetv3_small_050", "mnasnet_small", "efficientnet_lite0"),
@@ -132,15 +140,12 @@ def keep(row: dict[str, str]) -> None:
         writer.writerow(row)
 
 
-def markdown(rows: list[dict[str, str]]) -> str:
-    """The table, and how many map."""
-    maps = sum(row["outcome"] == "maps" for row in rows)
-    lines = [f"{maps} of {len(rows)} map.\n", f"| {' | '.join(COLUMNS)} |", "|---|---|---|---|---|"]
-    for row in rows:
-        cells = [row[name].replace("|", "/") for name in COLUMNS]
-        cells[2] = cells[2] if len(cells[2]) <= 300 else f"{cells[2][:300]} ..."
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+def shown(row: dict[str, str]) -> dict[str, str]:
+    """A row as the page has it: a long reason is cut, and none ends a cell."""
+    cells = {name: value.replace("|", "/") for name, value in row.items()}
+    if len(cells["outcome"]) > LONGEST:
+        cells["outcome"] = f"{cells['outcome'][:LONGEST]} ..."
+    return cells
 
 
 def main() -> None:
@@ -153,10 +158,7 @@ def main() -> None:
             if row.name not in done:
                 keep(measured(row))
                 print(" | ".join(load()[-1].values()), flush=True)
-    page = ROOT / "docs" / "finn.md"
-    before, rest = page.read_text().split(MARKS[0])
-    _, after = rest.split(MARKS[1])
-    page.write_text(f"{before}{MARKS[0]}\n{markdown(load())}\n{MARKS[1]}{after}")
+    write_into_docs(markdown([shown(row) for row in load()]), MARKS)
 
 
 if __name__ == "__main__":

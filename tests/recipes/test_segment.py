@@ -66,6 +66,8 @@ def test_the_network_leaves_as_verified_qonnx(trained, tmp_path):
     assert set(files) == {2, 4} and all(path.is_file() for path in files.values())
     report = json.loads((tmp_path / "export.json").read_text())["bits"]
     assert set(report) == {"2", "4"}
+    compared = [found for entry in report.values() for found in entry["compared"].values()]
+    assert all(found["codes"] > 0 and found["flipped_codes"] == 0 for found in compared)
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,9 @@ def require_fit(graphs: Mapping[Setting, IntegerGraph], target: Target) -> None:
     Raises:
         BoardError: naming each bit-width, what it needs, and what the board has.
     """
-    needs = {setting: target.needs(graph) for setting, graph in graphs.items()}
-    estimates = {setting: target.resources(graph) for setting, graph in graphs.items()}
+    layers = {setting: target.layers(graph) for setting, graph in graphs.items()}
+    needs = {setting: target.needs_of(each) for setting, each in layers.items()}
+    estimates = {setting: luts.total(each, target.board.dsp) for setting, each in layers.items()}
     _require(needs, estimates, target)
 
 

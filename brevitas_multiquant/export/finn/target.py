@@ -65,7 +65,10 @@ class Target:
 
     def needs(self, graph: IntegerGraph) -> Resources:
         """The same with the LUTs that FINN's estimate leaves out: what a board has to have."""
-        layers = self.layers(graph)
+        return self.needs_of(self.layers(graph))
+
+    def needs_of(self, layers: Sequence[Node]) -> Resources:
+        """As `needs`, of layers of this target."""
         corrected = luts.corrected_luts(layers, self.board.dsp, self.writable)
         return replace(luts.total(layers, self.board.dsp), luts=corrected)
 

@@ -9,7 +9,7 @@ from itertools import islice
 from tqdm import tqdm
 
 from brevitas_multiquant.recipes.errors import Interrupted
-from brevitas_multiquant.recipes.network.accuracy import Evaluation, evaluation
+from brevitas_multiquant.recipes.network.accuracy import Batches, Evaluation, evaluation
 from brevitas_multiquant.recipes.network.health import collapsed_ranges
 from brevitas_multiquant.recipes.results import confusion, report, run_folder
 from brevitas_multiquant.recipes.run.interrupt import StopRequest
@@ -113,8 +113,7 @@ def finish_epoch(run: Run, stop: StopRequest, bar: tqdm) -> None:
     started = time.perf_counter()
     # Several processes evaluate to the end, or they would wait for each other.
     batches = stop.watch(run.val) if run.accelerator.num_processes == 1 else run.val
-    refresh_norms(run)
-    measured = evaluation(run.result, batches, run.bits, run.accelerator, run.step.num_classes)
+    measured = measure(run, batches)
     accuracy = measured.top1
     warn_of_useless_parts(run)
     loss = progress.loss_sum / run.steps
@@ -131,13 +130,18 @@ def finish_epoch(run: Run, stop: StopRequest, bar: tqdm) -> None:
     save_results(run, improved, measured)
 
 
+def measure(run: Run, batches: Batches) -> Evaluation:
+    """Evaluate what the run gives, with norms that are up to date."""
+    refresh_norms(run)
+    return evaluation(run.result, batches, run.bits, run.accelerator, run.step.num_classes)
+
+
 def measure_again(run: Run) -> dict[int, float]:
     """Evaluate and save a network that changed after the last epoch; top-1 per bit-width.
 
     The last row of the results gets its accuracy.
     """
-    refresh_norms(run)
-    measured = evaluation(run.result, run.val, run.bits, run.accelerator, run.step.num_classes)
+    measured = measure(run, run.val)
     run.progress.history[-1] |= report.accuracy_columns(measured.top1)
     run.progress.best = sum(measured.top1.values()) / len(measured.top1)
     save_results(run, True, measured)

@@ -137,7 +137,7 @@ def _is_off(weights: Weights, ends: tuple[int, int]) -> bool:
 
     That is a stem. Smaller weights have room for finer steps, where sums come right or nearly so.
     """
-    return not weights.fits and ends[1] - ends[0] <= COARSE and weights.room == 1
+    return not weights.exact and ends[1] - ends[0] <= COARSE and weights.room == 1
 
 
 def _fused(graph: Graph, product: Product, weights: Weights) -> str:
@@ -176,6 +176,8 @@ def _sums(
     graph: Graph, product: Product, scale: np.ndarray, shift: np.ndarray, weights: Weights
 ) -> str:
     """Sums as integers, then a scale and a shift of floats: slower, and any line is possible."""
+    from onnx import TensorProto
+
     node, is_linear = product.node, product.weight.ndim == 2
     kind = "MatMulInteger" if is_linear else "ConvInteger"
     inputs = [
@@ -185,13 +187,9 @@ def _sums(
         graph.initializer(weights.zero_point, weights.dtype, "zero_point"),
     ]
     sums = graph.add(kind, inputs, node, **({} if is_linear else product.geometry))
-    floats = graph.add("Cast", [sums], node, to=_FLOAT)
+    floats = graph.add("Cast", [sums], node, to=TensorProto.FLOAT)
     shape = (-1,) if is_linear else (-1, *(1,) * (product.weight.ndim - 2))
     for operator, numbers in (("Mul", scale / weights.times), ("Add", shift)):
         operand = graph.initializer(numbers.reshape(shape), np.float32, operator.lower())
         floats = graph.add(operator, [floats, operand], node)
     return floats
-
-
-_FLOAT = 1
-"""``onnx.TensorProto.FLOAT``."""

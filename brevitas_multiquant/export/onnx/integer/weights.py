@@ -26,7 +26,7 @@ class Weights:
         times: what the integers are multiplied with, for each output channel; negative where they
             are turned over.
         room: what the integers of every channel could be multiplied with, for a finer bias.
-        fits: whether every sum is rounded as if the bias were real.
+        exact: whether every sum is rounded as if the bias were real.
     """
 
     integers: np.ndarray
@@ -36,7 +36,7 @@ class Weights:
     bias: np.ndarray
     times: np.ndarray
     room: int
-    fits: bool
+    exact: bool
 
 
 def folded(
@@ -87,7 +87,7 @@ def folded(
         bias=(line.bias * turned_back).clip(-FINEST_SUM, FINEST_SUM).astype(np.int32),
         times=line.times * sign * turned_back,
         room=int(most.min()),
-        fits=bool(line.fits.all()),
+        exact=bool(line.fits.all()),
     )
 
 
