@@ -1,6 +1,6 @@
-"""What packing and loading a network take: wall and CPU time, medians, one thread.
+"""What packing, loading and exporting a network take: wall and CPU time, medians, one thread.
 
-``python benchmarks/packed_files.py resnet50 --repeats 5``
+``python benchmarks/packed_files.py resnet50 --repeats 5 --exports 2``
 
 The first save and the first load of a process also import and cache what they need; they are
 printed apart.
@@ -18,6 +18,7 @@ import torch
 
 import brevitas_multiquant.core.cifar_networks  # noqa: F401  (registers the CIFAR networks)
 from brevitas_multiquant import MultiQuantNet, load_packed, multiquantize, save_packed
+from brevitas_multiquant.export import export_qonnx
 from brevitas_multiquant.quant.ranges import LearnedRange
 
 
@@ -26,6 +27,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="resnet50", help="timm model name")
     parser.add_argument("--bits", type=int, nargs="+", default=[2, 4, 6, 8])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--exports", type=int, default=0, help="verified QONNX exports of all bits")
     options = parser.parse_args()
     torch.set_num_threads(1)
     net = multiquantize(timm.create_model(options.model), options.bits, check=False)
@@ -35,6 +37,8 @@ def main() -> None:
         report("save", options.repeats, lambda: save_packed(net, path))
         print(f"{options.model} at {options.bits}: {path.stat().st_size / 1e6:.1f} MB")
         report("load", options.repeats, lambda: load_packed(path))
+        for _ in range(options.exports):  # each is a first one: a process exports a network once
+            report("export", 0, lambda: export_qonnx(net, Path(folder) / "qonnx"))
 
 
 def mark_ranges_as_set(net: MultiQuantNet) -> None:
@@ -51,10 +55,13 @@ def report(name: str, repeats: int, work: Callable[[], object]) -> None:
         work()
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
-    print(
-        f"{name}: first {walls[0]:.2f} s (CPU {cpus[0]:.2f} s), then median "
-        f"{statistics.median(walls[1:]):.2f} s (CPU {statistics.median(cpus[1:]):.2f} s)"
-    )
+    line = f"{name}: first {walls[0]:.2f} s (CPU {cpus[0]:.2f} s)"
+    if repeats:
+        line += (
+            f", then median {statistics.median(walls[1:]):.2f} s "
+            f"(CPU {statistics.median(cpus[1:]):.2f} s)"
+        )
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """One thread, fixed seeds, and networks that many tests share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import settings
 from torch import Tensor
 
 from brevitas_multiquant import MultiQuantNet, calibrate, multiquantize
+from brevitas_multiquant.quant import layers
 from tests.tiny import IMAGE, TinyNet
 
 torch.set_num_threads(1)
@@ -19,6 +21,15 @@ settings.load_profile("shared_machine")
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def own_rules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Rules of layers that a test registers are gone after it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(layers, "_RULES", dict(layers._RULES))
+        patch.setattr(layers, "_FOUND", WeakKeyDictionary())
+        yield
 
 
 @pytest.fixture

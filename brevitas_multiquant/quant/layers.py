@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from brevitas.nn import (
@@ -68,6 +69,8 @@ Rule = Callable[[Any, Panel, Weights], CodeLayer]
 """Float layer, the network's state, which integers its weights become -> layer of codes."""
 
 _RULES: dict[type | str, Rule] = {}
+_FOUND: WeakKeyDictionary[type, tuple[type, Rule] | None] = WeakKeyDictionary()
+"""Type -> its base that has a rule, and the rule: looked for once, since every module is asked."""
 
 _COMPUTES = {"forward", "_conv_forward", "weight", "bias", "__call__", "__getattr__"}
 """What makes a subclass compute something else than its base, where it overrides it."""
@@ -101,6 +104,7 @@ def register_layer(kind: type | str) -> Callable[[Rule], Rule]:
 
     def register(rule: Rule) -> Rule:
         _RULES[kind] = rule
+        _FOUND.clear()
         return rule
 
     return register
@@ -126,11 +130,20 @@ def rule_of(layer: nn.Module) -> Rule | None:
     if not _COMPUTES.isdisjoint(vars(layer)):  # this one layer hides what its type says
         return None
     own = type(layer)
+    if own not in _FOUND:
+        _FOUND[own] = _first_with_rule(own)
+    if (found := _FOUND[own]) is None:
+        return None
+    base, rule = found
+    same = all(getattr(own, n, None) is getattr(base, n, None) for n in _COMPUTES)
+    return rule if same else None
+
+
+def _first_with_rule(own: type) -> tuple[type, Rule] | None:
     for base in own.__mro__:
-        rule = next((rule for kind, rule in _RULES.items() if _is_kind(base, kind)), None)
-        if rule is not None:
-            same = all(getattr(own, n, None) is getattr(base, n, None) for n in _COMPUTES)
-            return rule if same else None
+        for kind, rule in _RULES.items():
+            if _is_kind(base, kind):
+                return base, rule
     return None
 
 

@@ -10,7 +10,8 @@ from torch import nn
 from brevitas_multiquant import MultiQuantNet, calibrate, multiquantize
 from brevitas_multiquant.errors import ConfigError, SelfCheckError
 from brevitas_multiquant.nn import SwitchableNorm, SwitchableQuantizer
-from brevitas_multiquant.quant.layers import CodeLayer
+from brevitas_multiquant.quant import layers
+from brevitas_multiquant.quant.layers import CodeLayer, register_layer
 from tests.tiny import IMAGE, FrozenMode, FunctionalDropoutNet, InPlaceNet, SharedLayerNet, TinyNet
 
 
@@ -289,9 +290,8 @@ def test_self_check_names_the_mode_and_where(tiny):
     assert names_of(net.branches[0], CodeLayer) == ["conv2", "conv3"]
 
 
-def test_self_check_finds_a_wrong_rule(monkeypatch):
-    from brevitas_multiquant.quant import layers
-
+@pytest.mark.usefixtures("own_rules")
+def test_self_check_finds_a_wrong_rule():
     def doubles_the_weights(conv, active, weight_format):
         layer = layers._conv2d(conv, active, weight_format)
         layer.weight.data.mul_(2)
@@ -300,7 +300,7 @@ def test_self_check_finds_a_wrong_rule(monkeypatch):
     class OwnConv(nn.Conv2d):
         pass
 
-    monkeypatch.setattr(layers, "_RULES", dict(layers._RULES, OwnConv=doubles_the_weights))
+    register_layer("OwnConv")(doubles_the_weights)
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3),
         nn.ReLU(inplace=True),

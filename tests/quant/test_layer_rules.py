@@ -10,6 +10,7 @@ from brevitas_multiquant import multiquantize
 from brevitas_multiquant.core.panel import Panel
 from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.profiles.finn.quantizers import fixed_point_layer
+from brevitas_multiquant.quant import layers
 from brevitas_multiquant.quant.layers import (
     CodeConv2d,
     can_quantize,
@@ -85,15 +86,12 @@ def test_a_subclass_that_computes_as_its_base_has_its_rule():
     assert torch.equal(F.conv2d(x, quantized.effective_weight(), quantized.bias), standardised(x))
 
 
-def test_a_rule_for_a_type_its_place_or_its_name(monkeypatch):
-    from brevitas_multiquant.quant import layers
-
-    for kind in (OwnConvolution, f"{__name__}.OwnConvolution", "OwnConvolution"):
-        monkeypatch.setattr(layers, "_RULES", dict(layers._RULES))
-        assert not can_quantize(OwnConvolution(3, 4, 3))
-        register_layer(kind)(layers._conv2d)
-        assert can_quantize(OwnConvolution(3, 4, 3)) and not can_quantize(OwnWeight(3, 4))
-        monkeypatch.undo()
+@pytest.mark.usefixtures("own_rules")
+@pytest.mark.parametrize("kind", [OwnConvolution, f"{__name__}.OwnConvolution", "OwnConvolution"])
+def test_a_rule_for_a_type_its_place_or_its_name(kind):
+    assert not can_quantize(OwnConvolution(3, 4, 3))
+    register_layer(kind)(layers._conv2d)
+    assert can_quantize(OwnConvolution(3, 4, 3)) and not can_quantize(OwnWeight(3, 4))
 
 
 def test_an_8_bit_layer_is_made_of_what_computes_as_a_plain_one():

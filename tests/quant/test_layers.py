@@ -8,6 +8,7 @@ from torch import nn
 
 from brevitas_multiquant.core.clip_quantize import quantize_activation
 from brevitas_multiquant.core.panel import Panel
+from brevitas_multiquant.quant import layers
 from brevitas_multiquant.quant.layers import (
     CodeConv1d,
     CodeConv2d,
@@ -189,11 +190,8 @@ def test_a_subclass_is_not_taken_for_its_base():
     assert not can_quantize(ScaledConv(1, 1, 1))
 
 
-def test_a_rule_can_be_registered(monkeypatch):
-    from brevitas_multiquant.quant import layers
-
-    monkeypatch.setattr(layers, "_RULES", dict(layers._RULES))
-
+@pytest.mark.usefixtures("own_rules")
+def test_a_rule_can_be_registered():
     class PlainConv(nn.Conv2d):
         pass
 
