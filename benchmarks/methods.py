@@ -1,7 +1,7 @@
 """Methods of run-time bit-widths under one recipe: several seeds, one table, one plot.
 
-    python benchmarks/methods.py --run --data-dir FOLDER --output OUT
-    python benchmarks/methods.py
+    python -m benchmarks.methods --run --data-dir FOLDER --output OUT
+    python -m benchmarks.methods
 
 FOLDER holds train.tar and val.tar, class folders of images; ``--run`` makes the runs that are
 missing, one after another, the first seed of every variant first. Each is ``recipes/train.py -c
@@ -28,15 +28,17 @@ from typing import Any
 
 import yaml
 
+from benchmarks.methods_finn import NARROW, WIDE, luts_and_dsps
+from benchmarks.pages import RESULTS_PAGE, ROOT, write_between
 from brevitas_multiquant import cost, load_packed
 from brevitas_multiquant.core.method import METHODS
 from brevitas_multiquant.recipes.results.checkpoints import checkpoints_in
 from brevitas_multiquant.recipes.results.report import accuracy_of, read_summary
 from brevitas_multiquant.recipes.results.run_folder import LAST_FILE
 
-ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "benchmarks" / "results" / "methods"
 CONFIG = "common_cifar10_resnet8"
+IMAGE_SIZE = 16
 FLOAT_BITS = 32
 FACTS = "facts.json"
 CPU_SECONDS = "cpu_seconds.json"
@@ -51,12 +53,14 @@ class Variant:
         bits: candidate bit-widths; (32,) for the float network.
         options: of the recipe, beside the configuration.
         method: the row of `METHODS`; None for the float network.
+        hardware: its row in ``benchmarks/methods_finn.py``; default: the method's.
     """
 
     label: str
     bits: tuple[int, ...]
     options: tuple[str, ...] = ()
     method: str | None = None
+    hardware: str | None = None
 
     @property
     def arguments(self) -> list[str]:
@@ -72,23 +76,35 @@ SAMPLED = ("--bits-per-step", "2.5")
 """The same for all methods: the largest and the smallest bit-width run in every step, a third one
 in every other. That is 6 of 10 branch passes for MultiQuant, and 2.5 of 4 for one body."""
 
-LISTS = WIDE, NARROW = (2, 4, 6, 8), (2, 3, 4)
+LISTS = {WIDE: (RESULTS_PAGE, ROOT / "docs" / "methods.md"), NARROW: (RESULTS_PAGE,)}
+"""Candidate list -> the pages that show its table."""
+
 VARIANTS = {
     "multiquant": Variant("MultiQuant", WIDE, SAMPLED, "multiquant"),
     "adabits_centered": Variant(
-        "AdaBits, centered", WIDE, ("--grid", "centered", *SAMPLED), "adabits"
+        "AdaBits, centered",
+        WIDE,
+        ("--grid", "centered", *SAMPLED),
+        "adabits",
+        "adabits, centered",
     ),
     # Published with float shortcuts; the other methods quantize them.
     "any_precision": Variant(
-        "Any-Precision", WIDE, ("--shortcuts", "quantized", *SAMPLED), "any_precision"
+        "Any-Precision",
+        WIDE,
+        ("--shortcuts", "quantized", *SAMPLED),
+        "any_precision",
+        "any_precision, quantized shortcuts",
     ),
     "double_rounding": Variant("Double Rounding", WIDE, SAMPLED, "double_rounding"),
     "individual_2": Variant("one network for 2 bits", (2,), (), "individual"),
     "individual_8": Variant("one network for 8 bits", (8,), (), "individual"),
     "float": Variant("float", (FLOAT_BITS,)),
-    "multiquant_234": Variant("MultiQuant", NARROW, SAMPLED, "multiquant"),
-    "bit_mixer_234": Variant("Bit-Mixer", NARROW, SAMPLED, "bit_mixer"),
-    "double_rounding_234": Variant("Double Rounding", NARROW, SAMPLED, "double_rounding"),
+    "multiquant_234": Variant("MultiQuant", NARROW, SAMPLED, "multiquant", f"multiquant {NARROW}"),
+    "bit_mixer_234": Variant("Bit-Mixer", NARROW, SAMPLED, "bit_mixer", f"bit_mixer {NARROW}"),
+    "double_rounding_234": Variant(
+        "Double Rounding", NARROW, SAMPLED, "double_rounding", f"double_rounding {NARROW}"
+    ),
 }
 ONE_SEED = tuple(name for name, variant in VARIANTS.items() if variant.bits == NARROW)
 
@@ -252,11 +268,12 @@ def table(results: Mapping[str, Sequence[Result]], bits: Sequence[int]) -> str:
     """Markdown: a line for each variant of a candidate list."""
     shown = [*bits, FLOAT_BITS]
     head = ["method", "seeds", *(f"{bit} bits" for bit in bits), "float"]
-    head += ["file kB", "GBitOPs at these bits", "CPU min a run"]
+    head += ["file kB", "GBitOPs at these bits", "FINN: kLUT (DSP)", "CPU min a run"]
     lines = [head, ["---"] * len(head)]
     for name in of_list(results, bits):
         runs = results[name]
-        facts = runs[0].facts
+        facts, variant = runs[0].facts, VARIANTS[name]
+        row = variant.hardware or variant.method or ""
         cells = [
             spread([run.accuracy[bit] for run in runs]) if bit in runs[0].accuracy else ""
             for bit in shown
@@ -265,9 +282,10 @@ def table(results: Mapping[str, Sequence[Result]], bits: Sequence[int]) -> str:
         seconds = [run.facts["cpu_seconds"] for run in runs if run.facts["cpu_seconds"]]
         lines.append(
             [
-                *(VARIANTS[name].label, str(len(runs)), *cells),
+                *(variant.label, str(len(runs)), *cells),
                 f"{facts['file_bytes'] / 1e3:.1f}",
                 " / ".join(operations),
+                luts_and_dsps(row, variant.bits, IMAGE_SIZE),
                 f"{statistics.mean(seconds) / 60:.0f}" if seconds else "",
             ]
         )
@@ -317,7 +335,7 @@ def trained_by_now(name: str) -> bool:
 
 
 def main() -> None:
-    """Run what is missing where asked to; print the table and draw the plot."""
+    """Run what is missing where asked to; write the tables into RESULTS.md and draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", action="store_true", help="make the runs that are missing")
     parser.add_argument("--data-dir", type=Path)
@@ -342,7 +360,11 @@ def main() -> None:
     if not any(of_list(found, bits) for bits in LISTS):
         print("no whole run of a method yet")
         return
-    print("\n\n".join(table(found, bits) for bits in LISTS if of_list(found, bits)))
+    for bits, pages in LISTS.items():
+        if of_list(found, bits):
+            print(f"{table(found, bits)}\n")
+            for page in pages:
+                write_between(page, f"methods {bits[-1]}", table(found, bits))
     draw(found, KEPT / "accuracy.png")
 
 

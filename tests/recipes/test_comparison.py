@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import methods
+from benchmarks import methods, methods_finn
+from benchmarks.pages import write_between
 from brevitas_multiquant.core.method import METHODS
 from brevitas_multiquant.recipes.options.train import parse_train
 from brevitas_multiquant.recipes.results.report import summary_row, write_summary
@@ -53,15 +54,47 @@ def test_the_table_has_mean_and_deviation_of_the_last_epoch(tmp_path, monkeypatc
     found = {name: methods.results_of(name, (0, 1, 2)) for name in ("multiquant", "float")}
     assert [len(runs) for runs in found.values()] == [3, 1]
     *_, first, second = methods.table(found, methods.WIDE).splitlines()
+    needs = methods_finn.known(methods.IMAGE_SIZE)["multiquant"]
+    hardware = " / ".join(
+        f"{needs[key]['luts'] / 1000:.1f} ({needs[key]['dsp']})" for key in ("2", "4", "6", "8")
+    )
     expected = ("52.00 ± 1.00", "54.00 ± 1.00", "56.00 ± 1.00", "58.00 ± 1.00")
     cells = [cell.strip() for cell in first.strip("|").split("|")]
-    assert cells == ["MultiQuant", "3", *expected, "", "91.4", "0.012 / 0.193", "2"]
+    assert cells == ["MultiQuant", "3", *expected, "", "91.4", "0.012 / 0.193", hardware, "2"]
     assert [cell.strip() for cell in second.strip("|").split("|")] == [
-        *("float", "1", "", "", "", "", "75.00", "320.0", "", "")
+        *("float", "1", "", "", "", "", "75.00", "320.0", "", "", "")
     ]
     assert methods.of_list(found, methods.NARROW) == []
     methods.draw(found, tmp_path / "accuracy.png")
     assert (tmp_path / "accuracy.png").stat().st_size > 10_000
+
+
+def test_what_was_estimated_is_there_for_every_method_and_not_invented():
+    for variant in methods.VARIANTS.values():
+        row = variant.hardware or variant.method or ""
+        cells = methods_finn.luts_and_dsps(row, variant.bits, methods.IMAGE_SIZE)
+        assert len(cells.split(" / ")) == len(variant.bits) if variant.method else cells == ""
+
+
+def test_one_kept_estimate_is_what_the_rules_say_today():
+    """The others take half a minute."""
+    found = methods_finn.needs_of("double_rounding", methods.WIDE, methods.IMAGE_SIZE)
+    kept = methods_finn.known(methods.IMAGE_SIZE)["double_rounding"]
+    assert found.keys() == kept.keys()
+    for bits, needs in found.items():
+        # drawn weights and noise: sums of another order of another processor move accumulators
+        assert needs["dsp"] == kept[bits]["dsp"]
+        assert needs["luts"] == pytest.approx(kept[bits]["luts"], rel=0.02)
+
+
+def test_a_table_is_written_between_its_marks_alone(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- t -->\nold\n<!-- /t -->\nb\n")
+    write_between(page, "t", "new")
+    assert page.read_text() == "a\n<!-- t -->\nnew\n<!-- /t -->\nb\n"
+    with pytest.raises(ValueError, match=r"page.md: expected one place between <!-- u -->"):
+        write_between(page, "u", "new")
+    assert "new" in page.read_text()
 
 
 def test_a_run_made_in_pieces_has_the_sum_of_their_time(tmp_path):
