@@ -166,17 +166,28 @@ class Search(TrainingTask):
         """
         if not self.is_open:
             raise ConfigError("settle: expected a search that is open, got one that has settled")
+        chosen, channels = self.found(stacklevel=3)
+        return self._fix(chosen, channels, self.ratio(), self.bits())
+
+    def found(self, stacklevel: int = 2) -> tuple[dict[Width, int], Channels]:
+        """What `settle` would make the bits now; the network stays open.
+
+        Args:
+            stacklevel: of the warning, as in `warnings.warn`.
+
+        Warns:
+            UniformBitsWarning: they are those of a uniform network, which needed no search.
+        """
         chosen, channels = self.rounded()
-        settled = self._fix(chosen, channels, self.ratio(), self.bits())
         if is_uniform(self.problem, chosen, channels):
             warnings.warn(
                 f"the search ended at {next(iter(chosen.values()))} bits everywhere, as a uniform "
                 "network has them: expected bits that trade against each other; "
                 f"{self.advice}",
                 UniformBitsWarning,
-                stacklevel=2,
+                stacklevel=stacklevel,
             )
-        return settled
+        return chosen, channels
 
     def restore(self, values: Mapping[str, Any]) -> Settled:
         """Settle at what another search of the same network found.

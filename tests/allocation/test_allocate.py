@@ -78,6 +78,7 @@ def by_hand(assignment: Assignment) -> int:
 
 @pytest.mark.parametrize("strategy", [name for name, row in STRATEGIES.items() if not row.run_time])
 @pytest.mark.parametrize("bits", [3, 4])
+@pytest.mark.filterwarnings("ignore::brevitas_multiquant.errors.UniformBitsWarning")
 def test_within_the_budget_and_counted_right(
     model: nn.Module, batch: Any, strategy: str, bits: int
 ) -> None:

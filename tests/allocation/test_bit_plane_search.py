@@ -103,6 +103,7 @@ def test_what_it_leaves(images: Tensor) -> None:
         assert torch.equal(extract_subnet(net, 6)(images), net(images))
 
 
+@pytest.mark.filterwarnings("ignore::brevitas_multiquant.errors.UniformBitsWarning")
 def test_as_a_strategy(images: Tensor) -> None:
     found = allocate(
         TinyNet().eval(),

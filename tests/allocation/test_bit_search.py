@@ -310,6 +310,21 @@ def test_the_published_term_says_when_it_ends_uniform(images: Tensor) -> None:
         search.settle()
 
 
+def test_a_short_search_says_so_too(images: Tensor) -> None:
+    """One update moves no bits from where the budget put all of them."""
+    with pytest.warns(UniformBitsWarning, match="ended at 4 bits everywhere"):
+        found = allocate(
+            TinyNet(),
+            Budget(uniform=4),
+            strategy="fracbits",
+            data=[(images, torch.arange(len(images)))],
+            candidates=(2, 4, 8),
+            input_shape=IMAGE,
+            options={"steps": 1},
+        )
+    assert {*found.assignment.values()} == {(4, 4)}
+
+
 def test_a_search_that_was_stopped_goes_on_to_the_bit(images: Tensor) -> None:
     def fresh() -> tuple[Any, BitSearch, list[Any]]:
         torch.manual_seed(3)

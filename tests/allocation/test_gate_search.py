@@ -124,6 +124,7 @@ def test_pruned_channels_are_removed(images: Tensor) -> None:
         assert torch.equal(plain(images), net(images))
 
 
+@pytest.mark.filterwarnings("ignore::brevitas_multiquant.errors.UniformBitsWarning")
 def test_a_short_search_for_a_float_model(images: Tensor) -> None:
     model = TinyNet().eval()
     options: Any = {"strategy": "bayesian_bits", "input_shape": IMAGE}

@@ -50,6 +50,9 @@ def short_search(
         steps: updates.
         seed: of what is drawn.
 
+    Warns:
+        UniformBitsWarning: it ended at uniform bits.
+
     Raises:
         CalibrationError: data without labels.
         ConfigError: no whole number of steps.
@@ -74,5 +77,5 @@ def short_search(
         for optimizer in (weights, ranges):
             optimizer.step()
         search.update_bits(step / steps)
-    chosen, _ = search.rounded()
+    chosen, _ = search.found()
     return Found(chosen)
