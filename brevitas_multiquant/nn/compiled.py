@@ -4,11 +4,14 @@ PyTorch keeps a few graphs of one function (8 unless told otherwise) and runs wh
 uncompiled. A graph is of one bit-width, in training or in evaluation: five bit-widths are too many.
 So each bit-width is a function of its own here, and another one serves every assignment of bits to
 sites: its graph reads the bits as tensors (`core.told`).
+
+The graphs of one body are the same at every bit-width but for the tensors that they read, so that
+torch generates and compiles code for one of them and finds it in its cache for the others.
 """
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -68,18 +71,22 @@ def compiled_by_bits(net: Switched, function: Function, **options: Any) -> Funct
     names = [f"at_{bit}_bits" for bit in net.bits] + [f"assigned_at_{bit}" for bit in net.bits]
     compiled = {name: torch.compile(_of_its_own(function, name), **options) for name in names}
     by_sites = any(isinstance(one, Switchable) and one.is_of_sites for one in net.modules())
+    one_body = net._active.weight_bits is None and len(net.bits) > 1
     told_of = False
+
+    def tells(args: tuple[Any, ...]) -> AbstractContextManager[None]:
+        device = next(one.device for one in args if isinstance(one, Tensor))
+        return telling(net._active, device, max(net.bits))
 
     def run(*args: Any, **kwargs: Any) -> Any:
         nonlocal told_of
         if not isinstance(net.setting, Assignment):
-            with _compiled_apart():
+            with _compiled_apart(), tells(args) if one_body else nullcontext():
                 return compiled[f"at_{net.active_bits}_bits"](*args, **kwargs)
         if by_sites:
             told_of = told_of or _warn_of_sites()
             return function(*args, **kwargs)
-        device = next(one.device for one in args if isinstance(one, Tensor))
-        with _compiled_apart(), telling(net._active, device, max(net.bits)):
+        with _compiled_apart(), tells(args):
             return compiled[f"assigned_at_{net.active_bits}"](*args, **kwargs)
 
     return run

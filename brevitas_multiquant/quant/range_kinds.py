@@ -8,6 +8,7 @@ its output does not depend on a factor in front of it.
 from collections.abc import Callable, Iterable
 
 import torch
+from brevitas.core.utils import StatelessBuffer
 from torch import Tensor, nn
 
 from brevitas_multiquant.core.clip_quantize import activation_levels
@@ -90,6 +91,7 @@ class ActivationStep(ActivationRange):
     def __init__(self, bit_width: int) -> None:
         self.levels = activation_levels(bit_width)
         super().__init__()
+        self.told_levels = StatelessBuffer(torch.tensor(self.levels))
 
     def _make(self, shape: tuple[int, ...]) -> None:
         self.step = nn.Parameter(torch.ones(shape) / self.levels)
@@ -97,8 +99,9 @@ class ActivationStep(ActivationRange):
 
     @property
     def upper(self) -> Tensor:  # type: ignore[override]
-        """U."""
-        return self.lower + self.step * self.levels
+        """U. A graph reads the levels as a tensor: at another bit-width it is the same text."""
+        levels = self.told_levels() if torch.compiler.is_compiling() else self.levels
+        return self.lower + self.step * levels
 
     def put(self, lower: Tensor, upper: Tensor) -> None:
         """Take the step of a range, and its lower end."""

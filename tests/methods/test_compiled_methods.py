@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
 
 from brevitas_multiquant import calibrate, multiquantize
 from tests.one_body import sample
@@ -58,3 +60,26 @@ def test_every_bit_width_is_compiled_once_in_either_mode(method: str) -> None:
                     # a graph sums gradients in another order; a step's is a difference of sums
                     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
         assert len(graphs) == 2 * len(net.bits)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if len(METHODS[name]["bits"]) > 1])
+def test_graphs_of_all_bit_widths_are_one_text(method: str) -> None:
+    """So torch's cache has the code of all, once one is compiled: no number in it is a bit-width's.
+
+    Any-Precision's one bit is the sign of a weight, which is another function.
+    """
+    options = METHODS[method] | ({"bits": [2, 4]} if method == "any_precision" else {})
+    net = multiquantize(TinyNet(), input_shape=IMAGE, check=False, **options)
+    calibrate(net, [sample(4)])
+    texts: list[str] = []
+
+    def told(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        texts.append(graph.code)
+        return make_boxed_func(graph.forward)
+
+    net.train().compile(backend=aot_autograd(fw_compiler=told, bw_compiler=told), dynamic=False)
+    for bits in net.bits:
+        with net.at_bits(bits):
+            net(sample(4)).square().mean().backward()
+    assert len(texts) == 2 * len(net.bits)  # forward and backward of each
+    assert len(set(texts)) == 2
