@@ -323,7 +323,7 @@ WRONG: dict[str, tuple[Call, type[MultiQuantError], str]] = {
     "source: a detector": (
         lambda c: ModelSource("torchvision", "fasterrcnn_resnet50_fpn").build(),
         SourceError,
-        "classification",
+        "no model of it for classes, segmentation or video",
     ),
     "source: arguments": (
         lambda c: ModelSource("timm", "test_resnet", {"wings": 2}).build(),

@@ -239,8 +239,7 @@ def _given(
         conversion = {"profile": "finn", **conversion}
     net = multiquantize(model, [2], check=False, **conversion)
     assert net.input_shape is not None
-    _, channels, height, width = net.input_shape
-    images = smooth_images((8, channels, height, width))
+    images = smooth_images((8, *net.input_shape[1:]))
 
     def at(assignment: Assignment) -> MultiQuantNet:
         made = multiquantize(model, assignment, check=False, **conversion)  # type: ignore[arg-type]

@@ -202,8 +202,7 @@ def _load(model: nn.Module, path: str) -> None:
 
 def _data(path: str | None, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
     if path is None:
-        _, channels, height, width = shape
-        return smooth_images((NOISE, channels, height, width)), None
+        return smooth_images((NOISE, *shape[1:])), None
     try:
         with np.load(Path(path)) as file:
             arrays: Mapping[str, Any] = dict(file)

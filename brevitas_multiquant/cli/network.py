@@ -72,12 +72,16 @@ class FloatModelOptions:
         return replace(source, kwargs=given)
 
     def shape_for(self, model: nn.Module) -> tuple[int, ...]:
-        """(1, C, H, W) that was asked for; what was not asked for is as the model declares it."""
+        """(1, C, H, W) that was asked for; what was not asked for is as the model declares it.
+
+        Of videos (1, C, T, H, W).
+        """
         _, channels, *size = infer_input_shape(model)
         if self.in_chans is not None:
             channels = self.in_chans
         if self.img_size is not None:
-            size = [self.img_size, self.img_size]
+            *frames, _, _ = size
+            size = [*frames, self.img_size, self.img_size]
         return (1, channels, *size)
 
 

@@ -1,6 +1,7 @@
 """How a float model can be built again by name: what a packed file needs to know."""
 
 import importlib
+import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from brevitas_multiquant.errors import SourceError, did_you_mean
 
@@ -180,16 +182,18 @@ def _build_own(name: str, kwargs: dict[str, Any]) -> nn.Module:
 
 
 def _build_torchvision(name: str, kwargs: dict[str, Any]) -> nn.Module:
-    import torchvision.models
+    from torchvision import models
 
-    # detection and segmentation models load the weights of their backbones
-    known = torchvision.models.list_models(module=torchvision.models)
+    kinds = (models, models.segmentation, models.video)
+    known = [one for kind in kinds for one in models.list_models(module=kind)]
     if name.lower() not in known:
         raise SourceError(
-            f"torchvision cannot build {name!r}: no classification model of it"
+            f"torchvision cannot build {name!r}: no model of it for classes, segmentation or video"
             f"{did_you_mean(name, known)}"
         )
-    return torchvision.models.get_model(name, weights=None, **kwargs)
+    taken = inspect.signature(models.get_model_builder(name)).parameters
+    loads = {option: None for option in ("weights", "weights_backbone") if option in taken}
+    return models.get_model(name, **loads, **kwargs)
 
 
 _BUILDERS = {"timm": _build_timm, "torchvision": _build_torchvision, "own": _build_own}
@@ -209,20 +213,41 @@ def _infer_torchvision(model: nn.Module) -> ModelSource | None:
     """The first builder of the model's own module that gives the same model."""
     from torchvision import models
 
-    classifier = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
-    classes = len(classifier.weight)
-    body_size = _size(model) - _size(classifier)
-    published_head = _size(classifier) // classes * 1000
-    kwargs = {} if classes == 1000 else {"num_classes": classes}
-    for name in models.list_models():
-        if models.get_model_builder(name).__module__ != type(model).__module__:
-            continue
-        published = models.get_model_weights(name)
-        sizes = {weights.meta["num_params"] - published_head for weights in published}
+    layers = [m for m in model.modules() if isinstance(m, (nn.Linear, _ConvNd))]
+    if not layers:
+        return None
+    classes = len(layers[-1].weight)
+    aux = {"aux_loss": True} if getattr(model, "aux_classifier", None) is not None else {}
+    for name in _torchvision_names(model):
+        published = list(models.get_model_weights(name))
+        own = {len(weights.meta["categories"]) for weights in published}
+        kwargs = aux if own == {classes} else {"num_classes": classes, **aux}
         source = ModelSource("torchvision", name, kwargs)
-        if sizes <= {body_size} and builds_same(model, source):
+        sizes = {_size_with(weights, layers[-1]) for weights in published}
+        if (_of_maps(model) or sizes <= {_size(model)}) and builds_same(model, source):
             return source
     return None
+
+
+def _torchvision_names(model: nn.Module) -> list[str]:
+    """Builders of the file that defines a model's class."""
+    from torchvision import models
+
+    module = type(model).__module__
+    named = {name: models.get_model_builder(name) for name in models.list_models()}
+    return [name for name, builder in named.items() if builder.__module__ == module]
+
+
+def _of_maps(model: nn.Module) -> bool:
+    """Whether its published weights are of another size: those have auxiliary classifiers."""
+    return ".segmentation." in type(model).__module__
+
+
+def _size_with(weights: Any, classifier: nn.Module) -> int:
+    """Numbers of published weights, if their last layer had the classes of another classifier."""
+    of_class = _size(classifier) // len(classifier.weight)  # type: ignore[arg-type]
+    more = len(classifier.weight) - len(weights.meta["categories"])  # type: ignore[arg-type]
+    return int(weights.meta["num_params"] + more * of_class)
 
 
 def _size(model: nn.Module) -> int:
@@ -251,7 +276,7 @@ def _image_channels(model: nn.Module, declared: int) -> int:
 
     A model of timm that names no first convolution takes the channels it declares, no others.
     """
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    first = next((m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))), None)
     config = getattr(model, "pretrained_cfg", None)
     adaptable = not isinstance(config, dict) or bool(config.get("first_conv", True))
     if first is None or not adaptable or first.in_channels in (4 * declared, 16 * declared):
@@ -287,21 +312,27 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def infer_input_shape(model: nn.Module) -> tuple[int, ...]:
-    """(1, C, H, W) that a model declares, else (1, 3, 224, 224)."""
+    """(1, C, H, W), or (1, C, T, H, W), that a model declares, else (1, 3, 224, 224)."""
     declared = getattr(model, "pretrained_cfg", None)
     size = declared.get("input_size") if isinstance(declared, dict) else None
     if type(model).__module__.startswith("torchvision.models."):
         size = _torchvision_size(model)
-    channels, height, width = size or (3, 224, 224)
-    return (1, _image_channels(model, channels), height, width)
+    channels, *positions = size or (3, 224, 224)
+    return (1, _image_channels(model, channels), *positions)
 
 
-def _torchvision_size(model: nn.Module) -> tuple[int, int, int] | None:
+def _torchvision_size(model: nn.Module) -> tuple[int, ...] | None:
     """The images that all published weights of a model's module were trained for, if one size."""
     from torchvision import models
 
-    builders = [models.get_model_builder(name) for name in models.list_models(module=models)]
-    names = [b.__name__ for b in builders if b.__module__ == type(model).__module__]
-    weights = [w for name in names for w in models.get_model_weights(name)]
-    sizes = {w.transforms.keywords["crop_size"] for w in weights}
-    return (3, *sizes, *sizes) if len(sizes) == 1 else None  # type: ignore[return-value]
+    weights = [w for name in _torchvision_names(model) for w in models.get_model_weights(name)]
+    presets = [getattr(w.transforms, "keywords", {}) for w in weights]
+    sizes: set[Any] = {preset.get("crop_size") for preset in presets}
+    if len(sizes) != 1 or None in sizes:
+        return None
+    (size,) = sizes
+    return (3, size, size) if isinstance(size, int) else (3, _FRAMES, *size)
+
+
+_FRAMES = 16
+"""What torchvision trained its video networks on."""

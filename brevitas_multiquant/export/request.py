@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from brevitas_multiquant.core.image_shapes import is_image_shape
 from brevitas_multiquant.core.precision import Assignment, Setting
 from brevitas_multiquant.core.selection import chosen_bits
 from brevitas_multiquant.errors import BitWidthError, ExportError
@@ -87,44 +88,50 @@ def requested_settings(
     return chosen
 
 
-def requested_shape(
-    net: MultiQuantNet, input_shape: Sequence[int] | None
-) -> tuple[int, int, int, int]:
-    """The image shape (N, C, H, W) of the files: the network's own unless told otherwise.
+def requested_shape(net: MultiQuantNet, input_shape: Sequence[int] | None) -> tuple[int, ...]:
+    """The image shape of the files: the network's own unless told otherwise.
 
     Raises:
-        ExportError: not four positive integers, or channels that the network does not take.
+        ExportError: not (N, C, H, W) or (N, C, T, H, W), as the network takes, in positive
+            integers; or channels that the network does not take.
     """
-    shape = input_shape if input_shape is not None else net.input_shape
-    if (
-        not isinstance(shape, Sequence)
-        or len(shape) != 4
-        or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in shape)
-    ):
+    shape = tuple(input_shape) if isinstance(input_shape, Sequence) else input_shape
+    if shape is None:
+        shape = net.input_shape
+    own = len(net.input_shape) if net.input_shape is not None else 4
+    if not is_image_shape(shape) or len(shape) != own:  # type: ignore[arg-type]
+        how_many, dimensions = _DIMENSIONS[own]
         raise ExportError(
-            f"export: expected input_shape as four positive integers (N, C, H, W), got {shape!r}"
+            f"export: expected input_shape as {how_many} positive integers {dimensions}, got "
+            f"{shape!r}"
         )
+    assert shape is not None
     if net.input_shape is not None and shape[1] != net.input_shape[1]:
         raise ExportError(
             f"export: expected input_shape with {net.input_shape[1]} channels, as the network "
             f"takes, got {tuple(shape)}"
         )
-    return tuple(shape)  # type: ignore[return-value]
+    return shape
+
+
+_DIMENSIONS = {4: ("four", "(N, C, H, W)"), 5: ("five", "(N, C, T, H, W)")}
 
 
 def requested_images(images: Tensor, shape: Sequence[int]) -> Tensor:
     """Images to compare on, as fp32 on the CPU.
 
     Args:
-        images: (M, C, H, W), any M.
-        shape: (N, C, H, W) of the files.
+        images: (M, C, H, W) or (M, C, T, H, W), any M.
+        shape: of the files.
 
     Raises:
         ExportError: not a tensor of images of that size, or none.
     """
-    if not isinstance(images, Tensor) or images.dim() != 4 or not len(images):
+    if not isinstance(images, Tensor) or images.dim() != len(shape) or not len(images):
         got = f"a tensor of shape {tuple(images.shape)}" if isinstance(images, Tensor) else images
-        raise ExportError(f"export: expected images as a tensor (M, C, H, W), got {got!r}")
+        _, dimensions = _DIMENSIONS[len(shape)]
+        wanted = dimensions.replace("N", "M")
+        raise ExportError(f"export: expected images as a tensor {wanted}, got {got!r}")
     if images.shape[1:] != torch.Size(shape[1:]):
         raise ExportError(
             f"export: expected images of (M, {', '.join(map(str, shape[1:]))}), as the files take, "

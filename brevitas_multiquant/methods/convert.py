@@ -11,6 +11,7 @@ from torch import fx, nn
 from brevitas_multiquant.core.build_options import BuildOptions
 from brevitas_multiquant.core.config import NOT_GIVEN, MultiQuantConfig
 from brevitas_multiquant.core.float_model import ModelSource, infer_input_shape, infer_source
+from brevitas_multiquant.core.image_shapes import EXPECTED, is_image_shape
 from brevitas_multiquant.core.paused_collector import collector_paused
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.core.selection import BRANCH_BITS, bits_of_uses
@@ -81,8 +82,9 @@ def multiquantize(
     quantizers off is the original. The model is left untouched; its weights are in every branch.
 
     Args:
-        model: CNN: images (N, C, H, W) -> logits (N, classes), or tensors of any shape, alone or
-            in tuples, lists, dicts and named tuples, which the network returns as well.
+        model: CNN: images (N, C, H, W), or videos (N, C, T, H, W), -> logits (N, classes), or
+            tensors of any shape, alone or in tuples, lists, dicts and named tuples, which the
+            network returns as well.
         bits: candidate bit-widths from 2 to 16, of ``"any_precision"`` and ``"individual"`` from 1;
             default 2, 4, 6, 8. Or an assignment, of which every site has bits of weights and
             activations of its own, for good.
@@ -132,8 +134,9 @@ def multiquantize(
         keep: modules that stay as their author wrote them, with their layers replaced in place.
             The self-check adds those whose behaviour in training a trace would lose: random
             draws, counters, other paths (``net.plan.notes``).
-        input_shape: (1, C, H, W); default: what the model declares, else (1, 3, 224, 224). Where
-            the forward decides by the image's size, it is decided for this one.
+        input_shape: (1, C, H, W), or (1, C, T, H, W); default: what the model declares, else
+            (1, 3, 224, 224). Where the forward decides by the image's size, it is decided for this
+            one.
         source: how to build the float model again, for files; default: found out where it is of
             timm or torchvision.
         seed: of the permutations.
@@ -246,7 +249,7 @@ def _build(
         perceptrons=PROFILES[config.profile].takes_perceptrons,
         one_tensor=PROFILES[config.profile].one_tensor,
     )
-    refusals = PROFILES[config.profile].refusals(plan, len(traced.outputs))
+    refusals = PROFILES[config.profile].refusals(plan, len(traced.outputs), shape)
     if refusals:
         raise UnsupportedModelError(plan.model, refusals)
     _describe_kept(plan, kept)
@@ -329,13 +332,11 @@ def _describe_kept(plan: Plan, kept: Mapping[str, str]) -> None:
 def _checked_shape(shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
     if shape is None:
         return None
-    listed = isinstance(shape, (tuple, list))
-    if not listed or len(shape) != 4 or any(not isinstance(s, int) or s < 1 for s in shape):
+    if not is_image_shape(shape):
+        listed = isinstance(shape, (tuple, list))
         instead = {
             2: "; for vectors put nn.Flatten() in front, and take images (1, features, 1, 1)",
             3: "; for signals put nn.Flatten(2) in front, and take images (1, channels, 1, length)",
         }.get(len(shape) if listed else 0, "")
-        raise ConfigError(
-            f"input_shape: expected (1, channels, height, width), got {shape!r}{instead}"
-        )
+        raise ConfigError(f"input_shape: expected {EXPECTED} got {shape!r}{instead}")
     return (1, *shape[1:])

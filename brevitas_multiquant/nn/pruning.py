@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from brevitas_multiquant.quant.geometry import is_transposed
+from brevitas_multiquant.quant.layers import CONVOLUTIONS
 from brevitas_multiquant.quant.plain import OutputScale, RangeToCodes, ScaleShift
 
 PRUNED = "pruned_channels"
@@ -22,10 +23,14 @@ PRUNED = "pruned_channels"
 
 _ELEMENTWISE = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardtanh),
-    *(nn.Sigmoid, nn.Hardsigmoid, nn.Tanh, nn.Identity, nn.Dropout, nn.Dropout2d),
+    *(nn.Sigmoid, nn.Hardsigmoid, nn.Tanh, nn.Identity),
+    *(nn.Dropout, nn.Dropout2d, nn.Dropout3d),
 )
 _ELEMENTWISE_CALLS = {torch.relu, F.relu, F.relu6, F.silu, F.gelu, F.hardswish, "relu"}
-_KEEPS_ZEROS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+_KEEPS_ZEROS = (
+    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
+    *(nn.MaxPool3d, nn.AvgPool3d, nn.AdaptiveAvgPool3d),
+)
 
 
 @dataclass
@@ -134,7 +139,7 @@ def _reads_all_channels(module: nn.Module) -> bool:
     """Whether it is a plain convolution whose every output reads every input."""
     if not isinstance(module, nn.Sequential) or not isinstance(module[-1], OutputScale):
         return False
-    return isinstance(module[0], nn.Conv2d) and module[0].groups == 1
+    return isinstance(module[0], CONVOLUTIONS) and module[0].groups == 1
 
 
 def _outputs_of(layer: Any) -> Callable[[Tensor], None]:

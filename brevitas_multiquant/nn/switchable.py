@@ -296,6 +296,10 @@ class ScaleShiftBatchNorm2d(ScaleShiftNorm, nn.BatchNorm2d):
     """`ScaleShiftNorm` over ``nn.BatchNorm2d``."""
 
 
+class ScaleShiftBatchNorm3d(ScaleShiftNorm, nn.BatchNorm3d):
+    """`ScaleShiftNorm` over ``nn.BatchNorm3d``."""
+
+
 class ScaleShiftSyncBatchNorm(ScaleShiftNorm, nn.SyncBatchNorm):
     """`ScaleShiftNorm` over ``nn.SyncBatchNorm``."""
 
@@ -303,6 +307,7 @@ class ScaleShiftSyncBatchNorm(ScaleShiftNorm, nn.SyncBatchNorm):
 _EXACT: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: ScaleShiftBatchNorm1d,
     nn.BatchNorm2d: ScaleShiftBatchNorm2d,
+    nn.BatchNorm3d: ScaleShiftBatchNorm3d,
     nn.SyncBatchNorm: ScaleShiftSyncBatchNorm,
 }
 

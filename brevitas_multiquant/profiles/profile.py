@@ -72,6 +72,7 @@ class Profile:
         takes_perceptrons: whether networks without a convolution are welcome: linear layers are
             what their 2-bit codes are for as well.
         one_tensor: whether one tensor alone may cross each cut, and leave the network.
+        takes_videos: whether images may have frames: (N, C, T, H, W).
 
     Example:
         >>> Profile("paper", "a float").passes
@@ -83,20 +84,30 @@ class Profile:
     passes: tuple[Pass, ...] = ()
     takes_perceptrons: bool = False
     one_tensor: bool = False
+    takes_videos: bool = True
 
-    def refusals(self, plan: Plan, outputs: int) -> list[str]:
+    def refusals(self, plan: Plan, outputs: int, input_shape: tuple[int, ...]) -> list[str]:
         """Why a network cannot have this profile.
 
         Args:
             plan: where it is cut.
             outputs: how many tensors it returns.
+            input_shape: of the images that it reads.
         """
         crossing = {
             "branches that read": len(plan.stem_ends),
             "a head that reads": len(plan.head_starts),
             "a network that returns": outputs,
         }
-        return [
+        frames = (
+            []
+            if self.takes_videos or len(input_shape) == 4
+            else [
+                f"profile={self.name!r}: expected images (N, C, H, W), got videos {input_shape}: "
+                "hardware has no layer for frames so far; use the paper's profile"
+            ]
+        )
+        return frames + [
             f"profile={self.name!r}: expected {who} one tensor, got {count}: hardware has one "
             "stream there so far; use the paper's profile, or move the cut with stem= or head="
             for who, count in crossing.items()

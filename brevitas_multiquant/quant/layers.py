@@ -18,6 +18,7 @@ from brevitas.nn import (
     QuantConv3d,
     QuantConvTranspose1d,
     QuantConvTranspose2d,
+    QuantConvTranspose3d,
     QuantLinear,
 )
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ from brevitas_multiquant.quant.injectors import WeightPerTensorLearnedRange
 from brevitas_multiquant.quant.prepared import prepared
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 WEIGHTED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 """Layers that are quantized wherever they stand between stem and head."""
 
@@ -56,6 +57,10 @@ class CodeConvTranspose2d(CodeLayer, QuantConvTranspose2d):
 
 class CodeConvTranspose1d(CodeLayer, QuantConvTranspose1d):
     """`CodeLayer` over ``brevitas.nn.QuantConvTranspose1d``."""
+
+
+class CodeConvTranspose3d(CodeLayer, QuantConvTranspose3d):
+    """`CodeLayer` over ``brevitas.nn.QuantConvTranspose3d``."""
 
 
 class CodeLinear(CodeLayer, QuantLinear):
@@ -232,6 +237,11 @@ def _transposed2d(conv: nn.ConvTranspose2d, active: Panel, weight_format: Weight
 @register_layer(nn.ConvTranspose1d)
 def _transposed1d(conv: nn.ConvTranspose1d, active: Panel, weight_format: Weights) -> CodeLayer:
     return finished(empty_layer(CodeConvTranspose1d, conv, weight_format), conv, active)
+
+
+@register_layer(nn.ConvTranspose3d)
+def _transposed3d(conv: nn.ConvTranspose3d, active: Panel, weight_format: Weights) -> CodeLayer:
+    return finished(empty_layer(CodeConvTranspose3d, conv, weight_format), conv, active)
 
 
 @register_layer(nn.Linear)

@@ -10,6 +10,7 @@ from brevitas.nn import (
     QuantConv3d,
     QuantConvTranspose1d,
     QuantConvTranspose2d,
+    QuantConvTranspose3d,
     QuantLinear,
 )
 from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerTensorFloat, Uint8ActPerTensorFloat
@@ -142,5 +143,5 @@ def plain_layer(
 _PLAIN = (
     *((nn.Conv2d, QuantConv2d), (nn.Conv1d, QuantConv1d), (nn.Conv3d, QuantConv3d)),
     *((nn.ConvTranspose2d, QuantConvTranspose2d), (nn.ConvTranspose1d, QuantConvTranspose1d)),
-    (nn.Linear, QuantLinear),
+    *((nn.ConvTranspose3d, QuantConvTranspose3d), (nn.Linear, QuantLinear)),
 )

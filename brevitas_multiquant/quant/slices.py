@@ -14,6 +14,7 @@ from brevitas_multiquant.quant.layers import (
     CodeConv3d,
     CodeConvTranspose1d,
     CodeConvTranspose2d,
+    CodeConvTranspose3d,
     CodeLayer,
     CodeLinear,
     weight_range,
@@ -85,6 +86,10 @@ class SliceConvTranspose2d(LayerSlice, CodeConvTranspose2d):
     """`LayerSlice` of a `CodeConvTranspose2d`."""
 
 
+class SliceConvTranspose3d(LayerSlice, CodeConvTranspose3d):
+    """`LayerSlice` of a `CodeConvTranspose3d`."""
+
+
 class SliceConvTranspose1d(LayerSlice, CodeConvTranspose1d):
     """`LayerSlice` of a `CodeConvTranspose1d`."""
 
@@ -99,6 +104,7 @@ _SLICES = {
     CodeConv3d: SliceConv3d,
     CodeConvTranspose2d: SliceConvTranspose2d,
     CodeConvTranspose1d: SliceConvTranspose1d,
+    CodeConvTranspose3d: SliceConvTranspose3d,
     CodeLinear: SliceLinear,
 }
 

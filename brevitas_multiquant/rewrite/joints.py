@@ -31,18 +31,17 @@ from brevitas_multiquant.rewrite.graph.sizes import Joint
 from brevitas_multiquant.rewrite.graph.trace import Trace, is_tensor, shape_of
 
 _STATELESS_LINEAR_MODULES = (
-    nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d,
-    nn.Flatten,
-    nn.Dropout,
-    nn.Dropout2d,
-    nn.Identity,
+    *(nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool3d),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    *(nn.Flatten, nn.Identity),
 )
 _STATELESS_LINEAR_CALLS = {
     torch.flatten,
     torch.mean,
     F.adaptive_avg_pool2d,
     F.avg_pool2d,
+    F.adaptive_avg_pool3d,
+    F.avg_pool3d,
     "flatten",
     "mean",
     "view",

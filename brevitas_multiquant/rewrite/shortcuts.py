@@ -6,11 +6,15 @@ from collections.abc import Iterable
 import torch
 from torch import fx, nn
 
+from brevitas_multiquant.quant.layers import CONVOLUTIONS
 from brevitas_multiquant.rewrite.graph.kinds import has_parameters, is_norm
 from brevitas_multiquant.rewrite.graph.trace import Trace
 
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
-_POOLS = (nn.AvgPool2d, nn.MaxPool2d, nn.Identity)
+_POOLS = (
+    *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.Identity),
+)
 
 
 def shortcuts(traced: Trace, body: Iterable[fx.Node]) -> list[str]:
@@ -32,15 +36,15 @@ def shortcuts(traced: Trace, body: Iterable[fx.Node]) -> list[str]:
     """
     calls: dict[str, list[bool]] = {}
     for node in body:
-        if isinstance(traced.module(node), nn.Conv2d):
+        if isinstance(traced.module(node), CONVOLUTIONS):
             calls.setdefault(str(node.target), []).append(_is_shortcut(traced, node))
     return [name for name, found in calls.items() if all(found)]
 
 
 def _is_shortcut(traced: Trace, node: fx.Node) -> bool:
     conv = traced.module(node)
-    assert isinstance(conv, nn.Conv2d)
-    dense = conv.kernel_size == (1, 1) and conv.groups == 1
+    assert isinstance(conv, CONVOLUTIONS)
+    dense = set(conv.kernel_size) == {1} and conv.groups == 1
     return dense and _is_added(traced, node) and _source_is_shared(traced, node)
 
 

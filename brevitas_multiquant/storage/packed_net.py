@@ -34,6 +34,7 @@ from torch import nn
 
 from brevitas_multiquant.core.config import MultiQuantConfig
 from brevitas_multiquant.core.float_model import ModelSource
+from brevitas_multiquant.core.image_shapes import is_image_shape
 from brevitas_multiquant.core.image_task import ImageTask
 from brevitas_multiquant.core.packing import Array
 from brevitas_multiquant.core.paused_collector import collector_paused
@@ -326,6 +327,8 @@ def _fill(net: MultiQuantNet, arrays: dict[str, Array], trainable: bool) -> None
 def _shape(value: Any) -> tuple[int, ...] | None:
     if value is None:
         return None
-    if not isinstance(value, list) or len(value) != 4:
-        raise PackedFileError(f"expected input_shape to be four numbers, got {value!r}")
+    if not is_image_shape(value):
+        raise PackedFileError(
+            f"expected input_shape to be four numbers, or five of videos, got {value!r}"
+        )
     return tuple(value)

@@ -12,6 +12,7 @@ from torch.ao.quantization import observer as observers
 
 from brevitas_multiquant.core.clip_quantize import activation_levels
 from brevitas_multiquant.core.config import check_choice
+from brevitas_multiquant.core.image_shapes import RANKS
 from brevitas_multiquant.errors import CalibrationError, ConfigError, MultiQuantError
 from brevitas_multiquant.nn.given import given_network
 from brevitas_multiquant.nn.modes import is_frozen
@@ -163,9 +164,10 @@ def first_images(loader: Iterable[Any], batches: int, caller: str) -> list[Tenso
 
 def _images(batch: Any, caller: str) -> Tensor:
     images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    if not isinstance(images, Tensor) or images.dim() != 4 or not len(images):
+    if not isinstance(images, Tensor) or images.dim() not in RANKS or not len(images):
         raise CalibrationError(
-            f"{caller}: expected batches of images (N, C, H, W) or tuples that start with one, got "
+            f"{caller}: expected batches of images (N, C, H, W), or videos (N, C, T, H, W), or "
+            "tuples that start with one, got "
             f"{type(images).__name__} {tuple(getattr(images, 'shape', ()))}"
         )
     if not images.is_floating_point():
@@ -182,6 +184,10 @@ def run_images(net: MultiQuantNet, images: Tensor, caller: str) -> None:
     Raises:
         CalibrationError: it does not take such images.
     """
+    if net.input_shape is not None and images.dim() != len(net.input_shape):
+        raise CalibrationError(  # a layer would take frames for the images of a batch
+            f"{caller}: expected images such as {net.input_shape}, got {tuple(images.shape)}"
+        )
     try:
         net(images)
     except MultiQuantError:

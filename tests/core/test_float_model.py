@@ -74,6 +74,23 @@ def test_infers_torchvision():
     assert infer_source(model) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("r3d_18", {"num_classes": 7}),
+        ("s3d", {}),
+        ("lraspp_mobilenet_v3_large", {"num_classes": 7}),
+        ("deeplabv3_mobilenet_v3_large", {"aux_loss": True}),
+    ],
+)
+def test_infers_torchvisions_networks_of_videos_and_maps(name, kwargs):
+    """Nothing is loaded: neither weights of the network, nor of its backbone."""
+    source = ModelSource("torchvision", name, kwargs)
+    with torch.device("meta"):
+        model = source.build()
+    assert infer_source(model) == source
+
+
 def test_does_not_infer_what_it_would_not_rebuild(tiny):
     assert infer_source(tiny) is None
     changed = timm.create_model("cifar_resnet8")
@@ -97,6 +114,9 @@ def test_input_shape(tiny):
     assert infer_input_shape(timm.create_model("cifar_resnet8", in_chans=1)) == (1, 1, 32, 32)
     assert infer_input_shape(tiny) == (1, 3, 224, 224)
     assert infer_input_shape(torch.nn.Conv2d(5, 1, 1)) == (1, 5, 224, 224)
+    with torch.device("meta"):
+        video = torchvision.models.video.r3d_18()
+    assert infer_input_shape(video) == (1, 3, 16, 112, 112)
 
 
 def test_modules_to_keep_are_written_only_where_there_are_some():

@@ -30,15 +30,16 @@ class OwnConv(nn.Conv2d):
         return super().forward(x)
 
 
-class Lifted(nn.Module):
+class Squared(nn.Module):
     """A kind of layer that nothing is known of."""
 
     def __init__(self):
         super().__init__()
-        self.deep = nn.ConvTranspose3d(4, 4, 1)
+        self.form = nn.Bilinear(4, 4, 4)
 
     def forward(self, x):
-        return self.deep(x.unsqueeze(2)).squeeze(2)
+        x = x.movedim(1, -1)
+        return self.form(x, x).movedim(-1, 1)
 
 
 class NoTensor(TinyNet):
@@ -103,8 +104,8 @@ class NoClassifier(nn.Module):
         (lambda: multiquantize(TinyNet(), [2], input_shape=IMAGE), r"a multi-branch network alr"),
         (lambda: "resnet18", r"expected a torch.nn.Module, got str"),
         (
-            lambda: convs(nn.Conv2d(4, 4, 1), Lifted()),
-            r"3.deep \(ConvTranspose3d\) holds a ConvTranspose3d that would stay float",
+            lambda: convs(nn.Conv2d(4, 4, 1), Squared()),
+            r"3.form \(Bilinear\) holds a Bilinear that would stay float",
         ),
         (NoTensor, r"expected a forward that returns tensors, .* a number or a sequence at size"),
         (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)), r"at least one layer"),

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from brevitas_multiquant.core.image_shapes import RANKS
 from brevitas_multiquant.errors import CalibrationError
 from brevitas_multiquant.training.calibrate import first_images
 
@@ -79,7 +80,7 @@ def _taken(data: Any, strategy: str, most: int) -> list[tuple[Tensor, Any]]:
             f"{caller}: expected data=, batches of about {most} images, got none: 'uniform' and "
             "'mixquant' need none"
         )
-    if isinstance(data, Tensor) and data.dim() == 4:
+    if isinstance(data, Tensor) and data.dim() in RANKS:
         data = [data]
     if not isinstance(data, Iterable):
         raise CalibrationError(f"{caller}: expected batches of images, got {type(data).__name__}")

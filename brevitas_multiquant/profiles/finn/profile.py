@@ -31,4 +31,5 @@ FINN = Profile(
     ),
     takes_perceptrons=True,
     one_tensor=True,
+    takes_videos=False,
 )

@@ -136,7 +136,10 @@ def _is_in_place_method(name: str) -> bool:
     return name.endswith("_") and not name.endswith("__") and hasattr(Tensor, name[:-1])
 
 
-_DROPOUTS = {F.dropout: nn.Dropout, F.dropout2d: nn.Dropout2d, F.alpha_dropout: nn.AlphaDropout}
+_DROPOUTS = {
+    **{F.dropout: nn.Dropout, F.alpha_dropout: nn.AlphaDropout},
+    **{F.dropout1d: nn.Dropout1d, F.dropout2d: nn.Dropout2d, F.dropout3d: nn.Dropout3d},
+}
 
 
 def _dropout_as_module(graph_module: fx.GraphModule, node: fx.Node) -> None:

@@ -157,15 +157,17 @@ class _Runs:
     @classmethod
     def of(cls, traced: Trace) -> "_Runs":
         """Run the graph; other sizes that the model does not take need not be right either."""
-        _, channels, height, width = traced.input_shape
+        _, channels, *positions = traced.input_shape
         runs = [values_at(traced, traced.input_shape)]
         try:
-            runs.append(values_at(traced, (3, channels, height, width)))
+            runs.append(values_at(traced, (3, channels, *positions)))
         except Exception as error:  # whatever operations raise
             raise CannotSettleError(
                 f"its forward does not run on a batch of three as it runs on one image ({error})"
             ) from error
-        for size in ((2 * height, 3 * width), (height + 1, width + 3)):
+        larger = [factor * size for factor, size in zip((2, 3, 5), positions, strict=False)]
+        uneven = [size + more for more, size in zip((1, 3, 5), positions, strict=False)]
+        for size in (larger, uneven):
             try:
                 runs.append(values_at(traced, (2, channels, *size)))
             except Exception:  # the model is made for other sizes

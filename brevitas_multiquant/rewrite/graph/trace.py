@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 
 from brevitas_multiquant.core.copying import deep_copy
+from brevitas_multiquant.core.image_shapes import EXPECTED
 from brevitas_multiquant.core.output_structure import ONE_TENSOR, OutputStructure
 from brevitas_multiquant.errors import TraceError, UnsupportedModelError
 from brevitas_multiquant.nn.traced_size import images_of_size
@@ -209,7 +210,7 @@ def _run(model: nn.Module, input_shape: tuple[int, ...]) -> list[str]:
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__} does not run on images of shape {input_shape}: "
-            f"{first_line(error)}; pass input_shape=(1, channels, height, width) as the model "
+            f"{first_line(error)}; pass input_shape={EXPECTED} as the model "
             "expects it"
         ) from error
     return watch.grouped()

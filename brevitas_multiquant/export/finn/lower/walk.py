@@ -70,8 +70,11 @@ def _network(
     builder: Builder, subnet: Subnet, branch_names: Sequence[str], input_shape: Sequence[int]
 ) -> Value:
     """The value of the logits."""
-    channels, height, width = input_shape[1:]
-    features = _part(builder, "stem", subnet.stem, Value(None, (channels, height, width)))
+    image = Value(None, tuple(input_shape[1:]))  # type: ignore[arg-type]
+    if len(image.shape) != 3:
+        advice = "videos (N, C, T, H, W) have no dataflow layers: expected images (N, C, H, W)"
+        return builder.problem("image", advice, image)
+    features = _part(builder, "stem", subnet.stem, image)
     outputs = [
         _part(builder, name, branch, features)
         for name, branch in zip(branch_names, subnet.branches, strict=True)
