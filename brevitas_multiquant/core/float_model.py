@@ -259,9 +259,9 @@ def _infer_timm(model: nn.Module) -> ModelSource | None:
     name = declared.get("architecture") if isinstance(declared, dict) else None
     if not name:
         return None
-    kwargs: dict[str, Any] = {}
+    kwargs = _features_asked_for(model)
     classes = getattr(model, "num_classes", None)
-    if isinstance(classes, int) and classes != declared.get("num_classes"):
+    if not kwargs and isinstance(classes, int) and classes != declared.get("num_classes"):
         kwargs["num_classes"] = classes
     declared_channels, *_ = declared.get("input_size", (3,))
     channels = _image_channels(model, declared_channels)
@@ -269,6 +269,15 @@ def _infer_timm(model: nn.Module) -> ModelSource | None:
         kwargs["in_chans"] = channels
     source = ModelSource("timm", name, kwargs)
     return source if builds_same(model, source) else None
+
+
+def _features_asked_for(model: nn.Module) -> dict[str, Any]:
+    """Arguments of a network that was built with ``features_only``."""
+    indices = getattr(getattr(model, "feature_info", None), "out_indices", None)
+    if not isinstance(indices, (tuple, list)) or not indices:
+        return {}
+    getter = {"feature_cls": "getter"} if type(model).__name__ == "FeatureGetterNet" else {}
+    return {"features_only": True, "out_indices": list(indices), **getter}
 
 
 def _image_channels(model: nn.Module, declared: int) -> int:

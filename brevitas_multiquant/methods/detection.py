@@ -1,20 +1,26 @@
 """Detectors of torchvision: backbone, pyramid and heads are a network, the rest stays as it is.
 
-What stays outside are the transform of images, the anchors, the losses, and the choice of boxes.
+What stays outside are the transform of images, the anchors, the losses, and the choice of boxes. Of
+detectors of two stages, that is the first; the second are the heads of `region_heads`.
 """
 
 import copy
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from brevitas_multiquant.errors import UnsupportedModelError
+from brevitas_multiquant.nn.network import MultiQuantNet
 
 
 class DensePart(nn.Module):
-    """Images (N, C, H, W) -> what the heads of a detector of one stage give (SSD, RetinaNet, FCOS).
+    """Images (N, C, H, W) -> what the heads of a detector give.
+
+    Of one stage (SSD, RetinaNet, FCOS) those of its head; of two stages (Faster, Mask and Keypoint
+    R-CNN) ``{"features": ..., "proposals": ...}``, maps of the pyramid and what proposes regions.
 
     Args:
         detector: of ``torchvision.models.detection``; its backbone and head are shared.
@@ -28,21 +34,30 @@ class DensePart(nn.Module):
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
-        parts: list[Any] = [getattr(detector, name, None) for name in ("backbone", "head")]
-        if not all(isinstance(part, nn.Module) for part in parts):
+        backbone: Any = getattr(detector, "backbone", None)
+        head: Any = getattr(_holder_of_head(detector), "head", None)
+        if not isinstance(backbone, nn.Module) or not isinstance(head, nn.Module):
             raise UnsupportedModelError(
                 type(detector).__name__,
                 [
-                    "expected a detector of one stage with a backbone and a head; of one of two "
-                    "stages convert the parts: "
+                    "expected a detector of torchvision, with a backbone and a head or an rpn; of "
+                    "another one convert the parts: "
                     "detector.backbone = multiquantize(detector.backbone, ...)"
                 ],
             )
-        self.backbone, self.head = parts
+        self.backbone, self.head = backbone, head
+        self.two_stages = _holder_of_head(detector) is not detector
 
     def forward(self, images: Tensor) -> Any:
-        """The outputs of the heads."""
-        return self.head(_levels(self.backbone(images)))
+        """The outputs of the heads, behind the features where there is a second stage."""
+        features = self.backbone(images)
+        outputs = self.head(_levels(features))
+        return {"features": features, "proposals": outputs} if self.two_stages else outputs
+
+
+def _holder_of_head(detector: nn.Module) -> Any:
+    """What has the head of the first stage: the detector, or its network of proposals."""
+    return getattr(detector, "rpn", detector)
 
 
 def _levels(features: Any) -> list[Tensor]:
@@ -53,7 +68,7 @@ def with_network(detector: nn.Module, net: nn.Module) -> nn.Module:
     """The detector, with a network in place of its backbone and head.
 
     Args:
-        detector: of one stage; not changed.
+        detector: of torchvision; not changed.
         net: made by ``multiquantize(DensePart(detector), ...)``; the detector runs at its bits.
 
     Returns:
@@ -71,8 +86,20 @@ def with_network(detector: nn.Module, net: nn.Module) -> nn.Module:
         ['boxes', 'labels', 'scores']
     """
     part = DensePart(detector)
-    replaced = {id(part.backbone): _Levels(part.backbone, net), id(part.head): _head_of(part.head)}
-    return copy.deepcopy(detector, replaced)  # type: ignore[arg-type]
+    backbone = _Features(net) if part.two_stages else _Levels(part.backbone, net)
+    replaced = {id(part.backbone): backbone, id(part.head): _head_of(part.head)}
+    return with_replaced(detector, replaced)
+
+
+def with_replaced(detector: nn.Module, replaced: Mapping[int, nn.Module]) -> nn.Module:
+    """A copy of a detector that shares the networks in it.
+
+    Args:
+        detector: not changed.
+        replaced: id of a module -> what the copy has in its place.
+    """
+    shared = {id(m): m for m in detector.modules() if isinstance(m, MultiQuantNet)}
+    return copy.deepcopy(detector, {**shared, **replaced})  # type: ignore[arg-type]
 
 
 class _Levels(nn.Module):
@@ -93,6 +120,20 @@ class _Levels(nn.Module):
         levels = [images.new_zeros(1).expand(size.shape) for size in sizes]
         levels[0].outputs = outputs  # type: ignore[attr-defined]
         return OrderedDict((str(index), level) for index, level in enumerate(levels))
+
+
+class _Features(nn.Module):
+    """Stands for the backbone of two stages; what proposes regions goes with the first level."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Any:
+        outputs = self.net(images)
+        features = outputs["features"]
+        _levels(features)[0].outputs = outputs["proposals"]  # type: ignore[attr-defined]
+        return features
 
 
 def _outputs_of(levels: list[Tensor]) -> Any:

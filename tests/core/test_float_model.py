@@ -68,6 +68,19 @@ def test_infers_timm(kwargs, expected):
     assert infer_source(model) == ModelSource("timm", "cifar_resnet8", expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("test_resnet", {"out_indices": [1, 3]}),
+        ("mobilenetv3_small_050", {"out_indices": [0, 1, 2, 3, 4]}),
+        ("xception41", {"out_indices": [2, 4], "feature_cls": "getter"}),
+    ],
+)
+def test_infers_timms_networks_of_features(name, kwargs):
+    source = ModelSource("timm", name, {"features_only": True, **kwargs})
+    assert infer_source(source.build()) == source
+
+
 def test_infers_torchvision():
     model = torchvision.models.mobilenet_v3_small(num_classes=7)
     expected = ModelSource("torchvision", "mobilenet_v3_small", {"num_classes": 7})

@@ -4,6 +4,7 @@ import sys
 import threading
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
@@ -359,6 +360,13 @@ def test_what_is_shared_within_a_branch_or_holds_nothing_passes(images, what):
 
 def _watch(*_):
     return None
+
+
+def test_features_that_hooks_collect_have_another_form():
+    hooked = timm.create_model("xception41", features_only=True)
+    with pytest.raises(UnsupportedModelError, match="feature_cls='getter'") as caught:
+        convert(hooked)
+    assert len(caught.value.reasons) == 1
 
 
 @pytest.mark.parametrize(

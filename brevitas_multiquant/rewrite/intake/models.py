@@ -161,6 +161,13 @@ _TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 def _hooks(model: nn.Module) -> Iterator[str]:
     """Hooks on what branches have copies of: they would not run there, or several times."""
+    if _is_of(model, "timm.models._features", "FeatureHookNet"):
+        yield (
+            "timm collects its features by hooks: expected none, since each branch has modules of "
+            "its own; build it with timm.create_model(..., features_only=True, "
+            "feature_cls='getter'), which gives the same features"
+        )
+        return
     advice = (
         "expected none, since each branch has modules of its own; remove it before "
         "(handle.remove()), and register it on the network's modules afterwards"
