@@ -7,7 +7,9 @@ import pytest
 
 from integration_tests import zoo as walking
 from integration_tests.models import all_names, build, family, small_shape, zoo
-from integration_tests.zoo import Line, Options, guarded, read_lines, walk, write_table
+from integration_tests.walking import Line, read_lines
+from integration_tests.zoo import Options, guarded, walk
+from integration_tests.zoo_tables import write_table
 
 QUICK = Options((2,), size=64)
 

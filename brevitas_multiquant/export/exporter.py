@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brevitas_multiquant.core.copying import copied
@@ -47,26 +48,36 @@ def _unchecked_passes() -> Iterator[None]:
     The check takes time quadratic in the number of nodes, a tenth of the export of a ResNet-50;
     the file itself is executed and compared.
     """
-    with _replaced("_jit_pass_lint"):
+    with _replaced(torch._C, "_jit_pass_lint"):
         yield
 
 
 @contextmanager
 def _unprinted_graphs() -> Iterator[None]:
     """Inside, torch does not print its graph, of tens of kilobytes, where an export fails."""
-    with _replaced("_jit_onnx_log"):
+    with _replaced(torch._C, "_jit_onnx_log"):
         yield
 
 
 @contextmanager
-def _replaced(name: str) -> Iterator[None]:
-    """Inside, a function of torch's core does nothing."""
-    before = getattr(torch._C, name)
-    setattr(torch._C, name, _nothing)
+def _unchecked_unpooling() -> Iterator[None]:
+    """Inside, torch does not check sizes of unpooling: in a trace they are tensors, no numbers."""
+    with _replaced(F, "_check_unpool_output_size"):
+        yield
+
+
+@contextmanager
+def _replaced(module: Any, name: str) -> Iterator[None]:
+    """Inside, a function of torch's does nothing, if this release has it."""
+    before = getattr(module, name, None)
+    if before is None:
+        yield
+        return
+    setattr(module, name, _nothing)
     try:
         yield
     finally:
-        setattr(torch._C, name, before)
+        setattr(module, name, before)
 
 
 def _nothing(*_: Any) -> None:
@@ -104,8 +115,8 @@ def run_exporter(exporter: Callable[..., Any], module: nn.Module, images: Tensor
         names = list(twin.structure.names)
         twin.structure = ONE_TENSOR  # a graph has outputs side by side
     with ExitStack() as stack:
-        for context in (quiet(), _unchecked_passes(), _unprinted_graphs()):
-            stack.enter_context(context)
+        for context in (quiet, _unchecked_passes, _unprinted_graphs, _unchecked_unpooling):
+            stack.enter_context(context())
         stack.enter_context(own_forms(OPSET_VERSION))
         path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.onnx"
         exporter(

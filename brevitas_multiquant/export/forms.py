@@ -4,6 +4,7 @@ The shapes in a file are fixed, so what depends on them alone is computed here, 
 written as a constant.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -134,10 +135,22 @@ def _rms_norm(g: Any, x: Any, shape: Any, weight: Any, eps: Any) -> Any:
     return y if symbolic_helper._is_none(weight) else g.op("Mul", y, weight)
 
 
+def _max_unpool(g: Any, x: Any, places: Any, *_: Any) -> Any:
+    """Zeros, with each value where its maximum was: places count through one map, as torch's do."""
+    before, after = _shapes(g, "max_unpool")
+    channels, count = before[:2], math.prod(after[2:])
+    flat = _constant(g, torch.tensor([*channels, -1]))
+    zeros = _constant(g, torch.zeros(*channels, count))
+    values, flat_places = g.op("Reshape", x, flat), g.op("Reshape", places, flat)
+    filled = g.op("ScatterElements", zeros, flat_places, values, axis_i=2)
+    return g.op("Reshape", filled, _constant(g, torch.tensor(after)))
+
+
 _FORMS: dict[str, Callable[..., Any]] = {
     "channel_shuffle": _channel_shuffle,
     "adaptive_avg_pool2d": _adaptive_average,
-    "upsample_nearest2d": partial(_nearest, "nearest"),
-    "_upsample_nearest_exact2d": partial(_nearest, "nearest-exact"),
+    **{f"upsample_nearest{n}d": partial(_nearest, "nearest") for n in (1, 2, 3)},
+    **{f"_upsample_nearest_exact{n}d": partial(_nearest, "nearest-exact") for n in (1, 2, 3)},
+    **{f"max_unpool{n}d": _max_unpool for n in (2, 3)},
     "rms_norm": _rms_norm,
 }

@@ -102,7 +102,26 @@ def test_whole_factors_stay_one_resize():
     assert [n.op_type for n in model.graph.node if n.op_type != "Constant"] == ["Resize"]
 
 
+def frames(x):
+    """Four frames of three rows."""
+    return x.unflatten(2, (4, 3))
+
+
 EXACT = {
+    "unpooling": lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
+    "unpooling of one dimension": lambda x: F.max_unpool1d(
+        *F.max_pool1d(x.flatten(2), 3, return_indices=True), 3
+    ),
+    "unpooling of frames": lambda x: F.max_unpool3d(
+        *F.max_pool3d(frames(x), (2, 1, 2), return_indices=True), (2, 1, 2)
+    ),
+    "unpooling to a size": lambda x: F.max_unpool2d(
+        *F.max_pool2d(x, 3, 2, return_indices=True), 3, 2, output_size=x.shape
+    ),
+    "nearest resize of frames": lambda x: F.interpolate(frames(x), scale_factor=1.7),
+    "nearest exact resize of frames": lambda x: F.interpolate(
+        frames(x), size=(7, 4, 11), mode="nearest-exact"
+    ),
     "channel shuffle": lambda x: F.channel_shuffle(x, 4),
     "average of one position to seven": lambda x: F.adaptive_avg_pool2d(x[:, :, :1, :1], 7),
 }

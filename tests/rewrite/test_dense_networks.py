@@ -41,8 +41,6 @@ NETWORKS = {
     other_maps.CenterNet: 4,
     other_maps.NestedUNet: 3,
 }
-NOT_IN_ONNX = (segmentation.ENet, segmentation.SegNet)
-"""Operator set 13 has no unpooling by places that the executors of both libraries run."""
 
 
 def layers_of(*parts):
@@ -76,9 +74,7 @@ def test_converts_and_is_exact(kind, tmp_path):
     assert cost(net)[2].bitops < cost(net)[4].bitops
 
 
-@pytest.mark.parametrize(
-    "kind", [kind for kind in NETWORKS if kind not in NOT_IN_ONNX], ids=lambda kind: kind.__name__
-)
+@pytest.mark.parametrize("kind", NETWORKS, ids=lambda kind: kind.__name__)
 def test_its_qonnx_file_is_verified(kind, tmp_path):
     torch.manual_seed(0)
     net = multiquantize(kind(), [2], input_shape=SHAPE, check=False)
