@@ -113,12 +113,13 @@ def table(lines: Iterable[DenseLine]) -> str:
 
 def refused(lines: Iterable[DenseLine]) -> str:
     """What was refused and why, as Markdown."""
-    rows = ["| refused | because |", "|---|---|"]
+    models: dict[str, list[str]] = defaultdict(list)
     for line in lines:
         if line.result != "converted":
             reason = line.reason.partition("  - ")[2] or line.reason
-            rows.append(f"| `{line.model}` | {reason.replace('|', '/')} |")
-    return "\n".join(rows)
+            models[reason.replace("|", "/")].append(f"`{line.model}`")
+    rows = [f"| {', '.join(names)} | {reason} |" for reason, names in models.items()]
+    return "\n".join(["| refused | because |", "|---|---|", *rows])
 
 
 def write_tables(lines: list[DenseLine], document: Path) -> None:

@@ -181,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--only-representatives", action="store_true", help="one of each kind")
     which.add_argument("--names", nargs="+", metavar="LIBRARY:NAME", help="these models")
     which.add_argument("--table", metavar="DOCUMENT", type=Path, help="write the table of --csv")
+    parser.add_argument("--exports", type=Path, help="for --table: lines of a walk with --qonnx")
     parser.add_argument("--csv", type=Path, default=Path("zoo.csv"), help="one line per model")
     parser.add_argument("--bits", type=int, nargs="+", default=[2, 4, 6, 8])
     parser.add_argument("--size", type=int, default=128, help="of images, where a model allows")
@@ -194,7 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 1 if a model was not treated as expected."""
     options = _parser().parse_args(arguments)
     if options.table:
-        write_table(read_lines(options.csv), options.table)
+        exported = read_lines(options.exports) if options.exports else ()
+        write_table(read_lines(options.csv), options.table, exported)
         return 0
     names = options.names or (
         all_names() if options.all else zoo().cnns if options.cnns else zoo().representatives

@@ -78,13 +78,19 @@ def exports(lines: Iterable[Line]) -> str:
     return "\n".join(rows)
 
 
-def write_table(lines: list[Line], document: Path) -> None:
-    """Replace what stands between the markers of a document."""
+def write_table(lines: list[Line], document: Path, exported: Sequence[Line] = ()) -> None:
+    """Replace what stands between the markers of a document.
+
+    Args:
+        lines: of a walk.
+        document: Markdown with markers; changed in place.
+        exported: lines of a walk with exports, where ``lines`` are of one without.
+    """
     parts = {
         "walk": summary(lines),
         "families": table(lines),
         "refusals": refusals(lines),
-        "exports": exports(lines),
+        "exports": exports(exported or lines),
     }
     write_parts(parts, document)
 

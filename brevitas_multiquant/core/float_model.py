@@ -268,7 +268,19 @@ def _infer_timm(model: nn.Module) -> ModelSource | None:
     if channels != declared_channels:
         kwargs["in_chans"] = channels
     source = ModelSource("timm", name, kwargs)
-    return source if builds_same(model, source) else None
+    cut_out = type(model).__module__ == "timm.models._features"
+    if (cut_out and _drops_most(model, name)) or not builds_same(model, source):
+        return None
+    return source
+
+
+def _drops_most(model: nn.Module, name: str) -> bool:
+    """Whether most of a model that is built for its features is not among them.
+
+    Readers of files build no model much larger than its file.
+    """
+    whole = _build_without_weights(ModelSource("timm", name, {"num_classes": 0}))
+    return _size(whole) > 2 * _size(model)
 
 
 def _features_asked_for(model: nn.Module) -> dict[str, Any]:
@@ -277,7 +289,7 @@ def _features_asked_for(model: nn.Module) -> dict[str, Any]:
     if not isinstance(indices, (tuple, list)) or not indices:
         return {}
     getter = {"feature_cls": "getter"} if type(model).__name__ == "FeatureGetterNet" else {}
-    return {"features_only": True, "out_indices": list(indices), **getter}
+    return {"features_only": True, "out_indices": list(indices), "num_classes": 0, **getter}
 
 
 def _image_channels(model: nn.Module, declared: int) -> int:

@@ -71,14 +71,20 @@ def test_infers_timm(kwargs, expected):
 @pytest.mark.parametrize(
     ("name", "kwargs"),
     [
-        ("test_resnet", {"out_indices": [1, 3]}),
+        ("test_resnet", {"out_indices": [1, 4]}),
         ("mobilenetv3_small_050", {"out_indices": [0, 1, 2, 3, 4]}),
         ("xception41", {"out_indices": [2, 4], "feature_cls": "getter"}),
     ],
 )
 def test_infers_timms_networks_of_features(name, kwargs):
-    source = ModelSource("timm", name, {"features_only": True, **kwargs})
+    source = ModelSource("timm", name, {"features_only": True, "num_classes": 0, **kwargs})
     assert infer_source(source.build()) == source
+
+
+def test_a_network_of_few_features_of_a_large_model_has_no_source():
+    """Its reader would build something much larger than the file, and refuses that."""
+    with torch.device("meta"):
+        assert infer_source(timm.create_model("vgg11", features_only=True)) is None
 
 
 def test_infers_torchvision():
