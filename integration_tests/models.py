@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import nn
 
-from brevitas_multiquant.core.float_model import infer_input_shape
+from brevitas_multiquant.core.inferred import infer_input_shape
 
 _CLASSES = 1000
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from torch import nn
 
 from brevitas_multiquant.core.config import MultiQuantConfig
-from brevitas_multiquant.core.float_model import ModelSource, infer_input_shape, source_named
+from brevitas_multiquant.core.float_model import ModelSource, source_named
+from brevitas_multiquant.core.inferred import infer_input_shape
 from brevitas_multiquant.core.method import method_named
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.errors import BitWidthError, MissingPackageError, SourceError

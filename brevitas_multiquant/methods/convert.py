@@ -10,8 +10,9 @@ from torch import fx, nn
 
 from brevitas_multiquant.core.build_options import BuildOptions
 from brevitas_multiquant.core.config import NOT_GIVEN, MultiQuantConfig
-from brevitas_multiquant.core.float_model import ModelSource, infer_input_shape, infer_source
+from brevitas_multiquant.core.float_model import ModelSource
 from brevitas_multiquant.core.image_shapes import EXPECTED, is_image_shape
+from brevitas_multiquant.core.inferred import infer_input_shape, infer_source
 from brevitas_multiquant.core.paused_collector import collector_paused
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.core.selection import BRANCH_BITS, bits_of_uses

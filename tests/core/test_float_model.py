@@ -6,12 +6,8 @@ import torch
 import torchvision
 
 import brevitas_multiquant.core.cifar_networks  # noqa: F401  (registers the CIFAR networks)
-from brevitas_multiquant.core.float_model import (
-    ModelSource,
-    builds_same,
-    infer_input_shape,
-    infer_source,
-)
+from brevitas_multiquant.core.float_model import ModelSource
+from brevitas_multiquant.core.inferred import builds_same, infer_input_shape, infer_source
 from brevitas_multiquant.errors import SourceError
 
 
