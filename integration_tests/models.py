@@ -46,7 +46,7 @@ def all_names() -> list[str]:
     Of the others one of each family comes first, so that a short walk sees every kind.
     """
     everything = [
-        *(f"timm:{name}" for name in timm.list_models()),
+        *(f"timm:{name}" for name in timm.list_models() if _is_timms_own(name)),
         *(f"tv:{name}" for name in torchvision.models.list_models(module=torchvision.models)),
     ]
     first = dict.fromkeys((*zoo().representatives, *zoo().cnns))
@@ -56,6 +56,11 @@ def all_names() -> list[str]:
         rank[name] = seen[family(name)]
         seen[family(name)] += 1
     return [*first, *sorted((n for n in everything if n not in first), key=rank.__getitem__)]
+
+
+def _is_timms_own(name: str) -> bool:
+    """Whether timm defines a model: others can be registered with it, as this package does."""
+    return timm.models.model_entrypoint(name).__module__.startswith("timm.")
 
 
 def family(name: str) -> str:
