@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from brevitas_multiquant.export.qonnx.constants import fold_constants
 from brevitas_multiquant.export.qonnx.execute import session_of
 
 DOMAIN = "qonnx.custom_op.general"
@@ -28,8 +29,7 @@ def clean_up(proto: Any) -> Any:
     _set_domain(proto)
     _take_branches(proto)
     _infer_shapes(proto)
-    if _has_constant_nodes(proto.graph):
-        proto = _fold_constants(proto)
+    fold_constants(proto, _infer_shapes)
     _resize_by_factors(proto.graph)
     _settle_omitted_inputs(proto.graph)
     _own_parameters(proto.graph)
@@ -183,6 +183,8 @@ def _infer_shapes(proto: Any) -> None:
 
     inferred = onnx.shape_inference.infer_shapes(_without_quantizers(proto), strict_mode=True)
     outputs = {value.name for value in proto.graph.output}
+    del proto.graph.output[:]
+    proto.graph.output.extend(inferred.graph.output)
     del proto.graph.value_info[:]
     proto.graph.value_info.extend(
         value for value in inferred.graph.value_info if value.name not in outputs
@@ -194,23 +196,6 @@ def _value_info(tensor: Any) -> Any:
     from onnx.helper import make_tensor_value_info
 
     return make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-
-
-def _has_constant_nodes(graph: Any) -> bool:
-    constants = {tensor.name for tensor in graph.initializer}
-    return any(
-        node.op_type not in _QUANTIZERS
-        and (node.op_type == "Shape" or constants >= set(node.input))
-        for node in graph.node
-    )
-
-
-def _fold_constants(proto: Any) -> Any:
-    from qonnx.core.modelwrapper import ModelWrapper
-    from qonnx.transformation.fold_constants import FoldConstants
-
-    fold = FoldConstants(exclude_op_types=list(_QUANTIZERS))
-    return ModelWrapper(proto).transform(fold).model
 
 
 def _own_parameters(graph: Any) -> None:
