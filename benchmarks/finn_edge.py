@@ -4,13 +4,15 @@
     python -m benchmarks.finn_edge --only SiLU ResNet
 
 Each network gets norm scales of both signs. Where it maps, its integers are executed at every
-bit-width and compared with torch: a difference of 0, or the row says what it was. LUTs are by
+bit-width and compared with torch: a difference of 0, or the row says what it was. Then it is
+exported: `export_finn` runs the graph that FINN gets and compares it with torch, too. LUTs are by
 FINN's rules (`brevitas_multiquant.cost.luts`), for 1000 frames a second on a ZCU104.
 Writes ``benchmarks/results/finn_edge.csv`` and the table between the marks in docs/finn.md.
 """
 
 import argparse
 import csv
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from brevitas_multiquant import (
 )
 from brevitas_multiquant.cost import luts
 from brevitas_multiquant.errors import FinnMappingError
+from brevitas_multiquant.export import export_finn
 from brevitas_multiquant.export.finn.check import branch_names
 from brevitas_multiquant.export.finn.hardware import hardware_layers
 from brevitas_multiquant.export.finn.integer_graph import IntegerGraph
@@ -36,7 +39,14 @@ from brevitas_multiquant.export.sample import smooth_images
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "finn_edge.csv"
 BITS = (2, 4)
-COLUMNS = ("network", "input", "outcome", "difference", *(f"LUT at {bits}" for bits in BITS))
+COLUMNS = (
+    "network",
+    "input",
+    "outcome",
+    "difference",
+    "export",
+    *(f"LUT at {bits}" for bits in BITS),
+)
 MARKS = "<!-- finn_edge -->", "<!-- /finn_edge -->"
 
 
@@ -93,6 +103,16 @@ def largest_difference(net: MultiQuantNet, graphs: dict[int, IntegerGraph]) -> f
     return float(max(differences))
 
 
+def exported(net: MultiQuantNet) -> str:
+    """Whether `export_finn` writes verified projects; an error that is not ours is shown, too."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:  # the board does not matter here: many of these are larger than the default one
+            export_finn(net, folder, target_fps=10, must_fit=False)
+        except Exception as error:
+            return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return "verified"
+
+
 def measured(row: EdgeNetwork) -> dict[str, str]:
     """One line of the table."""
     size = "x".join(map(str, row.input_shape[1:]))
@@ -104,8 +124,8 @@ def measured(row: EdgeNetwork) -> dict[str, str]:
     costs = (
         luts.total(luts.fold(hardware_layers(graph), cycles)).luts for graph in graphs.values()
     )
-    difference = f"{largest_difference(net, graphs):g}"
-    return dict(zip(COLUMNS, (row.name, size, "maps", difference, *map(str, costs)), strict=True))
+    cells = (row.name, size, "maps", f"{largest_difference(net, graphs):g}", exported(net))
+    return dict(zip(COLUMNS, (*cells, *map(str, costs)), strict=True))
 
 
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
@@ -113,7 +133,9 @@ def markdown(rows: Sequence[Mapping[str, str]]) -> str:
     lines = [f"| {' | '.join(rows[0])} |", "|" + "---|" * len(rows[0])]
     lines += [f"| {' | '.join(row.values())} |" for row in rows]
     maps = sum(row["outcome"] == "maps" for row in rows)
-    return "\n".join([f"{maps} of {len(rows)} map.\n", *lines])
+    verified = sum(row["export"] == "verified" for row in rows)
+    counted = f"{maps} of {len(rows)} map, {verified} are exported and verified.\n"
+    return "\n".join([counted, *lines])
 
 
 def write_into_docs(table: str, marks: tuple[str, str] = MARKS) -> None:

@@ -4,7 +4,7 @@
     python -m benchmarks.finn_zoo --table    # what is there, run nothing
 
 As `finn_edge.py`: norm scales of both signs, random weights, the network of integers compared with
-torch. One bit-width, 2 bits, since these networks are large. Each row is appended to
+torch, and exported. One bit-width, 2 bits, since these networks are large. Each row is appended to
 ``benchmarks/results/finn_zoo.csv`` when it is done, and not run again.
 """
 
@@ -25,6 +25,7 @@ from benchmarks.edge_networks import EdgeNetwork
 from benchmarks.finn_edge import (
     ROOT,
     brought_over,
+    exported,
     largest_difference,
     markdown,
     write_into_docs,
@@ -33,9 +34,9 @@ from brevitas_multiquant.cost import luts
 from brevitas_multiquant.export.finn.hardware import hardware_layers
 
 RESULTS = ROOT / "benchmarks" / "results" / "finn_zoo.csv"
-COLUMNS = ("network", "input", "outcome", "difference", "LUT at 2")
+COLUMNS = ("network", "input", "outcome", "difference", "export", "LUT at 2")
 MARKS = "<!-- finn_zoo -->", "<!-- /finn_zoo -->"
-SECONDS = 60
+SECONDS = 300
 """For one network; one that takes longer has a row that says so."""
 LONGEST = 300
 """Characters of an outcome on the page."""
@@ -105,7 +106,7 @@ def limited() -> Iterator[None]:
 
 def measured(row: EdgeNetwork) -> dict[str, str]:
     """One line of the table; an error that is not ours is one of the outcomes."""
-    difference = cost = "-"
+    difference = export = cost = "-"
     try:
         with limited():
             net, graphs, reason = brought_over(row, [2])
@@ -114,12 +115,13 @@ def measured(row: EdgeNetwork) -> dict[str, str]:
                 outcome, difference = "maps", f"{largest_difference(net, graphs):g}"
                 folded = luts.fold(hardware_layers(graphs[2]), luts.target_cycles(100))
                 cost = str(luts.total(folded).luts)
+                export = exported(net)
     except TooLongError:
         outcome = f"not finished in {SECONDS} s"
     except Exception as error:  # what the table is there to show
         outcome = f"error: {type(error).__name__}: {' '.join(str(error).split())}"
     size = "x".join(map(str, row.input_shape[1:]))
-    return dict(zip(COLUMNS, (row.name, size, outcome, difference, cost), strict=True))
+    return dict(zip(COLUMNS, (row.name, size, outcome, difference, export, cost), strict=True))
 
 
 def load() -> list[dict[str, str]]:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 from brevitas_multiquant.allocation.accuracy import Accuracy
 from brevitas_multiquant.core.optional_packages import optional_package
 from brevitas_multiquant.core.precision import Assignment
+from brevitas_multiquant.core.units import unit_of_bytes
 
-UNITS = {"bitops": (1e9, "GBitOPs"), "bytes": (1e6, "MB"), "luts": (1e3, "thousand LUTs")}
-"""Unit of a budget -> what people read it in."""
+UNITS = {"bitops": (1e9, "GBitOPs"), "luts": (1e3, "thousand LUTs")}
+"""Unit of a budget -> what people read it in; bytes by their size."""
 
 
 class LayerShare(NamedTuple):
@@ -107,11 +108,17 @@ class Allocation:
         return f"{text}; uniform {self.uniform.bits} bits: {self._cell(self.uniform.cost)} {unit}"
 
     def _named_unit(self) -> str:
-        name = UNITS.get(self.unit, (1.0, self.unit))[1]
+        name = self._read_in()[1]
         return name if self.convention == "quantized" else f"{name} ({self.convention})"
 
     def _cell(self, cost: float) -> str:
-        return f"{cost / UNITS.get(self.unit, (1.0, ''))[0]:.4g}"
+        return f"{cost / self._read_in()[0]:.4g}"
+
+    def _read_in(self) -> tuple[float, str]:
+        """What to divide costs by, and the unit that they are in then."""
+        if self.unit == "bytes":
+            return unit_of_bytes([self.cost, self.budget])
+        return UNITS.get(self.unit, (1.0, self.unit))
 
     def plot(self, path: str | Path | None = None) -> Any:
         """Bits of each layer as bars, and the curve with budget and uniform network.
@@ -143,7 +150,7 @@ class Allocation:
         return figure
 
     def _draw_curve(self, axes: Any) -> None:
-        scale, unit = UNITS.get(self.unit, (1.0, ""))[0], self._named_unit()
+        scale, unit = self._read_in()[0], self._named_unit()
         costs = [point.cost / scale for point in self.curve]
         axes.plot(costs, [point.loss for point in self.curve], ".-", label=self.strategy)
         axes.axvline(self.budget / scale, linestyle="--", color="grey", label="budget")

@@ -349,6 +349,8 @@ def test_a_table_and_a_plot(model: nn.Module, batch: Any, tmp_path: Any) -> None
     other = Budget(bitops=2e7, convention="fracbits")
     others = str(allocate(model, other, data=[batch], input_shape=SHAPE)).splitlines()
     assert "of 0.02 GBitOPs (fracbits); uniform" in others[0] and "GBitOPs (fracbits)" in others[2]
+    small = str(allocate(model, Budget(bytes=3e3), data=[batch], input_shape=SHAPE)).splitlines()
+    assert "of 3 kB; uniform" in small[0] and small[2].split()[3] == "kB"
     figure = found.plot(tmp_path / "bits.png")
     assert len(figure.axes) == 2 and (tmp_path / "bits.png").stat().st_size > 1000
     heights = [bar.get_height() for bar in figure.axes[0].patches]

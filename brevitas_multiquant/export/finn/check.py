@@ -67,8 +67,8 @@ def check_finn(net: MultiQuantNet, *, assignments: Sequence[Assignment] = ()) ->
         >>> from brevitas_multiquant import multiquantize
         >>> net = multiquantize(resnet18(num_classes=10), [2], input_shape=(1, 3, 32, 32))
         >>> print(check_finn(net)[0])
-        stem.conv1: Conv2d with float weights: build the network with profile='finn', or use a \
-plain nn.Conv2d or nn.Linear here
+        stem.conv1: Conv2d with float weights: use a plain nn.Conv2d or nn.Linear, not one that \
+computes its weights or has a forward of its own, in a network built with profile='finn'
     """
     net = float32_network(net, "check_finn")
     shape = net.input_shape or (1, 3, 224, 224)

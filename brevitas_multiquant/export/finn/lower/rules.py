@@ -130,9 +130,10 @@ def _weighted(
 
 @register_rule(nn.Conv2d, nn.Linear)
 def _float_layer(builder: Builder, where: str, layer: nn.Module, value: Value) -> Value:
+    kind = type(layer).__name__
     advice = (
-        f"{type(layer).__name__} with float weights: build the network with profile='finn', or "
-        "use a plain nn.Conv2d or nn.Linear here"
+        f"{kind} with float weights: use a plain nn.Conv2d or nn.Linear, not one that computes its "
+        "weights or has a forward of its own, in a network built with profile='finn'"
     )
     return builder.problem(where, advice, value)
 
