@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from benchmarks import scale
+from brevitas_multiquant.allocation import STRATEGIES
 from brevitas_multiquant.cli.commands import parsers
+from brevitas_multiquant.core.method import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -68,6 +70,18 @@ def test_files_that_the_architecture_names_exist() -> None:
     assert len(named) > 30
     missing = [name for name in named if not any((place / name).exists() for place in places)]
     assert not missing
+
+
+def test_tests_that_pages_name_exist() -> None:
+    """And every method and strategy has its line among the systems."""
+    text = "".join(page.read_text() for page in PAGES)
+    named = set(re.findall(r"`(tests/[\w/]+\.py)", text))
+    assert len(named) > 10
+    assert not [name for name in named if not (ROOT / name).exists()]
+    systems = (ROOT / "docs" / "methods.md").read_text().split("## Every system")[1]
+    rows = [f'`method="{name}"`' for name in METHODS]
+    rows += [f'`strategy="{name}"`' for name in STRATEGIES if name != "uniform"]
+    assert not [row for row in rows if f"| {row}" not in systems]
 
 
 def test_extensions_take_less_than_forty_lines() -> None:
