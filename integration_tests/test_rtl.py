@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from brevitas_multiquant.export import Preprocessing, export_finn
-from integration_tests.test_finn import (
+from integration_tests.finn_networks import (
     digits,
     narrow_cnn,
     narrow_mobilenet,
