@@ -31,7 +31,6 @@ from benchmarks.methods import (
     CONFIG,
     FACTS,
     NORMS,
-    ROOT,
     add_execution,
     is_whole,
     keep_rows,
@@ -40,6 +39,7 @@ from benchmarks.methods import (
     spread,
     write_facts,
 )
+from benchmarks.pages import RESULTS_PAGE, ROOT, write_between
 from brevitas_multiquant import Budget, allocate, cost, load_packed
 from brevitas_multiquant.recipes.network.build import create_float_model, model_source
 from brevitas_multiquant.recipes.network.multi_branch import IMAGE_CHANNELS
@@ -319,7 +319,7 @@ def _is_of(name: str, network: str, unit: str, way: str) -> bool:
 
 
 def main() -> None:
-    """Run what is missing where asked to; print the table and draw the plot."""
+    """Run what is missing where asked to; write the table into RESULTS.md and draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", action="store_true", help="make the runs that are missing")
     parser.add_argument("--data-dir", type=Path)
@@ -344,6 +344,7 @@ def main() -> None:
         print("no whole run yet")
         return
     print(table(found))
+    write_between(RESULTS_PAGE, "mixed", table(found))
     draw(found, KEPT / "accuracy.png")
 
 
