@@ -111,6 +111,7 @@ class Reinforce(Policy):
     momentum: Tensor
     square: Tensor
     baseline: Tensor
+    has_baseline: Tensor
     steps: Tensor
 
     def __init__(
@@ -129,7 +130,8 @@ class Reinforce(Policy):
         self.uniform_share = uniform_share
         for name in ("momentum", "square"):
             self.register_buffer(name, torch.zeros_like(self.table))
-        self.register_buffer("baseline", torch.tensor(math.nan))
+        self.register_buffer("baseline", torch.zeros(()))
+        self.register_buffer("has_baseline", torch.tensor(False))
         self.register_buffer("steps", torch.zeros(()))
 
     @property
@@ -149,8 +151,9 @@ class Reinforce(Policy):
     def learn(self, loss: Tensor, over_budget: float, over_most: float) -> None:
         """As of `Policy`: a step of Adam."""
         reward = -loss - self.beta * abs(over_budget - 1)
-        kept = torch.where(self.baseline.isnan(), reward, self.baseline)
+        kept = torch.where(self.has_baseline, self.baseline, reward)
         self.baseline.copy_(0.99 * kept + 0.01 * reward)
+        self.has_baseline.fill_(True)
         if not self.is_uniform and len(self.candidates):
             self._step(reward - self.baseline)
 
@@ -237,7 +240,7 @@ class Metropolis(Policy):
         self.period, self.loss_share = int(period), loss_share
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("total", torch.zeros(()))
-        self.register_buffer("reference", torch.tensor(math.nan))
+        self.register_buffer("reference", torch.zeros(()))
 
     @torch.no_grad()
     def draw(self, generator: torch.Generator) -> None:
@@ -260,7 +263,7 @@ class Metropolis(Policy):
             return
         mean = self.total / self.period
         self.total.zero_()
-        if self.reference.isnan():
+        if self.steps == self.period:  # the first one
             self.reference.copy_(mean)
         lost = mean / self.reference.clamp(min=1e-12)
         zeta = self.loss_share * lost + (1 - self.loss_share) * over_most

@@ -139,9 +139,14 @@ def test_channels_have_bits_of_their_own(tmp_path):
     assert net.assignment == assignment
 
 
-def test_two_processes_search_as_one(tmp_path):
-    """Both end with the same bits; gradients of bits are averaged as those of weights are."""
+@pytest.mark.parametrize("strategy", ["fracbits", "amed", "fliqs", "bayesian_bits"])
+def test_two_processes_search_as_one(strategy, tmp_path):
+    """Both end with the same bits: gradients of bits are averaged as those of weights are, and
+    what is drawn is drawn alike. An epoch is shorter than what AMED looks at before it scores."""
     argv = [*TINY, "--output", str(tmp_path), "--batch-size", "16", "--epochs", "3"]
+    argv += ["--strategy", strategy]
+    if strategy == "bayesian_bits":
+        argv += ["--bits", "2", "4", "8"]
     run_ranks(2, search_rank.main, tmp_path, argv)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert ranks[0] == ranks[1]
