@@ -1,6 +1,7 @@
 """A metric of a network, a bit-width or an assignment at a time."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +27,24 @@ class Metric(Protocol):
         """Forget all batches."""
 
 
+def _whole(output: Any) -> Any:
+    return output
+
+
+@contextmanager
+def _entries_named(net: MultiQuantNet, prediction: Callable[[Any], Any]) -> Iterator[None]:
+    """An error of a metric that was given an output of several entries says so."""
+    try:
+        yield
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        if prediction is not _whole or net.structure.is_one_tensor:
+            raise
+        raise ConfigError(
+            "prediction: expected a function that gives the metric what it takes of an output "
+            f"with the entries {list(net.structure.names)}, got none: {error}"
+        ) from error
+
+
 @torch.no_grad()
 def measure(
     net: MultiQuantNet,
@@ -33,7 +52,7 @@ def measure(
     metric: Metric,
     *,
     settings: Sequence[Setting] | None = None,
-    prediction: Callable[[Any], Any] = lambda output: output,
+    prediction: Callable[[Any], Any] = _whole,
 ) -> dict[Setting, Any]:
     """The value of a metric at each bit-width, in evaluation.
 
@@ -49,7 +68,8 @@ def measure(
         Setting -> the metric's value.
 
     Raises:
-        ConfigError: batches that can be read once only, for several settings.
+        ConfigError: batches that can be read once only, for several settings; an output of several
+            entries that the metric does not take, and no ``prediction``.
         BitWidthError: a setting that the network has not.
 
     Example:
@@ -76,7 +96,9 @@ def measure(
             metric.reset()
             with net.at_bits(setting):
                 for images, target in batches:
-                    metric.update(prediction(net(images.to(device_of(net)))), target)
+                    output = net(images.to(device_of(net)))
+                    with _entries_named(net, prediction):
+                        metric.update(prediction(output), target)
             found[setting] = metric.compute()
     metric.reset()
     return found

@@ -53,6 +53,12 @@ class OrderedMaps(Dense):
         return OrderedDict((k, F.interpolate(v, scale_factor=4)) for k, v in maps.items())
 
 
+class OrderedMapsOfTheImagesSize(Dense):
+    def output(self, x, middle, last):
+        maps = OrderedDict(out=self.classifier(last), aux=self.auxiliary(middle))
+        return OrderedDict((k, F.interpolate(v, size=x.shape[-2:])) for k, v in maps.items())
+
+
 class Nested(Dense):
     def output(self, x, middle, last):
         return Pair(self.classifier(last), [self.auxiliary(middle), {"features": last}, None, 3])
@@ -182,6 +188,17 @@ class Pieces(nn.Module):
 def test_a_stem_ends_at_a_tensor():
     net = multiquantize(Pieces(), [2, 4], input_shape=SHAPE)
     assert net.plan.stem_ends == ("relu",)
+
+
+def test_a_head_may_start_where_another_output_is_not_made_yet():
+    """Sizes of the head are read of the image then, not of a tensor that comes later."""
+    model = OrderedMapsOfTheImagesSize()
+    net = multiquantize(model, [2, 4], input_shape=SHAPE, head="classifier")
+    assert layers_of(net.head) == ["classifier"]
+    images = torch.randn(2, 3, 24, 20)
+    with torch.no_grad(), net.eval().floating(), net.at_bits(2):
+        found, expected = net(images), model.eval()(images)
+    assert all(torch.equal(found[key], expected[key]) for key in ("out", "aux"))
 
 
 def test_hardware_takes_one_tensor():

@@ -65,7 +65,18 @@ def test_mean_iou_by_torchmetrics(net):
     torch.testing.assert_close(found[4], torch.stack(shares).mean(), rtol=1e-6, atol=0)
 
 
+def test_a_metric_may_take_the_whole_output(net):
+    class Entries(Hits):
+        def update(self, prediction, target):
+            super().update(classes(prediction), target)
+
+    assert measure(net, BATCHES, Entries()) == measure(net, BATCHES, Hits(), prediction=classes)
+
+
 def test_named_errors(net):
+    classification = pytest.importorskip("torchmetrics.classification")
+    with pytest.raises(ConfigError, match=r"prediction: .* the entries \['out', 'aux'\], got none"):
+        measure(net, BATCHES, classification.MulticlassJaccardIndex(3))
     with pytest.raises(ConfigError, match="2 times"):
         measure(net, iter(BATCHES), Hits())
     with pytest.raises(NetworkError):

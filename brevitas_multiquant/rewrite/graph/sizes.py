@@ -49,12 +49,11 @@ def settle_sizes(traced: Trace, joints: Sequence[Joint]) -> list[str]:
     runs = _Runs.of(traced)
     notes: list[str] = []
     for part in parts:
-        settled = _Settled(part, runs, notes)
         for size, readers in part.crossing.items():
-            value = settled.equal_of(size)
+            if min(readers) < min(part.starts):
+                raise CannotSettleError(f"{min(readers).name} needs {size.name} before it is known")
+            value = _Settled(part, min(readers), runs, notes).equal_of(size)
             for node in readers:
-                if node < min(part.starts):
-                    raise CannotSettleError(f"{node.name} needs {size.name} before it is known")
                 _replace_input(node, size, value)
     traced.graph.eliminate_dead_code()
     traced.graph.lint()
@@ -78,9 +77,12 @@ def joints_with_image(traced: Trace, joints: Sequence[Joint]) -> list[Joint]:
         return list(joints)
     runs = _Runs.of(traced)
     in_branch, in_head = (
-        not all(settled.finds(size) for size in part.crossing if _tensors_of(size) == {image})
+        not all(
+            _Settled(part, min(readers), runs, []).finds(size)
+            for size, readers in part.crossing.items()
+            if _tensors_of(size) == {image}
+        )
         for part in (branch, head)
-        for settled in [_Settled(part, runs, [])]
     )
     if in_head and image not in head_starts:
         head_starts = (image, *head_starts)
@@ -180,17 +182,18 @@ class _Runs:
 
 
 class _Settled:
-    """Finds sizes again in the shape of the tensor that a part reads.
+    """Finds a size again in the shapes of the tensors that a part reads.
 
     Args:
-        part: whose sizes they are to be.
+        part: whose size it is to be.
+        reader: the first node that reads it: tensors that come later cannot tell.
         runs: what every node gave.
         notes: where sizes that hold for the traced input shape alone are told.
     """
 
-    def __init__(self, part: _Part, runs: _Runs, notes: list[str]) -> None:
-        self._start = part.starts[0]
-        self._others = part.starts[1:]
+    def __init__(self, part: _Part, reader: fx.Node, runs: _Runs, notes: list[str]) -> None:
+        earlier = [start for start in part.starts if start < reader]
+        self._start, *self._others = earlier or [min(part.starts)]
         self._local = part.local
         self._shapes = runs.of_node(self._start)
         self._runs = runs
