@@ -71,6 +71,17 @@ def bare_network(net: Any, caller: str, advice: str) -> MultiQuantNet:
     raise NetworkError(f"{caller}: expected the MultiQuantNet itself, got {_called(net)}; {advice}")
 
 
+def networks_in(model: Any, caller: str, advice: str) -> list[MultiQuantNet]:
+    """The network that a model is, or those that it holds, as a detector does.
+
+    Raises:
+        NetworkError: it holds none, or wraps one.
+    """
+    holds = isinstance(model, nn.Module) and _wrapped_as(model) is None
+    held = [part for part in model.modules() if isinstance(part, MultiQuantNet)] if holds else []
+    return held or [bare_network(model, caller, advice)]
+
+
 def _wrapped_as(module: Any) -> str | None:
     return next((name for kind, name in _WRAPPERS.items() if isinstance(module, kind)), None)
 

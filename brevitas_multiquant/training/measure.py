@@ -1,15 +1,15 @@
 """A metric of a network, a bit-width or an assignment at a time."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from brevitas_multiquant.core.panel import Setting
 from brevitas_multiquant.errors import ConfigError
-from brevitas_multiquant.nn.given import bare_network
+from brevitas_multiquant.nn.given import networks_in
 from brevitas_multiquant.nn.network import MultiQuantNet, device_of
 from brevitas_multiquant.training.calibrate import only_training
 
@@ -31,13 +31,22 @@ def _whole(output: Any) -> Any:
     return output
 
 
+def _on(device: torch.device, images: Any) -> Any:
+    """A batch, or each image of a list, on a device."""
+    if isinstance(images, Tensor):
+        return images.to(device)
+    return [image.to(device) for image in images]
+
+
 @contextmanager
-def _entries_named(net: MultiQuantNet, prediction: Callable[[Any], Any]) -> Iterator[None]:
+def _entries_named(net: nn.Module, prediction: Callable[[Any], Any]) -> Iterator[None]:
     """An error of a metric that was given an output of several entries says so."""
     try:
         yield
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-        if prediction is not _whole or net.structure.is_one_tensor:
+        if not isinstance(net, MultiQuantNet) or net.structure.is_one_tensor:
+            raise
+        if prediction is not _whole:
             raise
         raise ConfigError(
             "prediction: expected a function that gives the metric what it takes of an output "
@@ -47,8 +56,8 @@ def _entries_named(net: MultiQuantNet, prediction: Callable[[Any], Any]) -> Iter
 
 @torch.no_grad()
 def measure(
-    net: MultiQuantNet,
-    batches: Iterable[tuple[Tensor, Any]],
+    net: nn.Module,
+    batches: Iterable[tuple[Any, Any]],
     metric: Metric,
     *,
     settings: Sequence[Setting] | None = None,
@@ -57,11 +66,12 @@ def measure(
     """The value of a metric at each bit-width, in evaluation.
 
     Args:
-        net: a trained network; its modes and its bit-width are as before afterwards.
-        batches: images (N, C, H, W) with targets, as the metric takes them. Gone through once for
-            each setting.
+        net: a trained network, or a model that holds some, such as a detector; modes and
+            bit-widths are as before afterwards.
+        batches: images (N, C, H, W), or a list of images where the model takes one, with targets
+            as the metric takes them. Gone through once for each setting.
         metric: of torchmetrics, on the device of the outputs, or any `Metric`.
-        settings: bit-widths and assignments; default all bit-widths.
+        settings: bit-widths and assignments; default all bit-widths that every network has.
         prediction: the network's output -> what the metric takes, such as the boxes of a detector.
 
     Returns:
@@ -70,6 +80,7 @@ def measure(
     Raises:
         ConfigError: batches that can be read once only, for several settings; an output of several
             entries that the metric does not take, and no ``prediction``.
+        NetworkError: a model without a network, or a wrapper around one.
         BitWidthError: a setting that the network has not.
 
     Example:
@@ -83,8 +94,9 @@ def measure(
         >>> sorted(measure(net, batches, MulticlassAccuracy(10)))
         [2, 4]
     """
-    net = bare_network(net, "measure", "pass the network inside")
-    chosen: Sequence[Setting] = net.bits if settings is None else settings
+    nets = networks_in(net, "measure", "pass the network inside")
+    common = [bits for bits in nets[0].bits if all(bits in one.bits for one in nets)]
+    chosen: Sequence[Setting] = common if settings is None else settings
     if len(chosen) > 1 and iter(batches) is batches:
         raise ConfigError(
             f"batches: expected what can be gone through {len(chosen)} times, once for each "
@@ -94,9 +106,11 @@ def measure(
     with only_training(net, ()):
         for setting in chosen:
             metric.reset()
-            with net.at_bits(setting):
+            with ExitStack() as stack:
+                for one in nets:
+                    stack.enter_context(one.at_bits(setting))
                 for images, target in batches:
-                    output = net(images.to(device_of(net)))
+                    output = net(_on(device_of(nets[0]), images))
                     with _entries_named(net, prediction):
                         metric.update(prediction(output), target)
             found[setting] = metric.compute()

@@ -20,6 +20,7 @@ from brevitas_multiquant.methods.region_heads import (
     region_head,
     with_region_head,
 )
+from brevitas_multiquant.training.measure import measure
 from tests.tiny import TinyNet
 
 
@@ -147,6 +148,39 @@ def _trains(float_one, detector, nets, kind, images):
         losses[bits].backward()
     assert losses[2] != losses[4]
     assert all(torch.isfinite(p.grad).all() for p in nets[kind].parameters())
+
+
+class Boxes:
+    """How many boxes there are, and the sum of their scores."""
+
+    def reset(self):
+        self.count, self.score = 0, torch.tensor(0.0)
+
+    def update(self, found, targets):
+        assert len(found) == len(targets)
+        self.count += sum(len(one["boxes"]) for one in found)
+        self.score += sum(one["scores"].sum() for one in found)
+
+    def compute(self):
+        return self.count, self.score
+
+
+def test_a_detector_is_measured_at_every_bit_width():
+    torch.manual_seed(0)
+    float_one = two_stages_of("mask")
+    net = multiquantize(DensePart(float_one), [2, 4, 8], input_shape=(1, 3, 64, 64))
+    head = region_head(float_one, "box")
+    box = multiquantize(head, [2, 8], input_shape=(1, CHANNELS, 3, 3), stem="none")
+    detector = with_region_head(with_network(float_one, net), "box", box).train()
+    calibrate(net, [torch.rand(2, 3, 64, 64)])
+    calibrate(box, [torch.rand(4, CHANNELS, 3, 3)])
+    images = [torch.rand(3, 60, 50), torch.rand(3, 40, 64)]
+    found = measure(detector, [(images, [{}, {}])], Boxes())
+    assert detector.training and list(found) == [2, 8]  # the bits of both
+    assert found[2][0] > 0 and found[2][1] != found[8][1]
+    with net.at_bits(8), box.at_bits(8), torch.no_grad():
+        scores = [one["scores"].sum() for one in detector.eval()(images)]
+    assert found[8][1] == sum(scores)
 
 
 def test_images_without_regions():
