@@ -29,7 +29,7 @@ from brevitas_multiquant.export.finn.fit import require_fit, require_fit_of_esti
 from brevitas_multiquant.export.finn.folding import NONE, Folding, read_foldings
 from brevitas_multiquant.export.finn.integer_graph import HostSide, IntegerGraph
 from brevitas_multiquant.export.finn.lower import lower
-from brevitas_multiquant.export.finn.model import INPUT, OUTPUT, thresholds_of, to_model
+from brevitas_multiquant.export.finn.model import OUTPUT, thresholds_of, to_model
 from brevitas_multiquant.export.finn.project_files import (
     PROJECT,
     Beside,
@@ -41,6 +41,7 @@ from brevitas_multiquant.export.finn.project_files import (
 )
 from brevitas_multiquant.export.finn.switchable import table_set, with_gates
 from brevitas_multiquant.export.finn.target import make_target
+from brevitas_multiquant.export.qonnx.execute import execute
 from brevitas_multiquant.export.request import (
     requested_settings,
     requested_shape,
@@ -278,9 +279,8 @@ def write_project(
 
 def execute_model(model: Any, codes: np.ndarray) -> np.ndarray:
     """The integers (N, 1, 1, classes) that a model gives for codes (N, H, W, C), by qonnx."""
-    from qonnx.core.onnx_exec import execute_onnx
-
-    return np.concatenate([execute_onnx(model, {INPUT: image[None]})[OUTPUT] for image in codes])
+    outputs = [execute(model.model, image[None], [OUTPUT])[OUTPUT] for image in codes]
+    return np.concatenate(outputs)
 
 
 def verify_logits(host: HostSide, subnet: Subnet, integers: np.ndarray, images: Tensor) -> None:

@@ -89,23 +89,40 @@ class _Emitter:
 
 
 def _annotated(proto: Any, emitted: _Emitter, graph: IntegerGraph) -> Any:
-    from qonnx.core.datatype import DataType
+    """With constants, shapes and integer types, written at once and after qonnx took the model.
+
+    It looks through all tensors for those of one, which is minutes for a DenseNet.
+    """
+    from onnx import TensorProto, helper, numpy_helper
     from qonnx.core.modelwrapper import ModelWrapper
 
     model = ModelWrapper(proto)
+    layout = str(["N", "H", "W", "C"])
+    shapes, types = model.graph.value_info, model.graph.quantization_annotation
     for name, (values, datatype) in emitted.constants.items():
-        model.set_initializer(name, values)
-        model.set_tensor_datatype(name, DataType[datatype])
-    streams = [graph.input, *(layer.output for layer in graph.layers)]
-    for stream in streams:
-        model.set_tensor_shape(stream.name, [1, *stream.shape])
-        model.set_tensor_datatype(stream.name, DataType[integer_type(stream)])
-    for name, stream in ((INPUT, graph.input), (OUTPUT, graph.output)):
-        model.set_tensor_datatype(name, DataType[integer_type(stream)])
-        model.set_tensor_layout(name, ["N", "H", "W", "C"])
+        tensor = numpy_helper.from_array(values, name)
+        model.graph.initializer.append(tensor)
+        shapes.append(helper.make_tensor_value_info(name, tensor.data_type, values.shape))
+        types.append(_annotation(name, datatype))
+    for one in (graph.input, *(layer.output for layer in graph.layers)):
+        shape = [1, *one.shape]
+        shapes.append(helper.make_tensor_value_info(one.name, TensorProto.FLOAT, shape))
+        types.append(_annotation(one.name, integer_type(one)))
+    for name, one in ((INPUT, graph.input), (OUTPUT, graph.output)):
+        types.append(_annotation(name, integer_type(one), tensor_layout=layout))
     for layer, node in zip(graph.layers, model.graph.node[1:-1], strict=True):
         node.doc_string = layer.where
     return model
+
+
+def _annotation(tensor: str, datatype: str, **values: str) -> Any:
+    """What qonnx knows of a tensor beside its shape; it has a name of its own for one bit."""
+    from onnx import StringStringEntryProto, TensorAnnotation
+    from qonnx.core.datatype import DataType
+
+    values = {"finn_datatype": DataType[datatype].name, **values}
+    entries = [StringStringEntryProto(key=key, value=value) for key, value in values.items()]
+    return TensorAnnotation(tensor_name=tensor, quant_parameter_tensor_names=entries)
 
 
 def thresholds_of(output: str) -> str:
