@@ -39,14 +39,15 @@ def execute(model: Any, images: np.ndarray, wanted: Collection[str]) -> dict[str
     graph = model.graph
     opset = next(opset.version for opset in model.opset_import if opset.domain == "")
     values = {v.name: v for v in (*graph.input, *graph.output, *graph.value_info)}
-    context = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    context: dict[str, Any] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    context[""] = None  # an input that is left out
     context[graph.input[0].name] = images
     last_reader = {name: index for index, node in enumerate(graph.node) for name in node.input}
     for index, node in enumerate(graph.node):
         for name in node.output:
             context[name] = _placeholder(values[name])
-        names = dict.fromkeys((*node.input, *node.output))
-        execute_node(node, context, _tiny_graph([values[n] for n in names if n]), opset, True)
+        names = [name for name in dict.fromkeys((*node.input, *node.output)) if name]
+        execute_node(node, context, _tiny_graph([values[n] for n in names]), opset, True)
         for name in names:
             if name not in wanted and last_reader.get(name, index) <= index:
                 context.pop(name, None)
