@@ -60,7 +60,7 @@ def needs(net: MultiQuantNet, setting: int | Assignment) -> dict[str, int]:
     """LUTs, DSPs and block RAMs of a network at a bit-width or an assignment."""
     chosen = (setting,) if isinstance(setting, Assignment) else ()
     costs = cost(net, model="finn", assignments=chosen, **HARDWARE)
-    total = (costs.assignments if chosen else costs)[setting].total  # type: ignore[index]
+    total = costs[setting].total
     return {"luts": total.luts, "dsp": total.dsp, "bram18": total.bram18}
 
 
