@@ -31,7 +31,7 @@ def _infer_torchvision(model: nn.Module) -> ModelSource | None:
     aux = {"aux_loss": True} if getattr(model, "aux_classifier", None) is not None else {}
     for name in _torchvision_names(model):
         published = list(models.get_model_weights(name))
-        own = {len(weights.meta["categories"]) for weights in published}
+        own = set(map(_classes_of, published)) or {_IMAGENET}
         kwargs = aux if own == {classes} else {"num_classes": classes, **aux}
         source = ModelSource("torchvision", name, kwargs)
         sizes = {_size_with(weights, layers[-1]) for weights in published}
@@ -54,10 +54,18 @@ def _of_maps(model: nn.Module) -> bool:
     return ".segmentation." in type(model).__module__
 
 
+_IMAGENET = 1000
+"""Classes of published weights that name none, such as VGG-16's for its features."""
+
+
+def _classes_of(weights: Any) -> int:
+    return len(weights.meta["categories"] or range(_IMAGENET))
+
+
 def _size_with(weights: Any, classifier: nn.Module) -> int:
     """Numbers of published weights, if their last layer had the classes of another classifier."""
     of_class = _size(classifier) // len(classifier.weight)  # type: ignore[arg-type]
-    more = len(classifier.weight) - len(weights.meta["categories"])  # type: ignore[arg-type]
+    more = len(classifier.weight) - _classes_of(weights)  # type: ignore[arg-type]
     return int(weights.meta["num_params"] + more * of_class)
 
 

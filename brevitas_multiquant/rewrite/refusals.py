@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,10 +70,18 @@ def _of_outputs(traced: Trace) -> list[str]:
         ]
     pairs = zip(traced.structure.names, traced.outputs, strict=True)
     return [
-        f"{expected} tuples, got a number or a sequence at {name}"
+        f"{expected} tuples, got a number or a sequence at {name}{_why_unseen(traced, node)}"
         for name, node in pairs
         if not isinstance(node, fx.Node) or not is_tensor(node)
     ]
+
+
+def _why_unseen(traced: Trace, node: Any) -> str:
+    """Why the trace does not see into what an output is."""
+    if not isinstance(node, fx.Node) or node.target not in traced.opaque:
+        return ""
+    why = traced.opaque[str(node.target)]
+    return f", which {node.target} gives; that stays as it is, since it cannot be traced: {why}"
 
 
 def _modules(traced: Trace) -> Iterable[tuple[str, nn.Module]]:

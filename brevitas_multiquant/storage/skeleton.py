@@ -14,9 +14,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules import module as registration
 from torch.utils._device import DeviceContext, _device_constructors
+from torch.utils._pytree import tree_leaves
 
 from brevitas_multiquant.core.copying import deep_copy, kept_tensors
 from brevitas_multiquant.errors import SourceError
@@ -32,6 +33,8 @@ class _MetaDevice(DeviceContext):
     ) -> Any:
         if func not in _CONSTRUCTORS:  # most calls: say so at once
             return func(*args, **(kwargs or {}))
+        if any(isinstance(one, fx.Proxy) for one in tree_leaves((args, kwargs))):
+            return func(*args, **(kwargs or {}))  # a graph of a trace outlives this block
         if func is not torch.tensor:
             return super().__torch_function__(func, types, args, kwargs)
         return _without_memory(func(*args, **{**(kwargs or {}), "device": "cpu"}))

@@ -83,6 +83,21 @@ def test_a_network_of_few_features_of_a_large_model_has_no_source():
         assert infer_source(timm.create_model("vgg11", features_only=True)) is None
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("vgg11", "vgg16", "alexnet", "squeezenet1_1", "densenet121", "resnet18", "mnasnet1_3"),
+        *("shufflenet_v2_x1_5", "mobilenet_v2", "efficientnet_b0", "convnext_tiny"),
+    ],
+)
+@pytest.mark.parametrize("kwargs", [{}, {"num_classes": 7}])
+def test_infers_one_of_each_kind_of_torchvisions(name, kwargs):
+    """Whatever is published of it: of VGG-16 features without classes, too."""
+    with torch.device("meta"):
+        model = torchvision.models.get_model(name, weights=None, **kwargs)
+    assert infer_source(model) == ModelSource("torchvision", name, kwargs)
+
+
 def test_infers_torchvision():
     model = torchvision.models.mobilenet_v3_small(num_classes=7)
     expected = ModelSource("torchvision", "mobilenet_v3_small", {"num_classes": 7})

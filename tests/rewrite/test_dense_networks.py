@@ -13,9 +13,9 @@ from brevitas_multiquant import (
 )
 from brevitas_multiquant.core.float_model import ModelSource
 from brevitas_multiquant.cost import cost
-from brevitas_multiquant.export import export_qonnx
+from brevitas_multiquant.export import export_onnx, export_qonnx
 from brevitas_multiquant.quant.layers import TRANSPOSED, WEIGHTED, CodeLayer
-from tests.dense import other_maps, segmentation
+from tests.dense import other_maps, segmentation, two_modes
 from tests.dense.segmentation import SHAPE
 
 # network -> layers that stay float: the stem's and those of the head
@@ -40,6 +40,9 @@ NETWORKS = {
     other_maps.Hourglass: 2,
     other_maps.CenterNet: 4,
     other_maps.NestedUNet: 3,
+    two_modes.YOLO: 3,
+    two_modes.OnePlace: 3,
+    two_modes.Tasks: 4,
 }
 
 
@@ -109,3 +112,22 @@ def test_half_of_a_transposed_convolution():
     with torch.no_grad(), net.eval().at_bits(3):
         assert torch.equal(extract_subnet(net, 3)(images), net(images))
     assert cost(net)[2].bitops < cost(net)[3].bitops < cost(net)[4].bitops
+
+
+@pytest.mark.parametrize("kind", [two_modes.YOLO, two_modes.OnePlace])
+def test_what_a_model_returns_less_while_it_trains_is_a_part_of_what_the_network_returns(kind):
+    torch.manual_seed(0)
+    model, images = kind(), torch.randn(2, *SHAPE[1:])
+    net = multiquantize(model, [2, 4], input_shape=SHAPE)
+    (note,) = (note for note in net.plan.notes if "a part of its output" in note)
+    assert "(output[1])" in note
+    with torch.no_grad(), net.train().floating(), net.at_bits(2):
+        found, expected = net(images)[1], model.train()(images)
+    assert all(map(torch.equal, found, expected))
+
+
+def test_an_output_of_one_number_for_each_image_leaves_as_onnx(tmp_path):
+    net = multiquantize(two_modes.Tasks(), [2], input_shape=SHAPE, check=False)
+    calibrate(net, [torch.randn(2, *SHAPE[1:])])
+    (path,) = export_onnx(net.eval(), tmp_path, images=torch.randn(3, *SHAPE[1:])).values()
+    assert path.is_file()

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from brevitas_multiquant import ModelSource, calibrate, load_packed, multiquantize, save_packed
-from brevitas_multiquant.errors import UnsupportedModelError, UntracedWarning
+from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.quant.layers import CodeLayer
 from tests.tiny import IMAGE, SharedLayerNet, TinyNet
 
@@ -238,9 +238,8 @@ def test_features_kept_from_the_last_forward(images):
     model.kept.append(model.last * 2)
     model.by_name["last"] = (model.last,)
     last = model.last
-    with pytest.warns(UntracedWarning, match="not installed as a submodule"):
-        net = convert(model)
-    assert equal_in_evaluation(net, model, images)
+    net = convert(model)
+    assert not net.plan.untraced and equal_in_evaluation(net, model, images)
     assert last.requires_grad and model.kept[0].requires_grad
 
 

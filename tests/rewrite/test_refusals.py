@@ -47,6 +47,21 @@ class NoTensor(TinyNet):
         return {"size": super().forward(x).shape[1]}
 
 
+class Unseen(nn.Module):
+    """A list of maps, made by a module that counts the images of a batch."""
+
+    class Maps(nn.Module):
+        def forward(self, x):
+            return [x.view(len(x), -1), x]
+
+    def __init__(self):
+        super().__init__()
+        self.convs, self.maps = convs(nn.Conv2d(4, 4, 1)), self.Maps()
+
+    def forward(self, x):
+        return self.maps(self.convs[2](self.convs[0](x)))
+
+
 class Recurrent(nn.Module):
     def __init__(self):
         super().__init__()
@@ -108,6 +123,7 @@ class NoClassifier(nn.Module):
             r"3.form \(Bilinear\) holds a Bilinear that would stay float",
         ),
         (NoTensor, r"expected a forward that returns tensors, .* a number or a sequence at size"),
+        (Unseen, r"a sequence at output, which maps gives; .* write x.shape\[0\] for len\(x\)"),
         (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)), r"at least one layer"),
         (Recurrent, r"rnn is a GRU; attention and recurrence"),
     ],

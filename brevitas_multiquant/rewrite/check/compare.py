@@ -1,6 +1,6 @@
 """Act 5, self-check: with quantizers off, a branch is the original model, to the bit."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -72,6 +72,7 @@ def self_check(
             )
         if lost:
             return lost
+    net.plan.notes += ours.notes
     return {}
 
 
@@ -87,8 +88,11 @@ def _compare(
         mine, drawn = _run(ours, images, "one branch", seed)
         reference, wanted = run(seed)
         reference = ours.structure.part_of(reference) if training else reference
-        if _equal(mine, reference) and drawn == wanted:
+        if drawn == wanted and _equal(mine, reference):
             continue
+        if training and drawn == wanted and (place := _place_in(mine, reference)) is not None:
+            ours.notes.append(_RETURNS_LESS.format(place=place))
+            return {}
         lost = inlined.lost(run, images.device) if training else {}
         if lost and "" not in lost:
             return lost
@@ -97,7 +101,7 @@ def _compare(
             f"original to the bit in {'training' if training else 'evaluation'} mode, got "
             f"{_difference(mine, reference)}, first at "
             f"{_first_difference(ours, theirs, images)}; the model was not changed"
-            f"{_advice(lost) if training else ''}"
+            f"{_advice(lost) if training else _CHANCE if drawn != wanted else ''}"
         )
     return {}
 
@@ -110,6 +114,12 @@ def _advice(lost: Mapping[str, str]) -> str:
     """What to do where the model's own forward, which cannot be kept, does something beside."""
     does = f" Its forward {lost['']}." if "" in lost else ""
     return f".{does} {MOVE[0].upper()}{MOVE[1:]}: that is kept as it is"
+
+
+_CHANCE = (
+    ". It draws random numbers in evaluation, too: a dropout that is made in the forward is always "
+    "in training mode, make it in the constructor"
+)
 
 
 def _check_finite(net: MultiQuantNet, model: str) -> None:
@@ -132,6 +142,7 @@ class _OneBranch(nn.Sequential):
     """Stem, a branch and head of a network."""
 
     structure: OutputStructure
+    notes: list[str]
 
     def forward(self, x: Any) -> Any:
         """What they give together."""
@@ -147,7 +158,7 @@ def _one_branch(net: MultiQuantNet) -> _OneBranch:
     active.quantized = False
     active.bits = next(bits for bits in net.bits if net.branches[0] in net.branches_at(bits))
     parts_in_order = _OneBranch(stem, branch, head)
-    parts_in_order.structure = net.structure
+    parts_in_order.structure, parts_in_order.notes = net.structure, []
     return parts_in_order
 
 
@@ -183,6 +194,28 @@ def _equal(mine: Any, reference: Any) -> bool:
 
 
 _ONLY_DRAWS = "other random draws with the same output"
+
+
+_RETURNS_LESS = (
+    "the model returns only a part of its output while it trains ({place}): the network returns "
+    "all of it in both modes, so that a loss reads that part"
+)
+
+
+def _place_in(mine: Any, reference: Any, place: str = "output") -> str | None:
+    """Where an output stands in ours, as a detector's maps stand beside boxes made of them."""
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(mine, Mapping):
+        parts = mine.items()
+    elif isinstance(mine, Sequence):
+        parts = enumerate(mine)
+    for key, part in parts:
+        inner = f"{place}[{key!r}]"
+        if _equal(part, reference):
+            return inner
+        if (found := _place_in(part, reference, inner)) is not None:
+            return found
+    return None
 
 
 def _difference(mine: Any, reference: Any) -> str:

@@ -46,6 +46,7 @@ class Tracer(fx.Tracer):
         self.structure: OutputStructure
         self.opaque: dict[str, str] = {}
         self._kept = kept or {}
+        self._installed: set[int] | None = None
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -102,11 +103,15 @@ class Tracer(fx.Tracer):
 
         The innermost module whose forward meets an error becomes one opaque node.
         """
-        if self.decider.running:
+        if self.decider.running or self._is_passing(m):
             return forward(*args, **kwargs)
         before, stack = next(iter(reversed(self.graph.nodes))), dict(self.module_stack)
         try:
-            return super().call_module(m, forward, args, kwargs)
+            called = super().call_module(m, forward, args, kwargs)
+            if isinstance(called, fx.Proxy) and self._gives_several(m, called):
+                self._forget_after(before)
+                return forward(*args, **kwargs)
+            return called
         except OUT_OF_MEMORY:
             raise
         except Exception as error:  # whatever a model's code raises when it meets a proxy
@@ -116,6 +121,35 @@ class Tracer(fx.Tracer):
             name = self.path_of_module(m)
             self.opaque[name] = cause_of(error)
             return self.create_proxy("call_module", name, args, kwargs)
+
+    def _is_passing(self, module: nn.Module) -> bool:
+        """Whether a module was made or put together in the forward, of nothing but the model's own.
+
+        As ``nn.ReLU()(x)``, or a slice of a sequence of layers.
+        """
+        if self._installed is None:
+            self._installed = {
+                id(one)
+                for part in self.root.modules()
+                for one in (part, *part._parameters.values(), *part._buffers.values())
+            }
+        held = (*module.parameters(), *module.buffers())
+        return id(module) not in self._installed and all(id(h) in self._installed for h in held)
+
+    def _gives_several(self, module: nn.Module, called: fx.Proxy) -> bool:
+        """Whether a module that is a leaf for asking for its mode gives more than a tensor.
+
+        What is in a container has to be seen: it may be what the model returns.
+        """
+        name = self.path_of_module(module)
+        if called.node.target != name or name in self._kept or not _asks_for_its_mode(module):
+            return False
+        is_layer = isinstance(module, self._leaves) or is_norm(module) or is_constant_norm(module)
+        known = type(module).__name__ in self._leaf_names or super().is_leaf_module(module, name)
+        if is_layer or known:
+            return False
+        first, *_ = self.decider.values(called.node)
+        return isinstance(first, (tuple, list, dict))
 
     def _forget_after(self, last: fx.Node) -> None:
         for node in reversed(self.graph.nodes):
