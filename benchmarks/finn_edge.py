@@ -115,17 +115,24 @@ def exported(net: MultiQuantNet) -> str:
 
 def measured(row: EdgeNetwork) -> dict[str, str]:
     """One line of the table."""
-    size = "x".join(map(str, row.input_shape[1:]))
+    size = size_of(row.input_shape[1:])
     net, graphs, reason = brought_over(row)
     if net is None:
         cells = (row.name, size, f"refused: {reason}", *("-",) * (len(COLUMNS) - 3))
         return dict(zip(COLUMNS, cells, strict=True))
-    cycles = luts.target_cycles(1000)
-    costs = (
-        luts.total(luts.fold(hardware_layers(graph), cycles)).luts for graph in graphs.values()
-    )
+    costs = (luts_of(graph, 1000) for graph in graphs.values())
     cells = (row.name, size, "maps", f"{largest_difference(net, graphs):g}", exported(net))
-    return dict(zip(COLUMNS, (*cells, *map(str, costs)), strict=True))
+    return dict(zip(COLUMNS, (*cells, *costs), strict=True))
+
+
+def luts_of(graph: IntegerGraph, fps: int) -> str:
+    """By FINN's rules, for frames a second."""
+    return str(luts.total(luts.fold(hardware_layers(graph), luts.target_cycles(fps))).luts)
+
+
+def size_of(shape: Sequence[int]) -> str:
+    """Channels and sizes, as ``3x32x32``."""
+    return "x".join(map(str, shape))
 
 
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:

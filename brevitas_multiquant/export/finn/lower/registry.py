@@ -30,6 +30,7 @@ _INSTEAD = {
     "LayerNorm2d": "nn.BatchNorm2d",
     "GroupNorm": "nn.BatchNorm2d",
     "InstanceNorm2d": "nn.BatchNorm2d",
+    "ConvTranspose1d": "nn.Upsample(scale_factor=2) and a convolution",
     "ConvTranspose2d": "nn.Upsample(scale_factor=2) and a convolution",
     "pixel_shuffle": "nn.Upsample(scale_factor=2) and a convolution",
     "PixelShuffle": "nn.Upsample(scale_factor=2) and a convolution",
@@ -79,6 +80,7 @@ def apply_rule(builder: Builder, where: str, module: nn.Module, values: Sequence
 
 
 def unknown(builder: Builder, where: str, name: str, value: Value) -> Value:
-    """An operation that hardware has no layer for."""
+    """An operation that hardware has no layer for, under its author's name."""
+    name = name.removeprefix("Quant")
     advice = f"{name} has no dataflow layer here: use {_INSTEAD.get(name, _USUAL)}"
     return builder.problem(where, NOT_FINN if name == "add" else advice, value)
