@@ -74,7 +74,8 @@ def test_converts_and_is_exact(kind, tmp_path):
             assert equal(net, extract_subnet(net, bits)(images), outputs[bits])
             assert equal(net, loaded(images), outputs[bits])
     assert not equal(net, outputs[2], outputs[4])
-    assert cost(net)[2].bitops < cost(net)[4].bitops
+    costs = cost(net)
+    assert costs[2].bitops < costs[4].bitops
 
 
 @pytest.mark.parametrize("kind", NETWORKS, ids=lambda kind: kind.__name__)
@@ -111,7 +112,8 @@ def test_half_of_a_transposed_convolution():
     assert all(a.weight.numel() < b.weight.numel() for a, b in zip(half, whole, strict=True))
     with torch.no_grad(), net.eval().at_bits(3):
         assert torch.equal(extract_subnet(net, 3)(images), net(images))
-    assert cost(net)[2].bitops < cost(net)[3].bitops < cost(net)[4].bitops
+    costs = cost(net)
+    assert costs[2].bitops < costs[3].bitops < costs[4].bitops
 
 
 @pytest.mark.parametrize("kind", [two_modes.YOLO, two_modes.OnePlace])

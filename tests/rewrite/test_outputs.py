@@ -109,7 +109,8 @@ def test_what_a_forward_returns_is_returned(kind):
         pairs = list(zip(net.structure.tensors(output), net.structure.tensors(plain), strict=True))
         assert pairs[0][0].shape[1:] == shape
         assert all(torch.equal(one, other) for one, other in pairs)
-    assert cost(net)[2].bitops < cost(net)[4].bitops
+    costs = cost(net)
+    assert costs[2].bitops < costs[4].bitops
 
 
 def _same_as_the_model(net, model, images):

@@ -53,7 +53,8 @@ def test_converts_and_is_exact(kind, tmp_path):
             assert torch.equal(extract_subnet(net, bits)(videos), outputs[bits])
             assert torch.equal(loaded(videos), outputs[bits])
     assert not torch.equal(outputs[2], outputs[4])
-    assert cost(net)[2].bitops < cost(net)[4].bitops
+    costs = cost(net)
+    assert costs[2].bitops < costs[4].bitops
 
 
 @pytest.mark.parametrize("kind", NETWORKS, ids=lambda kind: kind.__name__)

@@ -11,6 +11,7 @@ from types import FunctionType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
@@ -237,9 +238,31 @@ class _Run(fx.Interpreter):
         """
         module = self.fetch_attr(target)
         own = type(module).__module__.startswith("torch.nn.")
-        if own and isinstance(module, NORMS) and args and isinstance(args[0], FakeTensor):
+        fake = bool(args) and isinstance(args[0], FakeTensor)
+        if own and fake and isinstance(module, NORMS):
             return args[0]
+        if own and fake and isinstance(module, nn.Upsample):
+            given = (module.size, module.scale_factor)
+            return F.interpolate(
+                args[0], *given, recompute_scale_factor=module.recompute_scale_factor
+            )
         return super().call_module(target, args, kwargs)
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A resize of a fake tensor takes its nearest values, for the shape is the same.
+
+        The framework would take an interpolation apart into some dozens of operations.
+        """
+        if target is F.interpolate and args and isinstance(args[0], FakeTensor):
+            given = dict(zip(_INTERPOLATE, args, strict=False)) | kwargs
+            kept = {name: given[name] for name in _DECIDES_SHAPE if name in given}
+            return F.interpolate(args[0], **kept)
+        return super().call_function(target, args, kwargs)
+
+
+_DECIDES_SHAPE = ("size", "scale_factor", "recompute_scale_factor")
+_INTERPOLATE = ("input", "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor")
+"""Arguments of a resize, in order."""
 
 
 class _Shapes(_Run):
