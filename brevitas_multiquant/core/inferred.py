@@ -59,7 +59,7 @@ _IMAGENET = 1000
 
 
 def _classes_of(weights: Any) -> int:
-    return len(weights.meta["categories"] or range(_IMAGENET))
+    return len(weights.meta.get("categories") or range(_IMAGENET))
 
 
 def _size_with(weights: Any, classifier: nn.Module) -> int:
