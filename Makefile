@@ -52,7 +52,7 @@ finn-env: $(FINN_INSTALLED)
 
 test-finn: $(FINN_INSTALLED)
 	OMP_NUM_THREADS=1 $(FINN_VENV)/bin/python -m pytest -W ignore -n auto \
-		--dist worksteal integration_tests/test_finn.py
+		--dist worksteal integration_tests/test_finn.py integration_tests/test_finn_folding.py
 
 test-rtl: $(FINN_INSTALLED)
 	OMP_NUM_THREADS=1 $(FINN_VENV)/bin/python -m pytest -W ignore -n auto \

@@ -5,7 +5,6 @@ What is asserted is exact: values, partitions, kinds of layers. Estimates are FI
 
 import importlib.util
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,11 +14,8 @@ import torch
 import brevitas_multiquant.core.cifar_networks  # noqa: F401  (registers the CIFAR networks)
 from brevitas_multiquant import Assignment, extract_subnet
 from brevitas_multiquant.cost import luts
-from brevitas_multiquant.cost.luts import Resources
-from brevitas_multiquant.errors import BoardError, ExportError
 from brevitas_multiquant.export import check_finn, export_finn
 from brevitas_multiquant.export.finn.check import branch_names
-from brevitas_multiquant.export.finn.fit import require_fit_of_estimate
 from brevitas_multiquant.export.finn.hardware import hardware_layers
 from brevitas_multiquant.export.finn.integer_graph import Thresholds
 from brevitas_multiquant.export.finn.lower import lower
@@ -146,36 +142,6 @@ def test_memories_are_what_finn_reports(make, switchable, memory, tmp_path):
     ]
     plain = make_target(None, None, 20000, 5.0, writable=switchable).resources(graph)
     assert (need.luts < plain.luts and need.bram18 > plain.bram18) == (memory == "auto")
-
-
-def test_a_folding_file_that_was_edited_is_kept(tmp_path):
-    torch.manual_seed(0)
-    net = network(narrow_cnn(), [2], negative=True)
-    options = {"images": digits(3), "estimate": True, "part": "xc7z020clg400-1"}
-    (project,) = export_finn(net, tmp_path / "a", **options).values()
-    folding = json.loads((project / "folding_config.json").read_text())
-    assert folding["Thresholding_rtl_0"]["PE"] == 1
-    before = json.loads((project / "estimate.json").read_text())["resources"]["LUT"]
-    folding["Thresholding_rtl_0"]["PE"] = 4
-    folding["MVAU_hls_0"] |= {"PE": 2, "SIMD": 9}
-    (tmp_path / "mine.json").write_text(json.dumps(folding))
-    mine = {**options, "folding": tmp_path / "mine.json"}
-    (project,) = export_finn(net, tmp_path / "b", **mine).values()
-    assert json.loads((project / "folding_config.json").read_text()) == folding
-    after = json.loads((project / "estimate.json").read_text())["resources"]["LUT"]
-    assert after > before
-    # the check of the board goes by FINN's number and the LUTs that it leaves out
-    graph = lower(extract_subnet(net, 2), branch_names(net, 2), net.input_shape)
-    target = make_target(None, "xc7z020clg400-1", 1000, 5.0)
-    none = replace(target, board=replace(target.board, has=Resources()))
-    with pytest.raises(BoardError, match="FINN's estimate: ") as error:
-        require_fit_of_estimate(2, graph, project, none)
-    plain = luts.corrected_luts(target.layers(graph), target.board.dsp) - before
-    assert error.value.needs[2].luts - after > plain
-    (tmp_path / "mine.json").write_text(json.dumps({"MVAU_hls_7": {"PE": 2}}))
-    with pytest.raises(ExportError, match=r"folding_config.json: expected layers of .*MVAU_hls_7"):
-        export_finn(net, tmp_path / "c", **mine)
-    assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.parametrize(("channels", "pe"), [(6, 1), (6, 2), (6, 3), (10, 5)])

@@ -25,8 +25,8 @@ from brevitas_multiquant.export.finn.environment import (
     wants_estimates,
     what_is_missing,
 )
-from brevitas_multiquant.export.finn.fit import require_fit, require_fit_of_estimate
-from brevitas_multiquant.export.finn.folding import NONE, Folding, read_foldings
+from brevitas_multiquant.export.finn.fit import require_fit
+from brevitas_multiquant.export.finn.folding import NONE, Folding, as_folded, read_foldings
 from brevitas_multiquant.export.finn.integer_graph import HostSide, IntegerGraph
 from brevitas_multiquant.export.finn.lower import lower
 from brevitas_multiquant.export.finn.model import OUTPUT, thresholds_of, to_model
@@ -121,9 +121,9 @@ def export_finn(
         CalibrationError: ranges that have seen no data.
         FinnMappingError: the network does not map; lists every reason.
         BoardError: the network needs more than the board has.
-        ExportError: a missing package, an unknown board or part, a folding file that is none, a
-            folder that cannot be written, FINN missing or of another version though estimates were
-            asked for, or a difference.
+        ExportError: a missing package, an unknown board or part, a folding file that is none or
+            of another network, a folder that cannot be written, FINN missing or of another version
+            though estimates were asked for, or a difference.
 
     Example:
         >>> import tempfile
@@ -156,8 +156,9 @@ def export_finn(
     }
     if switchable:
         graphs = with_gates(graphs, net.selection)
+    layers = {one: as_folded(graphs[one], target, foldings.get(one, NONE)) for one in built}
     if must_fit:
-        require_fit({one: graphs[one] for one in built if one not in foldings}, target)
+        require_fit(layers, target)
     beside = {
         one: Beside(
             build_config(target),
@@ -183,8 +184,6 @@ def export_finn(
             if estimating:
                 run_estimate(project)
                 _keep_results(project, keep_folding=one in foldings)
-                if must_fit and one in foldings:
-                    require_fit_of_estimate(one, graphs[one], project, target)
                 if rtl:
                     run_rtl(project)
             (project / "README.md").write_text(text + weight_section(graphs[one]))

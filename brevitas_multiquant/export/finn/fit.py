@@ -1,9 +1,7 @@
 """Which bit-widths fit on which board, by the estimates of `brevitas_multiquant.cost.luts`."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from brevitas_multiquant.core.precision import (
@@ -14,11 +12,9 @@ from brevitas_multiquant.core.precision import (
     network_bits,
 )
 from brevitas_multiquant.cost import luts
-from brevitas_multiquant.cost.luts import Resources
+from brevitas_multiquant.cost.luts import Node, Resources
 from brevitas_multiquant.errors import BoardError, ExportError
 from brevitas_multiquant.export.finn.check import branch_names
-from brevitas_multiquant.export.finn.folding import as_folded
-from brevitas_multiquant.export.finn.integer_graph import IntegerGraph
 from brevitas_multiquant.export.finn.lower import lower
 from brevitas_multiquant.export.finn.switchable import with_gates
 from brevitas_multiquant.export.finn.target import DEFAULT_BOARD, Target, make_target
@@ -31,52 +27,18 @@ UNITS = {"luts": "LUTs", "bram18": "block RAMs (18K)", "dsp": "DSPs", "uram": "U
 """Resource -> what messages call it."""
 
 
-def require_fit(graphs: Mapping[Setting, IntegerGraph], target: Target) -> None:
+def require_fit(layers: Mapping[Setting, Sequence[Node]], target: Target) -> None:
     """Refuse networks that need more than the board has.
 
     Args:
-        graphs: bit-width or assignment -> integer network.
-        target: the board, and what to fold for.
+        layers: bit-width or assignment -> layers of hardware, folded.
+        target: the board.
 
     Raises:
         BoardError: naming each bit-width, what it needs, and what the board has.
     """
-    layers = {setting: target.layers(graph) for setting, graph in graphs.items()}
     needs = {setting: target.needs_of(each) for setting, each in layers.items()}
     estimates = {setting: luts.total(each, target.board.dsp) for setting, each in layers.items()}
-    _require(needs, estimates, target)
-
-
-def require_fit_of_estimate(
-    setting: Setting, graph: IntegerGraph, project: Path, target: Target
-) -> None:
-    """The same by FINN's own estimate of a project with a folding file, and what that leaves out.
-
-    Args:
-        setting: the bit-width or assignment.
-        graph: its integer network.
-        project: with FINN's reports.
-        target: the board.
-
-    Raises:
-        BoardError: as `require_fit`.
-    """
-    found = json.loads((project / "estimate.json").read_text())["resources"]
-    names = {"luts": "LUT", "bram18": "BRAM_18K", "dsp": "DSP", "uram": "URAM"}
-    estimate = Resources(**{ours: int(found.get(finns, 0)) for ours, finns in names.items()})
-    own = json.loads((project / "report" / "auto_folding_config.json").read_text())
-    edited = json.loads((project / "folding_config.json").read_text())
-    layers = as_folded(
-        target.layers(graph), {name: own[name] | edited.get(name, {}) for name in own}
-    )
-    uncounted = sum(luts.uncounted_luts(node, target.board.dsp, target.writable) for node in layers)
-    need = replace(estimate, luts=estimate.luts + uncounted)
-    _require({setting: need}, {setting: estimate}, target)
-
-
-def _require(
-    needs: Mapping[Setting, Resources], estimates: Mapping[Setting, Resources], target: Target
-) -> None:
     has = target.board.has
     lines = [
         f"\n  - {described(setting)}: needs {_rounded(getattr(need, name))} {UNITS[name]}, "

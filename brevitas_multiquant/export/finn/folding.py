@@ -8,20 +8,33 @@ from pathlib import Path
 from typing import Any
 
 from brevitas_multiquant.core.precision import Setting, name_of
-from brevitas_multiquant.cost.luts import DepthwiseProduct, MatrixProduct, Node, Thresholds
-from brevitas_multiquant.errors import ExportError
+from brevitas_multiquant.cost import luts
+from brevitas_multiquant.cost.luts import Node
+from brevitas_multiquant.errors import ExportError, HardwareError
+from brevitas_multiquant.export.finn.integer_graph import IntegerGraph
+from brevitas_multiquant.export.finn.layer_names import layer_names
+from brevitas_multiquant.export.finn.target import Target
 
 Folding = str | os.PathLike[str] | Mapping[Setting, str | os.PathLike[str]]
 """A file, or one for each bit-width and assignment."""
 NONE: dict[str, Any] = {"Defaults": {}}
 """The file of a project whose folding FINN decides."""
 
-KINDS: dict[str, type[Node]] = {
-    "Thresholding": Thresholds,
-    "MVAU": MatrixProduct,
-    "VVAU": DepthwiseProduct,
+_OF_CHANNELS, _OF_INPUTS = {"PE": "pe"}, {"SIMD": "pe"}
+_OF_PRODUCTS = {"PE": "pe", "SIMD": "simd", "ram_style": "ram_style", "mem_mode": "mem_mode"}
+ATTRIBUTES: dict[type[Node], dict[str, str]] = {
+    luts.MatrixProduct: _OF_PRODUCTS,
+    luts.DepthwiseProduct: _OF_PRODUCTS,
+    luts.Thresholds: {
+        **_OF_CHANNELS,
+        "depth_trigger_bram": "bram_from",
+        "depth_trigger_uram": "uram_from",
+    },
+    luts.Window: {"SIMD": "simd", "parallel_window": "parallel", "ram_style": "ram_style"},
+    **dict.fromkeys((luts.Padding, luts.Upsampling, luts.Concatenation), _OF_INPUTS),
+    **dict.fromkeys((luts.Addition, luts.Duplication, luts.PositionSum, luts.Pool), _OF_CHANNELS),
 }
-"""FINN's layers whose LUTs beside its estimate are known, and what the rules call them."""
+"""Layer -> FINN's attribute, and ours, of those that resources depend on."""
 
 
 def read_foldings(
@@ -67,29 +80,47 @@ def _read(path: Path) -> dict[str, Any]:
     return {"Defaults": {}, **found}
 
 
-def as_folded(layers: Sequence[Node], folding: Mapping[str, Mapping[str, Any]]) -> list[Node]:
-    """Thresholds and products with the parallelism of a folding file.
+def as_folded(
+    graph: IntegerGraph, target: Target, folding: Mapping[str, Mapping[str, Any]] = NONE
+) -> tuple[Node, ...]:
+    """The layers of hardware of an integer network with a folding file, as FINN applies it.
 
     Args:
-        layers: of one network, in FINN's order, of which others than `KINDS` are left out.
-        folding: a complete file: every layer's name, in FINN's order, with its attributes.
+        graph: of `brevitas_multiquant.export.finn.lower.lower`.
+        target: the board, and what layers are folded for that the file does not name.
+        folding: layer -> its attributes.
 
     Raises:
-        ExportError: the file has another number of layers of a kind.
-
-    Example:
-        >>> table = Thresholds(16, 1024, threshold_bits=12, output_bits=4)
-        >>> as_folded([table], {"Thresholding_rtl_0": {"PE": 4}})[0].pe
-        4
+        ExportError: a name of no layer, or a value that its layer cannot have.
     """
-    folded: list[Node] = []
-    for kind, ours in KINDS.items():
-        same = [node for node in layers if isinstance(node, ours)]
-        given = [values for name, values in folding.items() if name.startswith(f"{kind}_")]
-        if len(given) != len(same):
-            raise ExportError(f"folding: expected {len(same)} layers {kind}, got {len(given)}")
-        for node, values in zip(same, given, strict=True):
-            names = {"PE": "pe", "SIMD": "simd"}
-            changes = {names[one]: values[one] for one in names if one in values}
-            folded.append(replace(node, **changes))
-    return folded
+    layers = target.layers(graph)
+    names = layer_names(graph, layers, target.board.dsp)
+    if unknown := [name for name in folding if name not in ("Defaults", *names)]:
+        raise ExportError(f"folding: expected layers of {names}, got {unknown}")
+    defaults = folding.get("Defaults", {})
+    return tuple(
+        _changed(name, node, {**_of_all(defaults, name), **folding.get(name, {})})
+        for name, node in zip(names, layers, strict=True)
+    )
+
+
+def _of_all(defaults: Mapping[str, Sequence[Any]], name: str) -> dict[str, Any]:
+    """What ``Defaults`` say of a layer: attribute -> value, kinds or ``"all"``, and again."""
+    kind = name.rpartition("_")[0]
+    return {
+        attribute: value
+        for attribute, pairs in defaults.items()
+        for value, kinds in zip(pairs[::2], pairs[1::2], strict=True)
+        if kinds == "all" or kind in kinds
+    }
+
+
+def _changed(name: str, node: Node, attributes: Mapping[str, Any]) -> Node:
+    ours = ATTRIBUTES[type(node)]
+    changes = {ours[one]: value for one, value in attributes.items() if one in ours}
+    if "parallel" in changes:
+        changes["parallel"] = bool(changes["parallel"])
+    try:
+        return replace(node, **changes)
+    except HardwareError as error:
+        raise ExportError(f"folding: {name}: {error}") from error

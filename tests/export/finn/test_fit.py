@@ -13,6 +13,7 @@ from brevitas_multiquant.export import export_finn, fit_table
 from brevitas_multiquant.export.finn.check import branch_names
 from brevitas_multiquant.export.finn.folding import as_folded
 from brevitas_multiquant.export.finn.hardware import hardware_layers, named_layers
+from brevitas_multiquant.export.finn.layer_names import layer_names
 from brevitas_multiquant.export.finn.lower import lower
 from brevitas_multiquant.export.finn.switchable import with_gates
 from brevitas_multiquant.export.finn.target import MEMORIES, make_target
@@ -78,20 +79,48 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_the_parallelism_of_a_folding_file():
-    """In FINN's order, kind by kind, RTL or HLS; other layers have no LUTs beside the estimate."""
-    layers = make_target("ZCU104", None, 1000, 5.0).layers(graph_of("residual", 4))
-    kinds = {"Thresholding_rtl": luts.Thresholds, "MVAU_hls": luts.MatrixProduct}
-    counts = {name: sum(isinstance(node, ours) for node in layers) for name, ours in kinds.items()}
-    file = {f"{kind}_{one}": {"PE": 1} for kind, count in counts.items() for one in range(count)}
-    file |= {"Defaults": {}, "FMPadding_rtl_0": {"SIMD": 2}, "MVAU_hls_0": {"PE": 2, "SIMD": 3}}
-    folded = as_folded(layers, file)
-    assert [node.pe for node in folded] == [1] * counts["Thresholding_rtl"] + [2] + [1] * (
-        counts["MVAU_hls"] - 1
-    )
-    assert folded[counts["Thresholding_rtl"]].simd == 3
-    del file["MVAU_hls_0"]
-    with pytest.raises(ExportError, match=r"folding: expected \d+ layers MVAU, got \d+"):
-        as_folded(layers, file)
+    """Of layers by FINN's names; others keep what the frames a second need."""
+    target, graph = make_target("ZCU104", None, 1000, 5.0), graph_of("residual", 4)
+    plain = as_folded(graph, target)
+    assert plain == target.layers(graph)
+    names = layer_names(graph, plain, target.board.dsp)
+    assert len({*names}) == len(names)
+    pairs = {"MVAU_hls_1": {"SIMD": 3}, "Thresholding_rtl_2": {"PE": 2, "depth_trigger_bram": 1}}
+    pairs["ConvolutionInputGenerator_rtl_0"] = {"parallel_window": 1}
+    mine = {"Defaults": {"PE": [2, ["MVAU_hls", "Pool_hls"]]}, **pairs}
+    folded = dict(zip(names, as_folded(graph, target, mine), strict=True))
+    changed = {n for n, node in zip(names, plain, strict=True) if folded[n] != node}
+    assert changed == {*pairs, *(name for name in names if name.startswith("MVAU_hls"))}
+    product, table = folded["MVAU_hls_1"], folded["Thresholding_rtl_2"]
+    assert (product.pe, product.simd, table.pe, table.bram_from) == (2, 3, 2, 1)
+    assert folded["ConvolutionInputGenerator_rtl_0"].parallel is True
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ({"MVAU_hls_99": {"PE": 2}}, r"folding: expected layers of \[.*'MVAU_hls_0'.*MVAU_hls_99"),
+        ({"MVAU_hls_0": {"PE": 5}}, "folding: MVAU_hls_0: .*pe: expected a divisor of 6, got 5"),
+        ({"MVAU_hls_0": {"ram_style": "tape"}}, "folding: MVAU_hls_0: .*ram_style: expected one"),
+    ],
+)
+def test_folding_files_of_other_networks(file, message):
+    target = make_target("ZCU104", None, 1000, 5.0)
+    with pytest.raises(ExportError, match=message):
+        as_folded(graph_of("residual", 4), target, file)
+
+
+def test_an_edited_folding_is_checked_against_the_board(tmp_path):
+    """Without FINN, before anything is written."""
+    mine = tmp_path / "mine.json"
+    mine.write_text(json.dumps({f"MVAU_hls_{one}": {"PE": 6, "SIMD": 54} for one in range(4)}))
+    options = {"part": SMALL, "estimate": False}
+    export_finn(build("residual"), tmp_path / "fits", [4], **options)
+    options["folding"] = mine
+    with pytest.raises(BoardError, match=rf"4 bits: needs \d+ thousand LUTs, {SMALL} has"):
+        export_finn(build("residual"), tmp_path / "new", [4], **options)
+    assert not (tmp_path / "new").exists()
+    export_finn(build("residual"), tmp_path / "new", [4], must_fit=False, **options)
 
 
 def test_a_table_of_boards():
