@@ -12,7 +12,7 @@ from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, Keypoi
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 
-from brevitas_multiquant import calibrate, multiquantize
+from brevitas_multiquant import InPlaceDistillation, calibrate, multiquantize
 from brevitas_multiquant.errors import CalibrationError, ConfigError, UnsupportedModelError
 from brevitas_multiquant.methods.detection import DensePart, with_network
 from brevitas_multiquant.methods.region_heads import (
@@ -65,6 +65,25 @@ def test_a_detector_detects_at_every_bit_width(kind):
             losses[bits] = sum(detector.train()(images, targets).values())
         losses[bits].backward()
     assert losses[2] != losses[4] and all(p.grad is not None for p in net.head.parameters())
+
+
+def test_a_detector_learns_from_its_largest_bit_width():
+    torch.manual_seed(0)
+    net = multiquantize(DensePart(detector_of(FCOS)), [2, 4, 8], input_shape=(1, 3, 64, 64))
+    images = torch.rand(2, 3, 64, 64)
+    calibrate(net, [images])
+
+    def loss(outputs, targets):
+        return sum((part - targets).square().mean() for part in outputs.values())
+
+    def distance(student, teacher):
+        return sum((student[key] - teacher[key]).square().mean() for key in student)
+
+    task = InPlaceDistillation(net.train(), criterion=loss, distill_criterion=distance)
+    result = task.step(images, torch.tensor(0.5))
+    assert set(result["kd"]) == {2, 4} and all(value > 0 for value in result["kd"].values())
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
+    assert all(p.grad is not None for p in net.head.parameters())
 
 
 def test_models_that_are_no_detectors():

@@ -133,8 +133,10 @@ class Tracer(fx.Tracer):
                 for part in self.root.modules()
                 for one in (part, *part._parameters.values(), *part._buffers.values())
             }
+        if id(module) in self._installed:
+            return False
         held = (*module.parameters(), *module.buffers())
-        return id(module) not in self._installed and all(id(h) in self._installed for h in held)
+        return all(id(one) in self._installed for one in held)
 
     def _gives_several(self, module: nn.Module, called: fx.Proxy) -> bool:
         """Whether a module that is a leaf for asking for its mode gives more than a tensor.
