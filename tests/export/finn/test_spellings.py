@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -111,11 +112,31 @@ def test_a_softmax_of_the_logits_is_the_processors_work(end):
     [
         *(nn.AvgPool2d(8), nn.AdaptiveAvgPool2d((1, 1)), nn.AdaptiveMaxPool2d(1)),
         *(lambda x: F.avg_pool2d(x, 8), lambda x: F.adaptive_max_pool2d(x, 1)),
-        lambda x: F.adaptive_avg_pool2d(x, 1),
+        *(lambda x: F.adaptive_avg_pool2d(x, 1), lambda x: F.avg_pool2d(x, x.size()[2:])),
+        *(lambda x: F.avg_pool2d(x, x.size(3)), lambda x: x.amax((2, 3))),
     ],
 )
 def test_pools_over_the_whole_map(pool):
     assert_exact(Pooled(pool))
+
+
+def test_a_classifier_by_convolution_before_the_pool():
+    model = Pooled(nn.Sequential(nn.Conv2d(8, 5, 1), nn.AdaptiveAvgPool2d(1)))
+    model.fc = nn.Identity()
+    assert_exact(model)
+
+
+def test_a_stem_that_pads_as_tensorflow_does():
+    model = Body(nn.ReLU())
+    model.stem = timm.layers.Conv2dSame(3, 8, 3, 2)
+    assert_exact(model)
+
+
+def test_a_pool_to_more_positions_than_there_are():
+    """As in VGG, whose head was made for larger images."""
+    model = Pooled(nn.Sequential(nn.MaxPool2d(8), nn.AdaptiveAvgPool2d(7)))
+    model.fc = nn.Sequential(nn.Linear(8 * 49, 16), nn.ReLU(), nn.Linear(16, 5))
+    assert_exact(model)
 
 
 @pytest.mark.parametrize("weights", ["odd", "int2", "ternary"])

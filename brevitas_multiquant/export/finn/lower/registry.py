@@ -37,7 +37,8 @@ _INSTEAD = {
     "AvgPool3d": "nn.AvgPool2d",
     "LPPool2d": "nn.AvgPool2d or nn.MaxPool2d",
     "mean": "x.mean((2, 3)), or nn.AvgPool2d",
-    "sum": "x.mean((2, 3))",
+    "sum": "x.mean((2, 3)) of a map, x + y of two",
+    "stack": "x + y, or torch.cat of channels",
     "roll": "a convolution",
     "softmax": "a sigmoid as gate",
 }

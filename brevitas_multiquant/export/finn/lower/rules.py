@@ -167,7 +167,7 @@ _FINISHES = {nn.Softmax: "softmax", nn.LogSoftmax: "log_softmax"}
 def _softmax(builder: Builder, where: str, softmax: Any, value: Value) -> Value:
     """The processor's work, which needs all logits of an image."""
     if softmax.dim not in (1, -1) or not value.flat:
-        advice = "softmax of something else than logits (N, classes): leave it out"
+        advice = "softmax of something else than logits (N, classes): use a sigmoid as gate"
         return builder.problem(where, advice, value)
     return value.then(Finish(_FINISHES[type(softmax)]))
 
