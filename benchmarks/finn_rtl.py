@@ -1,10 +1,11 @@
-"""Switchable accelerators below the estimates: their RTL simulated, compared with torch.
+"""Accelerators below the estimates: their RTL simulated, compared with torch.
 
     .venv-finn/bin/python benchmarks/finn_rtl.py [--runs NAME ...] [--table]
 
-Each run exports one accelerator for several bit-widths with `export_finn(..., rtl=True)`, which
-fails where an integer differs from torch's. Results go to benchmarks/results/finn_rtl, and as a
-table into docs/finn.md. ``--table`` does only that. Minutes to an hour a run, on one core.
+Each run exports one accelerator, for several bit-widths or for one, with `export_finn(...,
+rtl=True)`, which fails where an integer differs from torch's. Results go to
+benchmarks/results/finn_rtl, and as a table into docs/finn.md. ``--table`` does only that. Minutes
+to an hour a run, on one core.
 """
 
 import argparse
@@ -33,7 +34,10 @@ RUNS = {  # name -> (size of the images, bit-widths, frames a second, memory)
     "resnet8_32_234": (32, (2, 3, 4), 1000, "finn"),
     "resnet8_32_2468": (32, (2, 4, 6, 8), 1000, "auto"),
     "resnet8_16_24": (16, (2, 4), 4000, "auto"),
+    "resnet8_16_8": (16, (2, 4, 6, 8), 4000, "auto"),
 }
+ALONE = {"resnet8_16_8": 8}
+"""Runs of one bit-width, whose tables are fixed."""
 
 
 def measure(run: str) -> dict[str, Any]:
@@ -51,11 +55,14 @@ def measure(run: str) -> dict[str, Any]:
     options = {"target_fps": fps, "memory": memory, "images": smooth_images((1, 3, size, size))}
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        export_finn(net.eval(), folder, switchable=True, rtl=True, estimate=True, **options)
-        project = Path(folder) / "switchable"
+        alone = ALONE.get(run)
+        asked = {"switchable": True} if alone is None else {"bits": [alone]}
+        export_finn(net.eval(), folder, rtl=True, estimate=True, **asked, **options)
+        (project,) = Path(folder).iterdir()
         found = json.loads((project / "rtl.json").read_text())
-        ports = json.loads((project / "runtime_weights" / "ports.json").read_text())
-    return {**found, "ports": len(ports), "minutes": (time.perf_counter() - start) / 60}
+        ports = project / "runtime_weights" / "ports.json"
+        count = len(json.loads(ports.read_text())) if ports.exists() else 0
+    return {**found, "ports": count, "minutes": (time.perf_counter() - start) / 60}
 
 
 def table() -> str:
@@ -70,8 +77,9 @@ def table() -> str:
         if path.exists():
             r = json.loads(path.read_text())
             shallow = "stuck" if r["shallow"] is None else f"{r['shallow']:,} cycles"
+            which = str(ALONE[run]) if run in ALONE else ", ".join(map(str, bits))
             lines.append(
-                f"| {size}x{size} | {', '.join(map(str, bits))} | `{memory}` | {r['ports']} | "
+                f"| {size}x{size} | {which} | `{memory}` | {r['ports']} | "
                 f"{max(r['differences'].values()):g} in {len(r['differences'])} settings | "
                 f"{r['cycles']:,} ({r['estimated_cycles']:,}) | {r['latency_cycles']:,} "
                 f"({r['estimated_latency_cycles']:,}) | {r['frames_per_second']:.0f} | "

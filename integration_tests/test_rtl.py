@@ -129,6 +129,18 @@ def test_switched_through_its_ports(make, bits, memory, tmp_path):
     assert "`rtl.json` has what was found" in (project / "README.md").read_text()
 
 
+def test_eight_bits_alone_with_tables_in_block_ram(tmp_path):
+    """Four branches whose tables are fixed, and where they lie is chosen layer by layer."""
+    torch.manual_seed(0)
+    net = network(narrow_resnet(), [2, 4, 6, 8], negative=True)
+    options = {"images": digits(3), "target_fps": 50000, "memory": "auto", "estimate": True}
+    (project,) = export_finn(net, tmp_path, [8], rtl=True, **options).values()
+    memories = json.loads((project / "memory_config.json").read_text())
+    assert any("Thresholding" in kinds for kinds in memories.values())
+    found = check(project, [])
+    assert found["stand_ins"]["ElementwiseAdd"] == 11
+
+
 def test_depthwise_convolutions_and_image_files(tmp_path):
     """In the exported project, by hand: estimates, then the simulation with pictures."""
     torch.manual_seed(0)
