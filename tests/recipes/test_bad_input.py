@@ -57,6 +57,11 @@ USAGE = [
     (["--model", "tv:resnet19"], "OptionError: --model resnet19"),
     (["--model-kwargs", "depth"], "--model-kwargs: expected NAME=VALUE, got 'depth'"),
     (["--model-kwargs", "depth=3"], "OptionError: --model cifar_resnet8"),
+    (
+        ["--model", "cifar_fcn_resnet8"],
+        "expected a classifier, logits (N, classes), got a tensor (1",
+    ),
+    (["--model-kwargs", "features_only=true", "--model", "test_resnet"], "got list for an image"),
     (["--num-classes", "3"], "at least the 10 classes"),
     (["--warmup-epochs", "3", "--epochs", "3"], "--warmup-epochs: expected fewer than the 3"),
     (["--min-lr", "1"], "--min-lr: expected at most --lr 0.01, got 1.0"),

@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 import timm
+import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from brevitas_multiquant import multiquantize
 from brevitas_multiquant.core.config import MultiQuantConfig
@@ -92,9 +93,14 @@ def create_float_model(source: ModelSource, pretrained: bool, checkpoint: str | 
 
 
 def create_network(options: ModelOptions, num_classes: int, img_size: int, seed: int) -> Trainee:
-    """The network to train: multi-branch, or with ``--float`` the float model itself."""
+    """The network to train: multi-branch, or with ``--float`` the float model itself.
+
+    Raises:
+        OptionError: as of `create_float_model`; a model that is no classifier.
+    """
     source = model_source(options, num_classes)
     model = create_float_model(source, options.pretrained, options.initial_checkpoint)
+    _require_logits(model, source.name, img_size)
     if options.float:
         return Trainee(model)
     return MultiBranch(
@@ -108,6 +114,27 @@ def create_network(options: ModelOptions, num_classes: int, img_size: int, seed:
             source=source,
             seed=seed,
         )
+    )
+
+
+def _require_logits(model: nn.Module, name: str, img_size: int) -> None:
+    """Refuse maps, features and several outputs before anything is prepared."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            output = model.eval()(torch.zeros(1, IMAGE_CHANNELS, img_size, img_size))
+    except Exception:  # the conversion says why
+        return
+    finally:
+        for module, training in modes:
+            module.training = training
+    if isinstance(output, Tensor) and output.dim() == 2:
+        return
+    got = f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+    raise OptionError(
+        f"--model {name}: expected a classifier, logits (N, classes), got {got} for an image: "
+        "'brevitas-multiquant segment' trains networks that tell the class of each pixel, and a "
+        "loop of your own others (docs/own_cnn.md)"
     )
 
 
