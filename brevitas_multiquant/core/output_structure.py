@@ -90,6 +90,21 @@ class OutputStructure:
         leaves = [next(rest) if leaf is A_TENSOR else leaf for leaf in self.leaves]
         return pytree.tree_unflatten(leaves, self.spec)
 
+    def with_pieces(self, pieces: Sequence[Sequence[Any] | None]) -> "OutputStructure":
+        """The structure where some tensors turn out to be sequences of tensors.
+
+        Args:
+            pieces: for each tensor the sequence that stands in its place, or None.
+
+        Example:
+            >>> import torch
+            >>> structure = OutputStructure.of({"out": torch.zeros(1), "aux": torch.ones(1)})
+            >>> str(structure.with_pieces([[A_TENSOR, A_TENSOR], None]))
+            "{'out': [Tensor, Tensor], 'aux': Tensor}"
+        """
+        tensors: list[Any] = [A_TENSOR if piece is None else piece for piece in pieces]
+        return OutputStructure.of(self.rebuild(tensors), lambda leaf: leaf is A_TENSOR)
+
     def part_of(self, output: Any) -> Any:
         """What of an output this structure has: a forward may give more while it trains.
 

@@ -47,11 +47,20 @@ def _identities(inputs: Any) -> set[int]:
 def in_order_of(expected: list[Tensor], found: list[Tensor]) -> list[Tensor]:
     """The tensors of a file in the order of those that they are to be: each the nearest one.
 
-    An exporter puts nodes that do not need each other into an order of its own.
+    An exporter puts nodes that do not need each other into an order of its own, and makes one of
+    those that compute the same, as of a layer that is called twice on one tensor.
+
+    Example:
+        >>> import torch
+        >>> one, two = torch.ones(1), torch.zeros(1)
+        >>> in_order_of([one, two, one], [two, one])
+        [tensor([1.]), tensor([0.]), tensor([1.])]
     """
     rest, ordered = list(found), []
     for tensor in expected if found else ():
         same = [index for index, one in enumerate(rest) if one.shape == tensor.shape]
         nearest = min(same, key=lambda index: float((rest[index] - tensor).abs().max()))
-        ordered.append(rest.pop(nearest))
+        ordered.append(rest[nearest])
+        if len(found) == len(expected):
+            del rest[nearest]
     return ordered

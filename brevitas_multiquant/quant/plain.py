@@ -15,6 +15,7 @@ from brevitas.nn import (
 )
 from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerTensorFloat, Uint8ActPerTensorFloat
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from brevitas_multiquant.quant.geometry import as_output_channels, geometry, per_channel
 from brevitas_multiquant.quant.prepared import prepared
@@ -90,6 +91,23 @@ class ScaleShift(nn.Module):
         return x.mul(per_channel(self.scale, x)).add(per_channel(self.shift, x))
 
 
+class AroundLayer(nn.Sequential):
+    """A layer with what stands in front of it or behind, called as the layer is.
+
+    Example:
+        >>> up = AroundLayer(nn.ConvTranspose2d(1, 1, 3, stride=2), nn.ReLU())
+        >>> up(torch.zeros(1, 1, 4, 4), output_size=(10, 10)).shape
+        torch.Size([1, 1, 10, 10])
+    """
+
+    def forward(self, x: Tensor, *more: Any, **named: Any) -> Any:  # type: ignore[override]
+        """One after the other; what else was passed, such as an ``output_size``, is the layer's."""
+        for module in self:
+            is_layer = isinstance(module, (_ConvNd, nn.Linear))
+            x = module(x, *more, **named) if is_layer else module(x)
+        return x
+
+
 class Constant(nn.Module):
     """A parameter that a half branch reads of its whole one."""
 
@@ -111,7 +129,7 @@ def plain_layer(
     bits: int,
     largest: int,
     narrow_range: bool = True,
-) -> nn.Sequential:
+) -> AroundLayer:
     """A stock layer of integer weights, then one scale, and the bias behind it.
 
     Args:
@@ -137,7 +155,7 @@ def plain_layer(
     weight = nn.Parameter(integers.detach().clone(), requires_grad=False)
     nn.Module.register_parameter(plain, "weight", weight)  # Brevitas's own would inject again
     bias = None if layer.bias is None else as_output_channels(layer, layer.bias).detach().clone()
-    return nn.Sequential(plain, OutputScale(scale, bias)).to(layer.weight.device)
+    return AroundLayer(plain, OutputScale(scale, bias)).to(layer.weight.device)
 
 
 _PLAIN = (

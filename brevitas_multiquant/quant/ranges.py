@@ -168,7 +168,8 @@ class LearnedRange(Member):
         if not self.ready:
             raise CalibrationError(
                 f"{where}: expected a range initialised from data, got one that has seen none; "
-                "call calibrate(net, loader) or train first"
+                "call calibrate(net, loader) or train first; a layer of a module that cannot be "
+                "traced has to run on those images, so take out one that never runs"
             )
 
     def stored(self, name: str) -> Iterable[Entry]:

@@ -14,6 +14,7 @@ from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.nn.shared import SharedParameter
 from brevitas_multiquant.nn.switchable import SwitchableNorm, exact_norm
 from brevitas_multiquant.quant.layers import WEIGHTED, CodeLayer, weight_range
+from brevitas_multiquant.quant.plain import AroundLayer
 from brevitas_multiquant.quant.slices import make_slice
 from brevitas_multiquant.rewrite.graph.kinds import is_norm
 from brevitas_multiquant.rewrite.graph.paths import nodes_between
@@ -173,7 +174,7 @@ def _swap_untraced_layers(branch: nn.Module, plan: Plan, fittings: Fittings) -> 
         if layer in quantized:  # it has another name
             continue
         parts = {"input_quant": fittings.quantizer(name), "layer": fittings.layer(layer, name)}
-        quantized[layer] = nn.Sequential(OrderedDict(parts))
+        quantized[layer] = AroundLayer(OrderedDict(parts))
     for name in plan.norms:
         if isinstance(branch.get_submodule(name), SwitchableNorm):
             continue

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from brevitas_multiquant.errors import did_you_mean
 from brevitas_multiquant.quant.layers import CONVOLUTIONS, WEIGHTED
 from brevitas_multiquant.rewrite.graph.kinds import has_parameters, is_norm
 from brevitas_multiquant.rewrite.graph.paths import (
@@ -243,9 +244,12 @@ class Joints:
             if node.op == "call_module" and f"{node.target}.".startswith(f"{name}.")
         }
         if not inside:
+            ran = {str(node.target) for node in self._path if node.op == "call_module"}
+            known = [inner for inner, _ in self._traced.model.named_modules() if inner]
+            near = [n for n in known if any(f"{one}.".startswith(f"{n}.") for one in ran)]
             self._reasons.append(
                 f"{option}={name!r}: expected the name of a module that runs between image and "
-                "outputs, found none of that name"
+                f"outputs, found none of that name{did_you_mean(name, near)}"
             )
         return inside
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -82,12 +84,16 @@ def kind_of(criterion: object) -> str | None:
         ('one label', 'values')
         >>> kind_of(lambda output, target: output.sum())
     """
+    names = (f"{str(one.__module__).partition('.')[0]}.{one.__name__}" for one in _types(criterion))
+    return next((_KINDS[name] for name in names if name in _KINDS), None)
+
+
+def _types(criterion: object) -> tuple[Any, ...]:
+    """The function that a criterion is, or its class and those that it inherits from."""
     while isinstance(criterion, partial):
         criterion = criterion.func
     criterion = getattr(criterion, "_orig_mod", criterion)  # of torch.compile
-    named = [criterion] if hasattr(criterion, "__name__") else type(criterion).__mro__
-    names = (f"{str(one.__module__).partition('.')[0]}.{one.__name__}" for one in named)
-    return next((_KINDS[name] for name in names if name in _KINDS), None)
+    return (criterion,) if hasattr(criterion, "__name__") else type(criterion).__mro__
 
 
 def distill_criterion_for(criterion: Criterion) -> Criterion:
@@ -110,6 +116,67 @@ def distill_criterion_for(criterion: Criterion) -> Criterion:
         LABELS: soft_binary_cross_entropy,
         VALUES: criterion,
     }[kind]
+
+
+def loss_of(criterion: Criterion, output: Any, target: Any, where: str = "criterion") -> Tensor:
+    """What a criterion gives.
+
+    Args:
+        criterion: (output, target) -> scalar.
+        output: what the network returned, or one entry of it.
+        target: of the data, or the teacher's output.
+        where: what the criterion is called in errors.
+
+    Raises:
+        ConfigError: a target that a known criterion does not take, or one of another shape than the
+            values, which would be repeated along them; a loss that is no scalar.
+
+    Example:
+        >>> import torch
+        >>> loss_of(F.mse_loss, torch.zeros(2, 3), torch.ones(2, 3))
+        tensor(1.)
+    """
+    if _would_repeat(criterion, output, target):
+        raise ConfigError(_another_target(criterion, output, target, where))
+    try:
+        loss = criterion(output, target)
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        if kind_of(criterion) is None or not isinstance(output, Tensor):
+            raise
+        said, *_ = str(error).splitlines() or [type(error).__name__]
+        raise ConfigError(f"{_another_target(criterion, output, target, where)}: {said}") from error
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise ConfigError(f"{where}: expected a loss of one number, got {_told(loss)}")
+    return loss
+
+
+def _would_repeat(criterion: Criterion, output: Any, target: Any) -> bool:
+    """Whether torch would broadcast a target of values of another shape: it only warns."""
+    own, *_ = _types(criterion)
+    tensors = isinstance(output, Tensor) and isinstance(target, Tensor)
+    known = str(own.__module__).startswith("torch.") and kind_of(criterion) == VALUES
+    return known and tensors and output.shape != target.shape
+
+
+def _another_target(criterion: Criterion, output: Tensor, target: Any, where: str) -> str:
+    """What a criterion expects of a target, and what it got."""
+    shape = tuple(output.shape)
+    expected = f"numbers {shape}"
+    if kind_of(criterion) == ONE_LABEL:
+        classes, indices = output.shape[1], (shape[0], *shape[2:])
+        expected = (
+            f"classes {indices} from 0 to {classes - 1}, as torch.int64 (pixels without one: "
+            f"ignore_index of the criterion), or shares {shape}"
+        )
+    return f"{where}: expected a target of {expected} for outputs {shape}, got {_told(target)}"
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {tuple(value.shape)}"
+    return type(value).__name__
 
 
 def _name(criterion: object) -> str:

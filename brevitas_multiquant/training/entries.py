@@ -1,6 +1,6 @@
 """Losses of outputs that are several: one for each entry of a dict, a tuple or a list."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,28 +13,31 @@ from brevitas_multiquant.training.criteria import (
     check_reads_a_teacher,
     distill_criterion_for,
     kind_of,
+    loss_of,
 )
 
 Key = str | int
 """Of a mapping, of a named tuple's field, or the place in a tuple or list."""
 
-Losses = Criterion | Mapping[Any, Criterion | None]
-"""What is given as a criterion: one of the whole output, or one for each entry of it."""
+Losses = Criterion | Mapping[Any, Any] | Sequence[Any]
+"""What is given as a criterion: one of the whole output, or for each entry of it another one of
+these, in a mapping by its key, or in a list or tuple by its place; None for an entry that is not
+learned from."""
 
 
 class EntryLosses(nn.Module):
     """A criterion for an output of several entries: a loss for each, added up.
 
-    Entries of an entry: another `EntryLosses` in its place.
-
     Args:
         criteria: key of the entry -> its criterion (output, target) -> scalar; None where the entry
-            is not learned from.
+            is not learned from. Entries of an entry: another `EntryLosses` in its place, or what
+            one is made of.
         weights: key -> factor of its loss; 1 where there is none.
 
     Raises:
-        ConfigError: no criterion at all, weights of other entries; when it runs, entries that the
-            output has not, or that have no criterion.
+        ConfigError: no criterion at all, or something else; weights of other entries; when it runs,
+            entries that the output has not, or that have no criterion, and targets that the
+            criteria do not take.
 
     Example:
         >>> losses = EntryLosses(
@@ -46,10 +49,16 @@ class EntryLosses(nn.Module):
     """
 
     def __init__(
-        self, criteria: Mapping[Any, Criterion | None], weights: Mapping[Any, float] | None = None
+        self,
+        criteria: Mapping[Any, Any] | Sequence[Any],
+        weights: Mapping[Any, float] | None = None,
     ) -> None:
         super().__init__()
-        self.criteria = dict(criteria)
+        given = criteria if isinstance(criteria, Mapping) else dict(enumerate(criteria))
+        self.criteria = {
+            key: None if one is None else as_criterion(one, _of_entry("criterion", key))
+            for key, one in given.items()
+        }
         self.weights = dict(weights or {})
         if all(criterion is None for criterion in self.criteria.values()):
             raise ConfigError("criterion: expected a loss for at least one entry, got none")
@@ -76,13 +85,18 @@ class EntryLosses(nn.Module):
                 f"none for {missing}"
             )
         losses = [
-            self.weights.get(key, 1.0) * criterion(part, targets[key])
+            self.weights.get(key, 1.0)
+            * loss_of(criterion, part, targets[key], _of_entry("criterion", key))
             for key, criterion, part in self.parts(output)
         ]
         return torch.stack(losses).sum()
 
-    def parts(self, output: Any) -> Iterator[tuple[Key, Criterion, Any]]:
+    def parts(self, output: Any, where: str = "criterion") -> Iterator[tuple[Key, Criterion, Any]]:
         """Each entry that is learned from, with its criterion.
+
+        Args:
+            output: what the network returned.
+            where: what this is called in errors.
 
         Raises:
             ConfigError: entries without a criterion, or criteria without an entry.
@@ -91,7 +105,7 @@ class EntryLosses(nn.Module):
         if entries is None or entries.keys() != self.criteria.keys():
             got = "a tensor" if entries is None else f"the entries {list(entries)}"
             raise ConfigError(
-                f"criterion: expected an output with the entries {list(self.criteria)}, got {got}: "
+                f"{where}: expected an output with the entries {list(self.criteria)}, got {got}: "
                 "name a loss for each, None for those that are not learned from"
             )
         for key, criterion in self.criteria.items():
@@ -113,9 +127,29 @@ def entries_of(output: Any) -> dict[Any, Any] | None:
     return dict(enumerate(output)) if isinstance(output, tuple | list) else None
 
 
-def as_criterion(given: Losses) -> Criterion:
-    """A criterion, which a mapping of entries becomes too."""
-    return EntryLosses(given) if isinstance(given, Mapping) else given
+def _of_entry(where: str, key: Key) -> str:
+    return f"{where} of {key!r}"
+
+
+def as_criterion(given: Losses, where: str = "criterion") -> Criterion:
+    """A criterion, which a mapping, a list or a tuple of entries becomes too.
+
+    Args:
+        given: what was passed for one.
+        where: what it is called in errors.
+
+    Raises:
+        ConfigError: neither, such as a class in place of a criterion made of it.
+    """
+    if isinstance(given, Mapping | list | tuple):
+        return EntryLosses(given)
+    if isinstance(given, type) or not callable(given):
+        made = f": make one, {given.__name__}()" if isinstance(given, type) else ""
+        raise ConfigError(
+            f"{where}: expected a function of an output and a target, or one for each entry of an "
+            f"output of several, got {given!r}{made}"
+        )
+    return given
 
 
 def distillation_of(criterion: Criterion) -> Criterion:
@@ -154,14 +188,14 @@ def check_classes(criterion: Criterion, output: Any, where: str = "criterion") -
         ConfigError: saying what to use.
     """
     if isinstance(criterion, EntryLosses):
-        for key, one, part in criterion.parts(output):
-            check_classes(one, part, f"criterion of {key!r}")
+        for key, one, part in criterion.parts(output, where):
+            check_classes(one, part, _of_entry(where, key))
         return
     kind = kind_of(criterion)
     if kind is not None and not isinstance(output, Tensor):
         raise ConfigError(
             f"{where}: expected a loss for each entry of an output of several, got one for a "
-            f"tensor: pass criterion={{key: loss}} for {list(entries_of(output) or ())}"
+            f"tensor: pass {where}={{key: loss}} for {list(entries_of(output) or ())}"
         )
     if kind == ONE_LABEL and (output.dim() < 2 or output.shape[1] == 1):
         raise ConfigError(

@@ -38,6 +38,20 @@ def _on(device: torch.device, images: Any) -> Any:
     return [image.to(device) for image in images]
 
 
+def _pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """Images and targets of at least one batch."""
+    batch = None
+    for batch in batches:
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise ConfigError(
+                "batches: expected pairs of images and targets, got "
+                f"{type(batch).__name__}: pass [(images, targets), ...] or a data loader of them"
+            )
+        yield batch[0], batch[1]
+    if batch is None:
+        raise ConfigError("batches: expected at least one pair of images and targets, got none")
+
+
 @contextmanager
 def _entries_named(net: nn.Module, prediction: Callable[[Any], Any]) -> Iterator[None]:
     """An error of a metric that was given an output of several entries says so."""
@@ -78,8 +92,9 @@ def measure(
         Setting -> the metric's value.
 
     Raises:
-        ConfigError: batches that can be read once only, for several settings; an output of several
-            entries that the metric does not take, and no ``prediction``.
+        ConfigError: batches that can be read once only, for several settings, that are no pairs, or
+            none; what is no metric; an output of several entries that the metric does not take, and
+            no ``prediction``.
         NetworkError: a model without a network, or a wrapper around one.
         BitWidthError: a setting that the network has not.
 
@@ -102,6 +117,11 @@ def measure(
             f"batches: expected what can be gone through {len(chosen)} times, once for each "
             "setting, got an iterator: pass a list or a data loader"
         )
+    if isinstance(metric, type) or not hasattr(metric, "update"):
+        raise ConfigError(
+            "metric: expected an object with update, compute and reset, as torchmetrics makes "
+            f"them, got {metric!r}"
+        )
     found = {}
     with only_training(net, ()):
         for setting in chosen:
@@ -109,7 +129,7 @@ def measure(
             with ExitStack() as stack:
                 for one in nets:
                     stack.enter_context(one.at_bits(setting))
-                for images, target in batches:
+                for images, target in _pairs(batches):
                     output = net(_on(device_of(nets[0]), images))
                     with _entries_named(net, prediction):
                         metric.update(prediction(output), target)

@@ -14,7 +14,7 @@ from brevitas_multiquant.core.selection import chosen_bits
 from brevitas_multiquant.errors import ConfigError
 from brevitas_multiquant.nn.given import bare_network
 from brevitas_multiquant.nn.network import MultiQuantNet
-from brevitas_multiquant.training.criteria import Criterion
+from brevitas_multiquant.training.criteria import Criterion, loss_of
 from brevitas_multiquant.training.entries import (
     Losses,
     as_criterion,
@@ -86,7 +86,7 @@ class TrainingTask(nn.Module):
         net: the network to train.
         objective: what its bit-widths learn from, and when.
         criterion: (output, target) -> scalar; default cross entropy, of images or of pixels. Of an
-            output of several entries a mapping key -> criterion, or
+            output of several entries a mapping key -> criterion, a list or tuple of them, or
             `brevitas_multiquant.training.entries.EntryLosses` with weights.
         distill_criterion: (student's output, teacher's output) -> scalar, or by entries as well; by
             default as ``criterion`` asks (`brevitas_multiquant.training.objective.READS`).
@@ -129,13 +129,13 @@ class TrainingTask(nn.Module):
         self.distill_criterion: Criterion | None = None
         distills = objective.teacher != NOBODY
         if distill_criterion is not None:
-            self.distill_criterion = as_criterion(distill_criterion)
+            self.distill_criterion = as_criterion(distill_criterion, "distill_criterion")
             check_distillation(self.distill_criterion)
         elif distills and len(net.bits) > 1:
             self.distill_criterion = distillation_of(self.criterion)
-        self._terms = [self.criterion]
+        self._terms = {"criterion": self.criterion}
         if distills and self.distill_criterion is not None:
-            self._terms.append(self.distill_criterion)
+            self._terms["distill_criterion"] = self.distill_criterion
 
     @property
     def updates_after_each(self) -> bool:
@@ -236,10 +236,10 @@ class TrainingTask(nn.Module):
         largest, *students = reversed(bits_now)
         with self.net.at_bits(self.setting_of(largest)):
             output, stand_ins = self._teach(images, largest, students)
-        for term in self._terms:
-            check_classes(term, output)
+        for name, term in self._terms.items():
+            check_classes(term, output, name)
         larger = [tree_map(_detach, output)]
-        ce = self.criterion(output, target)
+        ce = loss_of(self.criterion, output, target)
         stood_in = [self._student_loss(logits, target, larger)[0] for logits in stand_ins]
         yield BitWidthLoss(largest, sum(stood_in, ce), output, ce, None)
         del output, ce, stand_ins, stood_in  # and what the backward needed of them
@@ -304,11 +304,11 @@ class TrainingTask(nn.Module):
         """A student's share of the step's loss; its cross entropy; its distillation loss."""
         teacher = TEACHERS[self.objective.teacher](larger)
         if teacher is None or self.distill_criterion is None:
-            ce = self.criterion(output, target)
+            ce = loss_of(self.criterion, output, target)
             return ce, ce, None
-        kd = self.distill_criterion(output, teacher)
+        kd = loss_of(self.distill_criterion, output, teacher, "distill_criterion")
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.objective.labels):
-            ce = self.criterion(output, target)
+            ce = loss_of(self.criterion, output, target)
         learned = ce + kd if self.objective.labels else kd
         return self.objective.share * learned, ce, kd
 

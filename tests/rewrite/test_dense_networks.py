@@ -133,3 +133,27 @@ def test_an_output_of_one_number_for_each_image_leaves_as_onnx(tmp_path):
     calibrate(net, [torch.randn(2, *SHAPE[1:])])
     (path,) = export_onnx(net.eval(), tmp_path, images=torch.randn(3, *SHAPE[1:])).values()
     assert path.is_file()
+
+
+class TwoHeadsOfTheirOwn(torch.nn.Module):
+    """Each output calls the encoder again."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.body = segmentation.cbr(3, 8), segmentation.cbr(8, 8)
+        self.classes, self.depth = torch.nn.Conv2d(8, 5, 1), torch.nn.Conv2d(8, 1, 1)
+
+    def encode(self, x):
+        return self.body(self.stem(x))
+
+    def forward(self, x):
+        return {"classes": self.classes(self.encode(x)), "depth": self.depth(self.encode(x))}
+
+
+@pytest.mark.parametrize("export", [export_qonnx, export_onnx])
+def test_an_exporter_makes_one_of_nodes_that_compute_the_same(export, tmp_path):
+    torch.manual_seed(0)
+    net = multiquantize(TwoHeadsOfTheirOwn(), [2, 4], input_shape=SHAPE)
+    assert len(net.plan.stem_ends) == 2
+    calibrate(net, [torch.randn(2, *SHAPE[1:])])
+    assert set(export(net.eval(), tmp_path)) == {2, 4}

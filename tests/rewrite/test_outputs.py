@@ -121,6 +121,27 @@ def _same_as_the_model(net, model, images):
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
+@pytest.mark.parametrize(
+    ("output", "structure"),
+    [
+        (lambda y: y.chunk(3, 1), (0, 0, 0)),
+        (lambda y: {"box": y.split([1, 2], dim=1), "all": y}, {"box": (0, 0), "all": 0}),
+        (lambda y: list(y.unbind(1)), [0, 0, 0]),
+        (lambda y: torch.tensor_split(y, 3, dim=1), (0, 0, 0)),
+    ],
+    ids=["chunk", "split", "unbind", "tensor_split"],
+)
+def test_pieces_of_a_tensor_are_outputs(output, structure):
+    class Split(Dense):
+        def output(self, x, middle, last):
+            return output(self.classifier(last))
+
+    model, images = Split(), torch.randn(2, *SHAPE[1:])
+    net = multiquantize(model, [2, 4], input_shape=SHAPE)
+    assert net.structure.spec == OutputStructure.of(structure).spec
+    _same_as_the_model(net.eval(), model.eval(), images)
+
+
 def test_what_branches_hand_on_is_not_merged():
     """A sum of branches is no sum of images."""
     net = multiquantize(Residual(), [4], input_shape=SHAPE, merge="sum")

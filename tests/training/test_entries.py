@@ -9,7 +9,7 @@ from torch import nn
 
 from brevitas_multiquant import InPlaceDistillation, calibrate, multiquantize
 from brevitas_multiquant.errors import ConfigError
-from brevitas_multiquant.training.criteria import soft_cross_entropy
+from brevitas_multiquant.training.criteria import loss_of, soft_cross_entropy
 from brevitas_multiquant.training.entries import EntryLosses, distillation_of
 
 Both = namedtuple("Both", "out aux")
@@ -147,3 +147,65 @@ def test_class_weights_move_with_the_task():
     weighted = nn.CrossEntropyLoss(weight=torch.ones(3, dtype=torch.float64))
     task = InPlaceDistillation(network(), criterion={"out": weighted, "aux": None})
     assert any(buffer is weighted.weight for buffer in task.buffers())
+
+
+def test_lists_and_mappings_of_entries_may_be_nested():
+    images, target = pixels()
+    nested = network(make=lambda out, aux: {"scores": [out, aux], "early": aux})
+    criterion = {"scores": [F.cross_entropy, None], "early": None}
+    result = InPlaceDistillation(nested, criterion=criterion, distill=False).step(images, target)
+    expected = cross_entropy(result["outputs"][4]["scores"][0], target)
+    torch.testing.assert_close(result["ce"][4], expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "said"),
+    [
+        (nn.CrossEntropyLoss, r"criterion: .*got <class .*>: make one, CrossEntropyLoss\(\)"),
+        ({"out": "ce", "aux": None}, "criterion of 'out': expected a function .*got 'ce'"),
+    ],
+    ids=["a class", "a name"],
+)
+def test_what_is_no_criterion(criterion, said):
+    with pytest.raises(ConfigError, match=said):
+        InPlaceDistillation(network(), criterion=criterion, distill=False)
+
+
+WHOLE = nn.CrossEntropyLoss()
+MAPS = torch.zeros(2, 3, 8, 8, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "target", "said"),
+    [
+        (WHOLE, torch.zeros(2, 16, 16).long(), r"classes \(2, 8, 8\) from 0 to 2.*\(2, 16, 16\)"),
+        (WHOLE, torch.zeros(2, 1, 8, 8).long(), r"got torch.int64 \(2, 1, 8, 8\)"),
+        (WHOLE, torch.full((2, 8, 8), 255), "ignore_index.*255 is out of bounds"),
+        (WHOLE, torch.zeros(2, 8, 8).int(), "as torch.int64.*got torch.int32"),
+        (WHOLE, {"out": 0}, "got dict"),
+        (nn.BCEWithLogitsLoss(), MAPS[:, 0], r"numbers \(2, 3, 8, 8\).*got torch.float64 \(2, 8"),
+        (nn.MSELoss(), MAPS[:, :1], r"numbers \(2, 3, 8, 8\).*got torch.float64 \(2, 1, 8, 8\)"),
+        (F.l1_loss, None, "got NoneType"),
+    ],
+    ids=["size", "a channel", "void", "type", "dict", "labels", "values", "none"],
+)
+def test_targets_that_a_criterion_does_not_take(criterion, target, said):
+    """Where torch repeats values in silence as well."""
+    with pytest.raises(ConfigError, match=f"criterion: expected a target of .*{said}"):
+        loss_of(criterion, MAPS, target)
+    losses = EntryLosses({"out": criterion, "aux": None})
+    with pytest.raises(ConfigError, match=f"criterion of 'out': expected a target of .*{said}"):
+        losses({"out": MAPS, "aux": MAPS}, {"out": target})
+
+
+def test_errors_of_a_criterion_of_ones_own_are_its_own():
+    with pytest.raises(ZeroDivisionError):
+        loss_of(lambda output, target: 1 / 0, MAPS, None)
+    with pytest.raises(AttributeError, match="nothing"):
+        loss_of(lambda output, target: output.nothing, MAPS, None)
+
+
+@pytest.mark.parametrize("loss", [None, 1.0, torch.zeros(2)])
+def test_a_loss_is_one_number(loss):
+    with pytest.raises(ConfigError, match="criterion: expected a loss of one number, got"):
+        loss_of(lambda output, target: loss, MAPS, MAPS)

@@ -79,5 +79,11 @@ def test_named_errors(net):
         measure(net, BATCHES, classification.MulticlassJaccardIndex(3))
     with pytest.raises(ConfigError, match="2 times"):
         measure(net, iter(BATCHES), Hits())
+    for batches in ([], [IMAGES], [(IMAGES,)]):
+        with pytest.raises(ConfigError, match=r"batches: expected .*pair"):
+            measure(net, batches, Hits())
+    for metric in (None, Hits):
+        with pytest.raises(ConfigError, match="metric: expected an object with update"):
+            measure(net, BATCHES, metric)
     with pytest.raises(NetworkError):
         measure(nn.Conv2d(3, 3, 1), BATCHES, Hits())

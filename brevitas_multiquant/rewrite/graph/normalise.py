@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from brevitas_multiquant.quant.layers import WEIGHTED
+from brevitas_multiquant.quant.layers import TRANSPOSED, WEIGHTED
 from brevitas_multiquant.rewrite.graph.kinds import NORMS
 
 _IN_PLACE_FUNCTIONS = {
@@ -151,10 +151,14 @@ def _dropout_as_module(graph_module: fx.GraphModule, node: fx.Node) -> None:
 
 
 _CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_TRANSPOSED_ARGUMENTS = (*_CONV_ARGUMENTS[:5], "output_padding", "groups", "dilation")
 _LAYERS_OF: dict[Any, type[nn.Module]] = {
     F.conv1d: nn.Conv1d,
     F.conv2d: nn.Conv2d,
     F.conv3d: nn.Conv3d,
+    F.conv_transpose1d: nn.ConvTranspose1d,
+    F.conv_transpose2d: nn.ConvTranspose2d,
+    F.conv_transpose3d: nn.ConvTranspose3d,
     F.linear: nn.Linear,
 }
 
@@ -163,13 +167,15 @@ def _layer_as_module(graph_module: fx.GraphModule, node: fx.Node) -> None:
     """``F.conv2d(x, self.weight)`` and its like as a layer that holds the same parameters."""
     if node.op != "call_function" or node.target not in _LAYERS_OF:
         return
-    arguments = dict(zip(_CONV_ARGUMENTS, node.args, strict=False)) | dict(node.kwargs)
+    kind = _LAYERS_OF[node.target]
+    names = _TRANSPOSED_ARGUMENTS if issubclass(kind, TRANSPOSED) else _CONV_ARGUMENTS
+    arguments = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     source, weight, bias = (arguments.pop(name, None) for name in _CONV_ARGUMENTS[:3])
     parameters = [_parameter_alone(graph_module, value) for value in (weight, bias)]
     missing_bias = bias is not None and parameters[1] is None
     if parameters[0] is None or missing_bias or any(_is_node(v) for v in arguments.values()):
         return
-    layer = _empty_layer(_LAYERS_OF[node.target], parameters[0], arguments)
+    layer = _empty_layer(kind, parameters[0], arguments)
     layer.weight, layer.bias = parameters  # type: ignore[assignment]
     node.args = (source,)  # type: ignore[assignment]
     _call_new_module(graph_module, node, layer, "functional")
@@ -191,7 +197,10 @@ def _empty_layer(layer: type[nn.Module], weight: Tensor, arguments: Mapping[str,
     outputs, inputs, *kernel = weight.shape
     if layer is nn.Linear:
         return layer(inputs, outputs, bias=False, device="meta")
-    inputs *= arguments.get("groups", 1)
+    if issubclass(layer, TRANSPOSED):  # its weights are (inputs, outputs, ...)
+        outputs, inputs = inputs * arguments.get("groups", 1), outputs
+    else:
+        inputs *= arguments.get("groups", 1)
     return layer(inputs, outputs, tuple(kernel), bias=False, device="meta", **arguments)
 
 

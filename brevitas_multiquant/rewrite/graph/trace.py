@@ -27,6 +27,7 @@ from brevitas_multiquant.rewrite.graph.decide import empty_image, quiet_fakes
 from brevitas_multiquant.rewrite.graph.kinds import LAYERS, NORMS
 from brevitas_multiquant.rewrite.graph.normalise import normalise
 from brevitas_multiquant.rewrite.graph.opaque import CannotCutError, Watch, graph_by_execution
+from brevitas_multiquant.rewrite.graph.pieces import taken_apart
 from brevitas_multiquant.rewrite.graph.tracer import OUT_OF_MEMORY, Tracer, image_arguments
 
 
@@ -193,9 +194,17 @@ def _finish(traced: Trace, modes: Mapping[str, bool]) -> Trace:
     called = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"}
     traced.opaque = {name: why for name, why in traced.opaque.items() if name in called}
     _propagate_shapes(traced)
+    _take_pieces_apart(traced)
     for name, module in traced.model.named_modules():
         module.training = modes.get(name, modes[""])
     return traced
+
+
+def _take_pieces_apart(traced: Trace) -> None:
+    tensors, traced.structure = taken_apart(traced.outputs, traced.structure)
+    if tensors != traced.outputs:
+        traced.graph.output_node().args = (tensors,)
+        traced.model.recompile()
 
 
 def _run(model: nn.Module, input_shape: tuple[int, ...]) -> list[str]:
