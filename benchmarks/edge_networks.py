@@ -2,7 +2,8 @@
 
 Hand-written, narrow versions of what is usual: classifiers of digits and photographs, keyword
 spotting on spectrograms and on raw features, signals, perceptrons, and the building blocks of the
-well-known families. `EDGE` is the list; `benchmarks.finn_edge` makes the table of docs/finn.md.
+well-known families. `EDGE` is the list; `benchmarks.finn_edge` makes the table of
+docs/finn_tables.md.
 """
 
 from dataclasses import dataclass
@@ -195,7 +196,16 @@ EDGE = [
         "pool of rows, then of columns",
         ended(lambda x: x.mean(3).mean(2)),
         PHOTOS,
-        "use x.mean((2, 3))",
+    ),
+    EdgeNetwork(
+        "pool of a flattened map",
+        ended(lambda x: x.flatten(2).mean(2)),
+        PHOTOS,
+    ),
+    EdgeNetwork(
+        "pool of a flattened map, the largest",
+        ended(lambda x: x.flatten(2).max(2)[0]),
+        PHOTOS,
     ),
     EdgeNetwork(
         "1x1 convolution as classifier",
@@ -211,6 +221,11 @@ EDGE = [
     EdgeNetwork(
         "softmax at the end",
         lambda: nn.Sequential(conv(3, 8), conv(8, 16, stride=2), *pooled(16), nn.Softmax(1)),
+        PHOTOS,
+    ),
+    EdgeNetwork(
+        "sigmoid at the end",
+        lambda: nn.Sequential(conv(3, 8), conv(8, 16, stride=2), *pooled(16), nn.Sigmoid()),
         PHOTOS,
     ),
     EdgeNetwork("activation ReLU6", activated(nn.ReLU6), PHOTOS),

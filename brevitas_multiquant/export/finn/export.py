@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from brevitas_multiquant.core.image_task import ImageTask
 from brevitas_multiquant.core.precision import Assignment, Setting, described, name_of
@@ -295,7 +296,7 @@ def verify_logits(host: HostSide, subnet: Subnet, integers: np.ndarray, images: 
         ExportError: a logit differs.
     """
     with torch.no_grad():
-        expected = subnet(images)
+        (expected,) = tree_leaves(subnet(images))  # a network may return it in a dict
     # hardware has channels last
     actual = host.logits(torch.from_numpy(np.moveaxis(integers, -1, 1)))
     if not torch.equal(actual, expected):

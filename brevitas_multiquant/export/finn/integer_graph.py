@@ -249,8 +249,9 @@ class PositionSum(Layer):
 FINISHES: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": partial(F.softmax, dim=1),
     "log_softmax": partial(F.log_softmax, dim=1),
+    "sigmoid": torch.sigmoid,
 }
-"""What a network may do with its logits (N, classes), which needs all of an image's at once."""
+"""What a network may do with its logits (N, classes, ...), which is left to the processor."""
 
 
 @dataclass(frozen=True)
@@ -263,7 +264,7 @@ class HostSide:
         output_scale: ``logit = integer * output_scale / output_divisor + output_bias``.
         output_bias: (classes,).
         finish: what the network does with its logits: keys of `FINISHES`, in order.
-        output_divisor: how many positions a pool behind the last layer averages.
+        output_divisor: positions, and branches, that are averaged behind the last layer.
     """
 
     input_scale: float
@@ -271,7 +272,7 @@ class HostSide:
     output_scale: float
     output_bias: Tensor
     finish: tuple[str, ...] = ()
-    output_divisor: int = 1
+    output_divisor: float = 1
 
     def codes(self, images: Tensor) -> Tensor:
         """Integers of images (N, C, H, W), fp32."""

@@ -92,11 +92,15 @@ def test_what_the_command_line_refuses(switchable, tmp_path):
     image = picture(tmp_path / "picture.png", (12, 12))
     done = run(switchable, image, "--bits", 3)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: bits: expected a bit-width of the project, got 3")
+    assert done.stderr.startswith("error: bits: expected one of ['2b', '4b'], got 3")
     (tmp_path / "text.png").write_text("no picture")
     assert run(switchable, tmp_path / "text.png").stderr.startswith("error: ")
     (project,) = export_finn(build("residual"), tmp_path / "out", [2], estimate=False).values()
     assert "Preprocessing(mean, std, class_names)" in run(project, image).stderr
+    assert "one bit-width alone, got 2" in run(project, image, "--bits", 2).stderr
+    (project / "PIL.py").write_text("raise ModuleNotFoundError('No module named PIL')")
+    shutil.copy(switchable / "host.json", project)
+    assert "error: No module named PIL; host.py needs" in run(project, image).stderr
 
 
 def test_numbers_where_nobody_gave_names(tmp_path, monkeypatch):
@@ -132,7 +136,7 @@ def test_bad_preprocessing(values, message, tmp_path):
 
 
 def test_a_map_of_logits(tmp_path, monkeypatch):
-    """Hardware has channels last, torch behind the images."""
+    """Hardware has channels last, torch behind the images; a picture gives shares of positions."""
     model = nn.Sequential(
         *(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()),
         nn.Conv2d(4, 5, 1),
@@ -140,8 +144,16 @@ def test_a_map_of_logits(tmp_path, monkeypatch):
     net = multiquantize(model, [2], profile="finn", input_shape=(1, 3, 8, 6), check=False)
     images = torch.rand(2, 3, 8, 6)
     calibrate(net, [images])
-    (project,) = export_finn(net.eval(), tmp_path, images=images, estimate=False).values()
-    host = imported(project / "host.py", monkeypatch).Host.load(project / "host.json")
+    options = {"images": images, "preprocessing": Preprocessing(MEAN, STD), "estimate": False}
+    (project,) = export_finn(net.eval(), tmp_path / "out", **options).values()
+    module = imported(project / "host.py", monkeypatch)
+    host = module.Host.load(project / "host.json")
     logits = host.logits(np.load(project / "expected_output.npy"))
     with torch.no_grad():
         assert torch.equal(torch.from_numpy(logits), extract_subnet(net, 2)(images))
+        image = picture(tmp_path / "picture.png", (6, 8))
+        classes = extract_subnet(net, 2)(torch.from_numpy(host.read(image)))[0].argmax(0)
+    shares = dict(module.classify(image, project))
+    assert shares == {str(one): float((classes == one).sum()) / 48 for one in range(5)}
+    values = list(shares.values())
+    assert list(module.classify(image, project)[0])[1] == max(values)

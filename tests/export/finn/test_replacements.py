@@ -73,11 +73,6 @@ REPLACEMENTS = {
         "use zeros",
         between(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()),
     ),
-    "same padding of an even kernel": (
-        between(nn.Conv2d(8, 8, 2, padding="same"), nn.ReLU()),
-        "use an odd kernel",
-        between(nn.Conv2d(8, 8, 3, padding="same"), nn.ReLU()),
-    ),
     "max pool that skips": (
         between(nn.MaxPool2d(2, 3)),
         "use an equal kernel",
@@ -128,11 +123,6 @@ REPLACEMENTS = {
         "behind an activation that starts at 0",
         between(nn.BatchNorm2d(8), nn.ReLU(), nn.ZeroPad2d(1)),
     ),
-    "means of rows, then of columns": (
-        ended(lambda x: x.mean(3).mean(2)),
-        "use x.mean((2, 3))",
-        ended(lambda x: x.mean((2, 3))),
-    ),
     "sum of a map": (
         ended(lambda x: x.sum((2, 3))),
         "x.mean((2, 3))",
@@ -152,6 +142,26 @@ REPLACEMENTS = {
         called(_selected, b=block(8, 8)),
         "x + y, or torch.cat of channels",
         called(_weighed, b=block(8, 8)),
+    ),
+    "softmax in the middle": (
+        ended(lambda x: x.mean((2, 3)).softmax(1)),
+        "a sigmoid as gate",
+        ended(lambda x: torch.sigmoid(x.mean((2, 3)))),
+    ),
+    "addition with a factor": (
+        called(lambda net, x: torch.add(net.a(x), x, alpha=0.5)),
+        "use x + alpha * y",
+        called(lambda net, x: net.a(x) + 0.5 * x),
+    ),
+    "mirrored padding": (
+        between(nn.ReflectionPad2d(1)),
+        "use nn.ZeroPad2d",
+        between(nn.ZeroPad2d(1)),
+    ),
+    "padding with ones": (
+        between(nn.ConstantPad2d(1, 1.0)),
+        "use zeros",
+        between(nn.ConstantPad2d(1, 0.0)),
     ),
     "rolling": (
         called(lambda net, x: net.a(torch.roll(x, 1, 3))),
@@ -173,7 +183,6 @@ def network_of(make):
     return net.eval()
 
 
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("name", REPLACEMENTS)
 def test_the_replacement_maps(name):
     refused, words, instead = REPLACEMENTS[name]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from brevitas_multiquant import calibrate, extract_subnet, multiquantize
-from brevitas_multiquant.export import export_finn
+from brevitas_multiquant.export import check_finn, export_finn
 from brevitas_multiquant.export.finn.check import branch_names
 from brevitas_multiquant.export.finn.lower import lower
 from brevitas_multiquant.export.finn.lower.geometry import dense_weight
@@ -41,6 +41,25 @@ class Pooled(Body):
         return self.fc(torch.flatten(self.middle(torch.relu(self.last(x))), 1))
 
 
+class Pixels(Body):
+    """A class for each position."""
+
+    def __init__(self):
+        super().__init__(nn.ReLU())
+        self.fc = nn.Conv2d(8, 5, 1)
+
+    def forward(self, x):
+        x = self.middle(self.norm(self.conv(torch.relu(self.stem(x)))))
+        return torch.softmax(self.fc(torch.relu(self.last(x))), 1)
+
+
+class Named(Body):
+    """Logits in a dict, as torchvision's segmentation has them."""
+
+    def forward(self, x):
+        return {"out": super().forward(x)}
+
+
 class TwoReaders(nn.Module):
     """A norm of both signs that a quantizer and an addition read: as in MobileNetV2."""
 
@@ -54,13 +73,13 @@ class TwoReaders(nn.Module):
         return self.fc((x + self.b(x)).mean((2, 3)))
 
 
-def assert_exact(model, signs=(-1.0, 1.0), **options):
-    """The network of integers gives torch's logits, at 2 and 4 bits."""
+def assert_exact(model, signs=(-1.0, 1.0), bits=(2, 4), **options):
+    """The network of integers gives torch's logits."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             scales = torch.tensor(signs).repeat(4) * torch.rand(8).add(0.5)
             module.weight.data, module.bias.data = scales, torch.randn(8)
-    net = multiquantize(model, [2, 4], profile="finn", input_shape=SHAPE, **options)
+    net = multiquantize(model, bits, profile="finn", input_shape=SHAPE, **options)
     images = torch.randn(8, *SHAPE[1:])
     calibrate(net, [images])
     for bits in net.bits:
@@ -75,6 +94,7 @@ def assert_exact(model, signs=(-1.0, 1.0), **options):
     [
         *(nn.ReLU6(), nn.Hardtanh(-0.5, 0.7), nn.LeakyReLU(0.1), nn.PReLU(8), nn.PReLU()),
         *(nn.Hardsigmoid(), nn.Sigmoid(), nn.Tanh(), nn.ELU(), nn.SELU(), nn.Softplus()),
+        *(nn.Hardshrink(), nn.Softshrink(), nn.Tanhshrink(), nn.Threshold(0.1, 0.0), nn.RReLU()),
     ],
     ids=lambda module: type(module).__name__,
 )
@@ -92,19 +112,96 @@ CALLS = {
     "tanh": torch.tanh,
     "hardsigmoid": F.hardsigmoid,
     "elu": F.elu,
+    "celu": lambda x: F.celu(x, 0.7),
+    "selu in place": F.selu_,
+    "softsign": F.softsign,
+    "logsigmoid": F.logsigmoid,
+    "softshrink": F.softshrink,
+    "exp": torch.exp,
+    "clamp_min": lambda x: x.clamp_min(0.1),
+    "clamp_max": lambda x: torch.clamp_max(torch.relu(x), 1.0),
+    "prelu": lambda x: F.prelu(x, torch.full((8,), 0.1)),
+    "largest of it and a number": lambda x: torch.maximum(x, torch.zeros(1)),
+    "largest of it and zeros": lambda x: torch.max(x, torch.zeros_like(x)),
+    "leaky by hand": lambda x: torch.max(x, 0.1 * x),
 }
+"""Of single numbers, that rise."""
+BENDING = {
+    "absolute": torch.abs,
+    "threshold that jumps down": lambda x: F.threshold(x, 0.1, 0.5),
+    "square": lambda x: x**2,
+    "cube": lambda x: x.pow(3),
+    "sine": torch.sin,
+    "leaky that falls": lambda x: F.leaky_relu(x, -0.2),
+}
+KEPT = {
+    "clone": lambda x: torch.relu(x.clone()),
+    "detach": lambda x: torch.relu(x).detach(),
+    "float": lambda x: torch.relu(x).float(),
+    "to": lambda x: torch.relu(x).to(torch.float32),
+    "dropout of selu networks": nn.Sequential(nn.SELU(), nn.AlphaDropout()),
+}
+"""What does nothing in evaluation."""
+POSITIONS = {
+    "padding of an even kernel": nn.Conv2d(8, 8, 4, padding="same"),
+    "padding of an uneven kernel": nn.Conv2d(8, 8, (6, 4), padding="same"),
+    "depthwise, even": nn.Conv2d(8, 8, 2, padding="same", groups=8),
+    "constant padding": nn.Sequential(nn.ReLU(), nn.ConstantPad2d(1, 0.0)),
+    "max pool of one": nn.Sequential(nn.ReLU(), nn.MaxPool2d(1, 2)),
+    "average pool of one": nn.AvgPool2d(1, 2),
+    "every other position": nn.Upsample(scale_factor=0.5),
+    "nearest-exact": nn.Upsample(scale_factor=2, mode="nearest-exact"),
+    "max pool by torch": lambda x: torch.max_pool2d(x, 2),
+    "means of rows": lambda x: F.interpolate(x.mean(3, keepdim=True), size=(8, 8)) + x,
+    "gate of flattened means": lambda x: x * torch.sigmoid(x.flatten(2).mean(2))[:, :, None, None],
+}
+ZEROS = {
+    "zeros_like": lambda x: torch.cat([x[:, :4], torch.zeros_like(x[:, :4])], 1),
+    "zeros": lambda x: torch.cat([x[:, :4], torch.zeros((x.size(0), 4, 8, 8))], 1),
+    "new_zeros": lambda x: torch.cat([x.new_zeros(x.size(0), 4, 8, x.size(3)), x[:, :4]], 1),
+}
+"""Shortcuts of more channels."""
+ALL = {**CALLS, **BENDING, **KEPT, **POSITIONS}
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_activations_called_as_functions(call):
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("call", ALL.values(), ids=ALL)
+def test_what_is_called_by_other_names(call):
     assert_exact(Body(call))
 
 
+@pytest.mark.parametrize("call", ZEROS.values(), ids=ZEROS)
+def test_zeros_beside_channels(call):
+    assert_exact(Body(lambda x: call(torch.relu(x))))
+
+
 @pytest.mark.parametrize(
-    "end", [nn.Softmax(1), nn.LogSoftmax(-1), lambda x: F.log_softmax(x, dim=1)]
+    "end",
+    [
+        *(nn.Softmax(1), nn.LogSoftmax(-1), lambda x: F.log_softmax(x, dim=1)),
+        *(nn.Sigmoid(), lambda x: torch.sigmoid(x).squeeze()),
+    ],
 )
-def test_a_softmax_of_the_logits_is_the_processors_work(end):
+def test_a_softmax_or_sigmoid_of_the_logits_is_the_processors_work(end):
     assert_exact(Body(nn.ReLU(), end))
+
+
+@pytest.mark.parametrize("bits", [[2, 4], [6]])
+def test_a_norm_behind_the_classifier(bits):
+    """As in FINN's own perceptrons: what is left behind it is the mean of branches."""
+    assert_exact(Body(nn.ReLU(), nn.BatchNorm1d(5)), bits=bits)
+
+
+def test_a_softmax_of_classes_of_pixels():
+    assert_exact(Pixels())
+
+
+def test_a_softmax_in_the_middle_is_refused():
+    net = multiquantize(
+        Pooled(lambda x: x.mean((2, 3)).softmax(1)), [2], profile="finn", input_shape=SHAPE
+    )
+    (problem,) = check_finn(net)
+    assert "use a sigmoid as gate" in problem.advice
 
 
 @pytest.mark.parametrize(
@@ -114,10 +211,35 @@ def test_a_softmax_of_the_logits_is_the_processors_work(end):
         *(lambda x: F.avg_pool2d(x, 8), lambda x: F.adaptive_max_pool2d(x, 1)),
         *(lambda x: F.adaptive_avg_pool2d(x, 1), lambda x: F.avg_pool2d(x, x.size()[2:])),
         *(lambda x: F.avg_pool2d(x, x.size(3)), lambda x: x.amax((2, 3))),
+        *(lambda x: x.mean(3).mean(2), lambda x: x.mean(2, True).mean(-1, True)),
+        *(lambda x: x.flatten(2).mean(2), lambda x: x.view(x.size(0), x.size(1), -1).mean(-1)),
+        *(lambda x: x.amax(3).amax(2), lambda x: x.max(3)[0].max(2)[0]),
+        *(lambda x: x.flatten(2).max(-1).values, lambda x: torch.max(x.flatten(2), 2)[0]),
+        *(lambda x: x.mean((2, 3)) + x.amax((2, 3)),),
     ],
 )
 def test_pools_over_the_whole_map(pool):
     assert_exact(Pooled(pool))
+
+
+@pytest.mark.parametrize(
+    "largest",
+    [
+        *(lambda x: x.amax(1, keepdim=True), lambda x: x.max(1, keepdim=True).values),
+        lambda x: x.max(1, keepdim=True)[0],
+    ],
+)
+def test_a_maximum_over_channels_is_refused_by_name(largest):
+    model = Pooled(lambda x: (x * torch.sigmoid(largest(x))).mean((2, 3)))
+    net = multiquantize(model, [2], profile="finn", input_shape=SHAPE)
+    assert any("max has no dataflow layer" in one.advice for one in check_finn(net))
+
+
+def test_the_only_output_in_a_dict(tmp_path):
+    net = multiquantize(Named(nn.ReLU()), [2], profile="finn", input_shape=SHAPE)
+    calibrate(net, [torch.randn(8, *SHAPE[1:])])
+    (project,) = export_finn(net.eval(), tmp_path, estimate=False).values()
+    assert np.load(project / "expected_output.npy").shape[-1] == 5
 
 
 def test_a_classifier_by_convolution_before_the_pool():

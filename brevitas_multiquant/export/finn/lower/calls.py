@@ -14,9 +14,11 @@ from torch.utils._pytree import tree_leaves
 from brevitas_multiquant.export.finn.lower.builder import Builder
 from brevitas_multiquant.export.finn.lower.joins import ZeroChannels, concatenate
 from brevitas_multiquant.export.finn.lower.layout import OPERATIONS, Laid, lay, run, settle
+from brevitas_multiquant.export.finn.lower.pointwise import pointwise
+from brevitas_multiquant.export.finn.lower.reductions import LARGEST_WITH_PLACES, reduced
 from brevitas_multiquant.export.finn.lower.registry import apply_rule, unknown
 from brevitas_multiquant.export.finn.lower.rules import FirstChannels, after
-from brevitas_multiquant.export.finn.lower.values import Value
+from brevitas_multiquant.export.finn.lower.values import Finish, Value
 from brevitas_multiquant.nn.traced_size import images_of_size
 
 Make = Callable[..., nn.Module | None]
@@ -44,30 +46,10 @@ def _clamp(lowest: Any = None, highest: Any = None, **kwargs: Any) -> nn.Module 
     return nn.Hardtanh(-infinity if low is None else low, infinity if high is None else high)
 
 
-def _mean(dims: Any = None, keeps: bool = False, **kwargs: Any) -> nn.Module | None:
-    dims, keeps = kwargs.get("dim", dims), kwargs.get("keepdim", keeps)
-    if not isinstance(dims, (tuple, list)) or {dim % 4 for dim in dims} != {2, 3}:
-        return None
-    pool = nn.AdaptiveAvgPool2d(1)
-    return pool if keeps else nn.Sequential(pool, nn.Flatten())
-
-
-def _mean_of_line(
-    tensor: Value | Laid, dims: Any = None, keeps: bool = False, **kwargs: Any
-) -> nn.Module | None:
-    dims, keeps = kwargs.get("dim", dims), kwargs.get("keepdim", keeps)
-    if lay(tensor).places.dim() != 3 or dims not in (2, -1, (2,), (-1,), [2], [-1]):
-        return None
-    pool = nn.AdaptiveAvgPool1d(1)
-    return pool if keeps else nn.Sequential(pool, nn.Flatten())
-
-
-def _max(dims: Any = None, keeps: bool = False, **kwargs: Any) -> nn.Module | None:
-    dims, keeps = kwargs.get("dim", dims), kwargs.get("keepdim", keeps)
-    if not isinstance(dims, (tuple, list)) or {dim % 4 for dim in dims} != {2, 3}:
-        return None
-    pool = nn.AdaptiveMaxPool2d(1)
-    return pool if keeps else nn.Sequential(pool, nn.Flatten())
+def _to(*args: Any, **kwargs: Any) -> nn.Module | None:
+    """To a device, or to fp32, which tensors have."""
+    asked = [one for one in (*args, *kwargs.values()) if isinstance(one, torch.dtype)]
+    return nn.Identity() if set(asked) <= {torch.float32} else None
 
 
 def _narrow(dim: Any, start: Any, length: Any) -> nn.Module | None:
@@ -111,24 +93,24 @@ _MODULE_OF: dict[Any, Make] = {
     F.max_pool1d: nn.MaxPool1d,
     F.avg_pool1d: nn.AvgPool1d,
     F.adaptive_avg_pool1d: _always(nn.AdaptiveAvgPool1d, "output_size"),
-    F.max_pool2d: nn.MaxPool2d,
+    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), nn.MaxPool2d),
     F.avg_pool2d: nn.AvgPool2d,
     F.adaptive_avg_pool2d: _always(nn.AdaptiveAvgPool2d, "output_size"),
     F.adaptive_max_pool2d: _always(nn.AdaptiveMaxPool2d, "output_size"),
-    **dict.fromkeys((torch.mean, "mean"), _mean),
-    **dict.fromkeys((torch.amax, "amax"), _max),
     F.interpolate: _interpolate,
     F.pad: _pad,
-    F.dropout: lambda *_, **__: nn.Identity(),
-    images_of_size: lambda *_, **__: nn.Identity(),
+    **dict.fromkeys((F.dropout, images_of_size), lambda *_, **__: nn.Identity()),
+    **dict.fromkeys(("clone", torch.clone, "detach", "float"), lambda *_, **__: nn.Identity()),
+    "to": _to,
     "narrow": _narrow,
 }
 
-MEANS = {torch.mean, "mean"}
+ZEROS = {torch.zeros_like, "new_zeros"}
 CONCATENATIONS = {torch.cat, torch.concat, torch.concatenate}
 ARITHMETIC = {
     *(operator.add, operator.sub, operator.mul, operator.truediv, operator.neg),
     *(torch.add, torch.sub, torch.mul, torch.div, torch.neg, torch.multiply),
+    *(torch.maximum, torch.minimum, "maximum", "minimum"),
     *("add", "sub", "mul", "div", "neg", "add_", "mul_", "sub_", "div_"),
     *(operator.iadd, operator.imul, operator.isub, operator.itruediv),
 }
@@ -145,25 +127,63 @@ def call(builder: Builder, where: str, node: fx.Node, args: Any, kwargs: Any) ->
         kwargs: those by name.
     """
     tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, (Value, Laid))]
-    pieces = node.target is operator.getitem and isinstance(args[0], (tuple, list))
+    pieces = node.target in (operator.getitem, getattr) and isinstance(args[0], (tuple, list))
     if pieces or not tensors:
         return _function(node)(*args, **kwargs)
     name = getattr(node.target, "__name__", str(node.target))
     if node.target in CONCATENATIONS and args[1:] in ((), (1,)) and kwargs.get("dim", 1) == 1:
         whole = args[0] if args else kwargs["tensors"]
-        return concatenate(builder, where, [settle(builder, where, one) for one in whole])
-    if node.target in ARITHMETIC and not kwargs:
+        return concatenate(builder, where, [_part(builder, where, one) for one in whole])
+    if _is_arithmetic(node, args, kwargs):
         operands = [settle(builder, where, one) if one in tensors else one for one in args]
         return _arithmetic(builder, where, node, operands)
     if len(tensors) == 1 and (args[:1] or (kwargs.pop("input"),))[0] is tensors[0]:
-        module = _as_module(node.target, args[1:], kwargs)
-        if module is None and node.target in MEANS:
-            module = _mean_of_line(tensors[0], *args[1:], **kwargs)
-        if module is not None:
-            return apply_rule(builder, where, module, [settle(builder, where, tensors[0])])
-        if node.target in OPERATIONS:
-            return _laid(builder, where, node, tensors[0], args[1:], kwargs)
+        made = _of_one_tensor(builder, where, node, tensors[0], args[1:], kwargs)
+        if made is not None:
+            return made
+    if node.target in ARITHMETIC and "alpha" in kwargs:
+        advice = f"{name} with alpha has no dataflow layer here: use x + alpha * y"
+        return builder.problem(where, advice, settle(builder, where, tensors[0]))
     return unknown(builder, where, name, settle(builder, where, tensors[0]))
+
+
+def _part(builder: Builder, where: str, one: Value | Laid | Tensor) -> Value:
+    """A tensor of a concatenation; zeros are one, too."""
+    if not isinstance(one, Tensor):
+        return settle(builder, where, one)
+    channels, height, width = (*one.shape[1:], 1, 1)[:3]
+    value = Value(None, (channels, height, width), held=one.dim(), rank=one.dim(), zeros=True)
+    if bool(one.any()):
+        return builder.problem(where, "concatenates constants: zeros alone have a layer", value)
+    return value
+
+
+def _is_arithmetic(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether a call computes with tensors, or a tensor and constants, number by number."""
+    if node.target in LARGEST_WITH_PLACES:  # of two tensors, of no dimension
+        return len(args) == 2 and isinstance(args[1], (Value, Laid, Tensor)) and not kwargs
+    return node.target in ARITHMETIC and not kwargs
+
+
+def _of_one_tensor(
+    builder: Builder, where: str, node: fx.Node, tensor: Value | Laid, args: Any, kwargs: Any
+) -> Any:
+    """What a call makes of a tensor and constants; None for one that is not known."""
+    if node.target in ZEROS:
+        return _function(node)(lay(tensor).places, *args, **kwargs).float()
+    made = reduced(builder, where, node.target, tensor, args, kwargs)
+    if made is not None:
+        return made
+    module = _as_module(node.target, args, kwargs)
+    if module is not None:
+        return apply_rule(builder, where, module, [settle(builder, where, tensor)])
+    function = pointwise(node.target, _function(node), args, kwargs)
+    if function is not None:
+        value = settle(builder, where, tensor)
+        return after(builder, where, function, value, bends=function.bends)
+    if node.target in OPERATIONS:
+        return _laid(builder, where, node, tensor, args, kwargs)
+    return None
 
 
 def _function(node: fx.Node) -> Callable[..., Any]:
@@ -184,6 +204,8 @@ def _laid(
     builder: Builder, where: str, node: fx.Node, tensor: Value | Laid, args: Any, kwargs: Any
 ) -> Any:
     laid = lay(tensor)
+    if node.target is getattr and args[0] in ("values", "indices"):
+        return laid.value  # of a maximum that is not known
     try:
         return run(_function(node), laid, *args, **kwargs)
     except (RuntimeError, IndexError, TypeError, ValueError):
@@ -195,6 +217,7 @@ def _laid(
 def _arithmetic(builder: Builder, where: str, node: fx.Node, operands: Sequence[Any]) -> Value:
     """A tensor and a number, or a number for each channel."""
     name = getattr(node.target, "__name__", str(node.target)).strip("_").removeprefix("i")
+    operands = [_as_number(one) for one in operands]
     values = [one for one in operands if isinstance(one, Value)]
     operation = _function(node)
     if len(values) == 2:
@@ -213,6 +236,13 @@ def _arithmetic(builder: Builder, where: str, node: fx.Node, operands: Sequence[
     return after(builder, where, function, value, falls=falls, bends=bends)
 
 
+def _as_number(operand: Any) -> Any:
+    """A tensor of one number all over as that number."""
+    if not isinstance(operand, Tensor) or not bool((operand == operand.flatten()[0]).all()):
+        return operand
+    return operand.flatten()[0]
+
+
 def _with_constants(
     operation: Callable[..., Tensor], operands: Sequence[Any], value: Value, x: Tensor
 ) -> Tensor:
@@ -222,6 +252,7 @@ def _with_constants(
 def _of_one_stream(operation: Callable[..., Tensor], left: Value, right: Value) -> Value | None:
     """Two functions of the same integers as one, as in ``x * sigmoid(x)``."""
     waits = left.moves or right.moves or left.parts or right.parts
+    waits = waits or any(isinstance(one, Finish) for one in (*left.functions, *right.functions))
     if left.stream is None or left.stream is not right.stream or waits:
         return None
 

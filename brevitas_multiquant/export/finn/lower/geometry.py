@@ -68,6 +68,11 @@ class Window:
         axes = zip(self.kernel, self.dilation, strict=True)
         return all(d * (k - 1) % 2 == 0 for k, d in axes)
 
+    @property
+    def samples(self) -> bool:
+        """Whether it sees one position at a time, every so many."""
+        return self.kernel == (1, 1) and self.padding == (0, 0)
+
     def covers(self, shape: Shape) -> bool:
         """Whether there is one position, which sees all of an image (C, H, W) and no padding."""
         whole = (shape[1], shape[2])
@@ -136,8 +141,6 @@ def is_global(sizes: Any) -> bool:
 
 def unsupported_convolution(conv: nn.Conv1d | nn.Conv2d) -> str | None:
     """What keeps a convolution from hardware, and what to do; None if nothing does."""
-    if conv.padding == "same" and not Window.of(conv).has_middle:
-        return "padding='same' of an even kernel, more on one side: use an odd kernel"
     if conv.padding_mode != "zeros" and any(conv.padding):
         return f"padding_mode={conv.padding_mode!r}: use zeros"
     return None
@@ -166,7 +169,7 @@ def dense_weight(weight: Tensor, groups: int) -> Tensor:
 
 
 def same_padding(window: Window, shape: Shape) -> tuple[Pair, Pair]:
-    """Rows and columns before and behind an image, as TensorFlow pads for a stride.
+    """Rows and columns before and behind an image, as torch pads, and TensorFlow for a stride.
 
     Example:
         >>> same_padding(Window((3, 3), stride=(2, 2)), (8, 32, 31))

@@ -89,7 +89,7 @@ def settle(builder: Builder, where: str, laid: Value | Laid) -> Value:
                 return value.in_rank(2)
             if image.shape == value.shape and (not value.flat or height == width == 1):
                 return value.in_rank(4)
-            if height == 1 and image.shape == (channels, width):
+            if image.shape == (channels, height * width):
                 return value.in_rank(3)
         lines = image.dim() == 2 and height == 1
         if (image.dim() == 3 or lines) and not value.flat:

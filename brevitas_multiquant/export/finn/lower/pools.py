@@ -13,6 +13,7 @@ from brevitas_multiquant.export.finn.lower.moves import (
     Enlarging,
     LowestPadding,
     Pooling,
+    Sampling,
     ZeroPadding,
 )
 from brevitas_multiquant.export.finn.lower.registry import register_rule
@@ -27,6 +28,8 @@ def _max_pool(builder: Builder, where: str, pool: Any, value: Value) -> Value:
         return builder.problem(where, "max pool of a vector", value)
     if window.dilation != (1, 1):
         return builder.problem(where, "max pool with dilation: use one without", value)
+    if window.samples:
+        return _sampled(value, window.stride)
     if any(k < s for k, s in zip(window.kernel, window.stride, strict=True)):
         advice = "max pool with a stride larger than its kernel: use an equal kernel"
         return builder.problem(where, advice, value)
@@ -35,6 +38,10 @@ def _max_pool(builder: Builder, where: str, pool: Any, value: Value) -> Value:
         padded = value.moved(LowestPadding(window.padding, after))
         return padded.moved(Pooling(replace(window, padding=(0, 0))))
     return value.moved(Pooling(window))
+
+
+def _sampled(value: Value, stride: Pair) -> Value:
+    return value if stride == (1, 1) else value.moved(Sampling((0, 0), stride))
 
 
 @register_rule(nn.AdaptiveMaxPool2d)
@@ -59,15 +66,25 @@ def _average_of_windows(builder: Builder, where: str, pool: Any, value: Value) -
     if problem:
         shape = (value.shape[0], *window.positions(value.shape))
         return builder.problem(where, problem, replace(value, shape=shape))
+    if window.samples:
+        return _sampled(value, window.stride)
     if window.covers(value.shape):
         return _average(builder, where, nn.AdaptiveAvgPool2d(1), value)
-    return _window_sums(builder, where, nn.AvgPool2d(window.kernel), window, value)
+    return window_sums(builder, where, nn.AvgPool2d(window.kernel), window, value)
 
 
-def _window_sums(
+def window_sums(
     builder: Builder, where: str, pool: nn.Module, window: Window, value: Value
 ) -> Value:
-    """A depthwise convolution of ones, and torch's division as a function of the sums."""
+    """A depthwise convolution of ones, and torch's division as a function of the sums.
+
+    Args:
+        builder: the network so far.
+        where: module path.
+        pool: what torch makes of a window.
+        window: how it moves.
+        value: what is averaged.
+    """
     shape = (value.shape[0], *window.positions(value.shape))
     value = builder.on_a_grid(where, value)
     if value.stream is None:
@@ -148,8 +165,11 @@ def _upsample(builder: Builder, where: str, upsample: Any, value: Value) -> Valu
         factor = factor if isinstance(factor, tuple) else (factor, factor)
         sizes = int(height * factor[0]), int(width * factor[1])
     copies = _even_copies(pair(sizes), value)
-    if upsample.mode == "nearest" and copies is not None:
+    if upsample.mode in ("nearest", "nearest-exact") and copies is not None:
         return value.moved(Enlarging(copies))
+    steps = _even_window(pair(sizes), value)
+    if upsample.mode == "nearest" and steps is not None:
+        return _sampled(value, steps)
     advice = (
         f"upsampling of {height} x {width} to {pair(sizes)} by {upsample.mode}: use "
         "mode='nearest' with a whole factor"
@@ -157,12 +177,17 @@ def _upsample(builder: Builder, where: str, upsample: Any, value: Value) -> Valu
     return builder.problem(where, advice, replace(value, shape=(value.shape[0], *pair(sizes))))
 
 
-@register_rule(nn.ZeroPad2d)
+@register_rule(nn.ConstantPad1d, nn.ConstantPad2d)
 def _zero_pad(builder: Builder, where: str, pad: Any, value: Value) -> Value:
-    left, right, top, bottom = pad.padding
+    left, right, top, bottom = (*pad.padding, 0, 0)[:4]
+    if pad.value:
+        return builder.problem(where, f"padding with {pad.value}: use zeros", value)
     if min(pad.padding) < 0:
         return builder.problem(where, "padding below zero, which crops: leave it out", value)
     return value.moved(ZeroPadding((top, left), (bottom, right)))
+
+
+LINE_OF_MAP = "works along the positions of a whole map: keep it a map (N, C, H, W)"
 
 
 def _one(value: Any) -> Any:
@@ -171,6 +196,8 @@ def _one(value: Any) -> Any:
 
 @register_rule(nn.MaxPool1d)
 def _max_pool_of_lines(builder: Builder, where: str, pool: Any, value: Value) -> Value:
+    if value.shape[1] > 1:
+        return builder.problem(where, LINE_OF_MAP, value)
     kernel, stride, padding = map(_one, (pool.kernel_size, pool.stride, pool.padding))
     moves = ((1, kernel), (1, stride), (0, padding), (1, _one(pool.dilation)))
     return _max_pool(builder, where, nn.MaxPool2d(*moves, ceil_mode=pool.ceil_mode), value)
@@ -178,6 +205,8 @@ def _max_pool_of_lines(builder: Builder, where: str, pool: Any, value: Value) ->
 
 @register_rule(nn.AvgPool1d)
 def _average_of_lines(builder: Builder, where: str, pool: Any, value: Value) -> Value:
+    if value.shape[1] > 1:
+        return builder.problem(where, LINE_OF_MAP, value)
     kernel, stride, padding = map(_one, (pool.kernel_size, pool.stride, pool.padding))
     moves: Any = ((1, kernel), (1, stride), (0, padding), pool.ceil_mode, pool.count_include_pad)
     return _average_of_windows(builder, where, nn.AvgPool2d(*moves), value)
@@ -185,11 +214,15 @@ def _average_of_lines(builder: Builder, where: str, pool: Any, value: Value) -> 
 
 @register_rule(nn.AdaptiveAvgPool1d)
 def _average_of_line(builder: Builder, where: str, pool: Any, value: Value) -> Value:
+    if value.shape[1] > 1 and _one(pool.output_size) != 1:
+        return builder.problem(where, LINE_OF_MAP, value)
     flat = nn.AdaptiveAvgPool2d((1, _one(pool.output_size)))
     return _average(builder, where, flat, value)
 
 
 @register_rule(nn.AdaptiveMaxPool1d)
 def _global_max_pool_of_line(builder: Builder, where: str, pool: Any, value: Value) -> Value:
+    if value.shape[1] > 1 and _one(pool.output_size) != 1:
+        return builder.problem(where, LINE_OF_MAP, value)
     flat = nn.AdaptiveMaxPool2d((1, _one(pool.output_size)))
     return _global_max_pool(builder, where, flat, value)

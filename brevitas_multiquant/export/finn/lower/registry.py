@@ -41,6 +41,17 @@ _INSTEAD = {
     "stack": "x + y, or torch.cat of channels",
     "roll": "a convolution",
     "softmax": "a sigmoid as gate",
+    "LocalResponseNorm": "nn.BatchNorm2d",
+    "InstanceNorm1d": "nn.BatchNorm1d",
+    "RMSNorm": "nn.BatchNorm2d",
+    "ReflectionPad2d": "nn.ZeroPad2d",
+    "ReplicationPad2d": "nn.ZeroPad2d",
+    "CircularPad2d": "nn.ZeroPad2d",
+    "pad": "zeros",
+    "repeat_interleave": "nn.Upsample(scale_factor=2)",
+    "max": "x.amax((2, 3)), or nn.MaxPool2d",
+    "amax": "x.amax((2, 3)), or nn.MaxPool2d",
+    "argmax": "the logits, of which the processor takes the largest",
 }
 """Names of operations without a layer -> what to use in their place."""
 _USUAL = "ReLU, batch norm, additions, concatenations and pooling"

@@ -18,8 +18,9 @@ from brevitas_multiquant.export.finn.lower.geometry import (
     without_taps_on_padding,
 )
 from brevitas_multiquant.export.finn.lower.moves import ZeroPadding
+from brevitas_multiquant.export.finn.lower.pools import LINE_OF_MAP
 from brevitas_multiquant.export.finn.lower.registry import Rule, apply_rule, register_rule
-from brevitas_multiquant.export.finn.lower.tables import quantize
+from brevitas_multiquant.export.finn.lower.tables import NO_SOFTMAX, quantize
 from brevitas_multiquant.export.finn.lower.values import Finish, Function, Value
 from brevitas_multiquant.profiles.finn.modules import Divide
 from brevitas_multiquant.quant.plain import OutputScale, RangeToCodes, ScaleShift
@@ -56,7 +57,9 @@ def _convolution(builder: Builder, where: str, conv: Any, value: Value) -> Value
     if isinstance(conv, QuantConv1d):
         weight = weight.unsqueeze(2)
     problem = unsupported_convolution(conv)
-    if problem is None and getattr(conv, "is_same_padded_strided", False):
+    if isinstance(conv, QuantConv1d) and value.shape[1] > 1 and not window.samples:
+        problem = LINE_OF_MAP
+    if problem is None and _pads_one_side_more(conv, window):
         value, window = _padded_alike(builder, where, window, value)
     shape = (conv.out_channels, *window.positions(value.shape))
     if problem:
@@ -65,6 +68,12 @@ def _convolution(builder: Builder, where: str, conv: Any, value: Value) -> Value
     weight = dense_weight(weight, grouped) if grouped > 1 else weight
     weight, window = without_taps_on_padding(weight, value.shape, window)
     return _weighted(builder, where, conv, value, shape, weight, window, grouped)
+
+
+def _pads_one_side_more(conv: Any, window: Window) -> bool:
+    """Whether padding may differ before and behind: for a stride, and of even kernels."""
+    uneven = conv.padding == "same" and not window.has_middle
+    return uneven or getattr(conv, "is_same_padded_strided", False)
 
 
 def _padded_alike(
@@ -155,7 +164,9 @@ def _flatten(builder: Builder, where: str, flatten: Any, value: Value) -> Value:
     return value.in_rank(2)
 
 
-@register_rule(nn.Dropout, nn.Dropout2d, nn.Identity)
+@register_rule(
+    *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+)
 def _nothing_in_evaluation(builder: Builder, where: str, module: Any, value: Value) -> Value:
     return value
 
@@ -165,10 +176,10 @@ _FINISHES = {nn.Softmax: "softmax", nn.LogSoftmax: "log_softmax"}
 
 @register_rule(*_FINISHES)
 def _softmax(builder: Builder, where: str, softmax: Any, value: Value) -> Value:
-    """The processor's work, which needs all logits of an image."""
-    if softmax.dim not in (1, -1) or not value.flat:
-        advice = "softmax of something else than logits (N, classes): use a sigmoid as gate"
-        return builder.problem(where, advice, value)
+    """The processor's work, which needs all logits of an image, or of a position."""
+    dims = (None, 1, -1) if value.flat else (1, -3)
+    if softmax.dim not in dims or value.rank == 3:
+        return builder.problem(where, NO_SOFTMAX, value)
     return value.then(Finish(_FINISHES[type(softmax)]))
 
 
@@ -182,6 +193,11 @@ def _prelu(builder: Builder, where: str, prelu: Any, value: Value) -> Value:
     return after(builder, where, prelu, value, bends=bool((prelu.weight < 0).any()))
 
 
+@register_rule(nn.Threshold)
+def _threshold(builder: Builder, where: str, function: Any, value: Value) -> Value:
+    return after(builder, where, function, value, bends=function.value > function.threshold)
+
+
 @register_rule(nn.LeakyReLU)
 def _leaky_relu(builder: Builder, where: str, function: Any, value: Value) -> Value:
     return after(builder, where, function, value, bends=function.negative_slope < 0)
@@ -190,6 +206,7 @@ def _leaky_relu(builder: Builder, where: str, function: Any, value: Value) -> Va
 @register_rule(
     *(RangeToCodes, Divide, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Hardsigmoid),
     *(nn.ELU, nn.SELU, nn.CELU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.LogSigmoid),
+    *(nn.Hardshrink, nn.Softshrink, nn.Tanhshrink, nn.RReLU),
 )
 def _rises(builder: Builder, where: str, function: Any, value: Value) -> Value:
     return value.then(function)

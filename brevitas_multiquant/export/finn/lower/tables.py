@@ -19,7 +19,8 @@ from brevitas_multiquant.export.finn.lower.builder import (
     HostQuantizer,
 )
 from brevitas_multiquant.export.finn.lower.moves import LowestPadding, Move, ZeroPadding
-from brevitas_multiquant.export.finn.lower.values import OnSomeChannels, Value
+from brevitas_multiquant.export.finn.lower.pointwise import Pointwise
+from brevitas_multiquant.export.finn.lower.values import Finish, OnSomeChannels, Value
 from brevitas_multiquant.export.finn.thresholds import (
     ROWS,
     CodeRange,
@@ -35,8 +36,13 @@ LARGEST_BITS = 8
 MOST_LOOKS = 2**31
 """Integers times channels that a staircase is looked at in, at most: minutes."""
 
-CURVED = (nn.Sigmoid, nn.Tanh, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Softsign, nn.LogSigmoid)
+CURVED = (
+    *(nn.Sigmoid, nn.Tanh, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Softsign, nn.LogSigmoid),
+    *(nn.Tanhshrink, Pointwise),
+)
 """Rise as functions of real numbers; torch's fp32 may fall by a rounding error between two."""
+
+NO_SOFTMAX = "softmax of something else than logits (N, classes, ...): use a sigmoid as gate"
 
 
 def quantize(builder: Builder, where: str, quantizer: Any, value: Value) -> Value:
@@ -52,6 +58,8 @@ def quantize(builder: Builder, where: str, quantizer: Any, value: Value) -> Valu
 def _quantized(
     builder: Builder, where: str, quantizer: Any, value: Value, code_range: CodeRange, bits: int
 ) -> Value:
+    if any(isinstance(_plain(function), Finish) for function in value.functions):
+        return builder.problem(where, NO_SOFTMAX, value)
     if value.parts:
         return _of_parts(builder, where, quantizer, value, code_range, bits)
     if value.stream is None and value.known and builder.image is None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from brevitas_multiquant.export.finn.integer_graph import FINISHES, Stream
 from brevitas_multiquant.export.finn.lower.geometry import Pair, Shape
 from brevitas_multiquant.export.finn.lower.moves import Move
+from brevitas_multiquant.profiles.finn.modules import Divide
 from brevitas_multiquant.quant.plain import OutputScale, RangeToCodes, ScaleShift
 
 Function = Callable[[Tensor], Tensor]
@@ -190,20 +191,26 @@ class Value:
         """The functions that are more than another way to hold the tensor."""
         return tuple(f for f in self.functions if f not in _RANKS.values())
 
-    def host_side(self) -> tuple[float, Tensor, tuple[str, ...], int]:
+    def host_side(self) -> tuple[float, Tensor, tuple[str, ...], float]:
         """What makes logits of the last integers: one factor, a bias (C,), a softmax, a divisor."""
-        scale, bias, divisor = 1.0, torch.zeros(self.shape[0]), 1
+        scale, bias = 1.0, torch.zeros(self.shape[0])
+        divisor: float = 1
         factors = self.factors()
         finish = tuple(function.name for function in factors if isinstance(function, Finish))
         for function in factors[: len(factors) - len(finish)]:
-            if isinstance(function, MeanOfSum):
-                divisor = function.count
+            if isinstance(function, (MeanOfSum, Divide)):
+                divisor *= divisor_of(function)
                 continue
             assert isinstance(function, OutputScale)
             scale *= float(function.scale)
             if function.bias is not None:
                 bias = function.bias.flatten()
         return scale, bias, finish, divisor
+
+
+def divisor_of(function: MeanOfSum | Divide) -> float:
+    """What a mean divides by."""
+    return function.count if isinstance(function, MeanOfSum) else function.divisor
 
 
 _OF_ANY_CHANNEL = (nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.SiLU, nn.Sigmoid, QuantIdentity)

@@ -1,7 +1,9 @@
 """The walk over the network of one bit-width, in order of execution."""
 
+import math
 import operator
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,11 +17,11 @@ from brevitas_multiquant.export.finn.lower.calls import call
 from brevitas_multiquant.export.finn.lower.joins import add_up
 from brevitas_multiquant.export.finn.lower.layout import LAYOUTS, Laid, lay, run, settle
 from brevitas_multiquant.export.finn.lower.registry import apply_rule, unknown
-from brevitas_multiquant.export.finn.lower.values import Finish, MeanOfSum, Value
+from brevitas_multiquant.export.finn.lower.values import Finish, MeanOfSum, Value, divisor_of
 from brevitas_multiquant.nn.merge import OnlyOutput
 from brevitas_multiquant.nn.subnet import Subnet
-from brevitas_multiquant.profiles.finn.modules import PlainMerge
-from brevitas_multiquant.quant.plain import OutputScale
+from brevitas_multiquant.profiles.finn.modules import Divide, PlainMerge
+from brevitas_multiquant.quant.plain import OutputScale, ScaleShift
 
 
 def lower(subnet: Subnet, branch_names: Sequence[str], input_shape: Sequence[int]) -> IntegerGraph:
@@ -35,7 +37,7 @@ def lower(subnet: Subnet, branch_names: Sequence[str], input_shape: Sequence[int
     """
     builder = Builder()
     with torch.no_grad():
-        logits = _network(builder, subnet, branch_names, input_shape)
+        logits = _finished(_network(builder, subnet, branch_names, input_shape))
         _check_logits(builder, logits)
         if builder.problems:
             raise FinnMappingError(described(subnet.setting), builder.problems)
@@ -56,14 +58,33 @@ def problems_of(
     return []
 
 
+def _finished(logits: Value) -> Value:
+    """A sigmoid behind the last layer is the processor's work, as a softmax is."""
+    factors = logits.factors()
+    if not factors or not isinstance(factors[-1], nn.Sigmoid):
+        return logits
+    sigmoid = Finish("sigmoid")
+    functions = (sigmoid if one is factors[-1] else one for one in logits.functions)
+    return replace(logits, functions=tuple(functions))
+
+
 def _check_logits(builder: Builder, logits: Value) -> None:
     """What is left to the processor is a factor, a divisor, a bias and a softmax."""
-    host = (OutputScale, Finish, MeanOfSum)
+    host = (OutputScale, Finish, MeanOfSum, Divide)
     factors = [f for f in logits.factors() if not isinstance(f, host)]
+    divisions = [f for f in logits.factors() if isinstance(f, (MeanOfSum, Divide))]
+    if sum(math.frexp(divisor_of(f))[0] != 0.5 for f in divisions) > 1:
+        factors = divisions  # two divisions that round are none by the product
     if logits.known and (factors or logits.moves or logits.parts):
-        name = type(factors[0]).__name__ if factors else "an operation"
+        name = _name_of(factors[-1]) if factors else "an operation"
         advice = f"{name} behind the last layer: leave it to those who read the logits"
         builder.problem("head", advice, logits)
+
+
+def _name_of(function: Any) -> str:
+    if isinstance(function, ScaleShift):
+        return "a norm"
+    return type(function).__name__ if isinstance(function, nn.Module) else "arithmetic"
 
 
 def _network(

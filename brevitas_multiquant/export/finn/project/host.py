@@ -25,7 +25,12 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return np.exp(log_softmax(logits))
 
 
-FINISHES = {"softmax": softmax, "log_softmax": log_softmax}
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Of each logit, without overflow."""
+    return (1 + np.tanh(logits / 2)) / 2
+
+
+FINISHES = {"softmax": softmax, "log_softmax": log_softmax, "sigmoid": sigmoid}
 """What a network may do with its logits."""
 
 
@@ -148,7 +153,7 @@ def execute(
     if bits is not None:
         tables = Path(folder) / "tables" / f"{setting_name(bits)}.npz"
         if not tables.exists():
-            raise ValueError(f"bits: expected one with tables in the project, got {bits}")
+            raise ValueError(_no_such_setting(folder, bits))
         for name, table in np.load(tables).items():
             model.set_initializer(name, table)
     given, asked = model.graph.input[0].name, model.graph.output[0].name
@@ -161,18 +166,32 @@ def classify(
 ) -> list[tuple[str, float]]:
     """Classes of an image file with their logits, the likeliest first.
 
+    Of a network that gives a map, each class with the share of the positions where its logit is the
+    largest.
+
     Args:
         image: a file that Pillow reads.
         folder: of the exported project.
         bits: as in `execute`.
+
+    Raises:
+        ValueError: no such bit-width, or ``host.json`` does not say how images are read.
     """
     constants = "host.json" if bits is None else f"host_{setting_name(bits)}.json"
     if not (Path(folder) / constants).exists():
-        raise ValueError(f"bits: expected a bit-width of the project, got {bits}")
+        raise ValueError(_no_such_setting(folder, bits))
     host = Host.load(Path(folder) / constants)
-    (logits,) = host.logits(execute(host.codes(host.read(image)), folder, bits))
-    order = np.argsort(-logits, kind="stable")
-    return [(host.class_name(index), float(logits[index])) for index in order]
+    (scores,) = host.logits(execute(host.codes(host.read(image)), folder, bits))
+    if scores.ndim == 3:
+        scores = np.bincount(scores.argmax(0).ravel(), minlength=len(scores)) / scores[0].size
+    order = np.argsort(-scores, kind="stable")
+    return [(host.class_name(index), float(scores[index])) for index in order]
+
+
+def _no_such_setting(folder: str | Path, bits: int | str | None) -> str:
+    there = sorted(path.stem.removeprefix("host_") for path in Path(folder).glob("host_*.json"))
+    one_of = f"one of {there}" if there else "none, since this project has one bit-width alone"
+    return f"bits: expected {one_of}, got {bits}"
 
 
 def main() -> int:
@@ -184,11 +203,14 @@ def main() -> int:
     options = parser.parse_args()
     try:
         found = classify(options.image, Path(__file__).resolve().parent, options.bits)
+    except ImportError as error:
+        print(f"error: {error}; host.py needs numpy, Pillow and qonnx", file=sys.stderr)
+        return 1
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for name, logit in found[: options.top]:
-        print(f"{logit:.6f}\t{name}")
+    for name, score in found[: options.top]:
+        print(f"{score:.6f}\t{name}")
     return 0
 
 
