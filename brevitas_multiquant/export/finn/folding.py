@@ -10,7 +10,7 @@ from typing import Any
 from brevitas_multiquant.core.precision import Setting, name_of
 from brevitas_multiquant.cost import luts
 from brevitas_multiquant.cost.luts import Node
-from brevitas_multiquant.errors import ExportError, HardwareError
+from brevitas_multiquant.errors import ExportError, HardwareError, did_you_mean
 from brevitas_multiquant.export.finn.integer_graph import IntegerGraph
 from brevitas_multiquant.export.finn.layer_names import layer_names
 from brevitas_multiquant.export.finn.target import Target
@@ -35,6 +35,12 @@ ATTRIBUTES: dict[type[Node], dict[str, str]] = {
     **dict.fromkeys((luts.Addition, luts.Duplication, luts.PositionSum, luts.Pool), _OF_CHANNELS),
 }
 """Layer -> FINN's attribute, and ours, of those that resources depend on."""
+UNCOUNTED = (
+    *("ram_style", "mem_mode", "resType", "mac_resource", "runtime_writeable_weights"),
+    *("ram_style_thresholds", "ram_style_mask", "EmbFold", "SeqFold", "depth", "impl_style"),
+    *("inFIFODepths", "outFIFODepths", "preferred_impl_style", "slr", "mem_port"),
+)
+"""What FINN's files may say beside, and is passed on to FINN without being counted."""
 
 
 def read_foldings(
@@ -91,22 +97,41 @@ def as_folded(
         folding: layer -> its attributes.
 
     Raises:
-        ExportError: a name of no layer, or a value that its layer cannot have.
+        ExportError: a name of no layer, or an attribute or a value that its layer cannot have.
     """
     layers = target.layers(graph)
     names = layer_names(graph, layers, target.board.dsp)
     if unknown := [name for name in folding if name not in ("Defaults", *names)]:
         raise ExportError(f"folding: expected layers of {names}, got {unknown}")
     defaults = folding.get("Defaults", {})
+    for name, node in zip(names, layers, strict=True):
+        _require_known(name, folding.get(name, {}), ATTRIBUTES[type(node)])
     return tuple(
         _changed(name, node, {**_of_all(defaults, name), **folding.get(name, {})})
         for name, node in zip(names, layers, strict=True)
     )
 
 
+def _require_known(name: str, given: Mapping[str, Any], counted: Mapping[str, str]) -> None:
+    """Refuse attributes that FINN's layer does not have."""
+    known = list(dict.fromkeys((*counted, *UNCOUNTED)))
+    for attribute in given:
+        if attribute not in known:
+            raise ExportError(
+                f"folding: {name}: expected attributes among {known}, "
+                f"got {attribute!r}{did_you_mean(attribute, counted)}"
+            )
+
+
 def _of_all(defaults: Mapping[str, Sequence[Any]], name: str) -> dict[str, Any]:
     """What ``Defaults`` say of a layer: attribute -> value, kinds or ``"all"``, and again."""
     kind = name.rpartition("_")[0]
+    for attribute, pairs in defaults.items():
+        if not isinstance(pairs, list) or len(pairs) % 2:
+            raise ExportError(
+                f"folding: Defaults: {attribute}: expected [value, kinds of layers, ...], got "
+                f"{pairs!r}"
+            )
     return {
         attribute: value
         for attribute, pairs in defaults.items()

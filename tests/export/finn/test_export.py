@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -301,3 +302,37 @@ def test_a_flow_that_fails_says_what_it_printed(tmp_path, monkeypatch):
     with pytest.raises(ExportError, match="FINN's flow failed on 2b, no file was written"):
         export_finn(build("bottleneck"), tmp_path / "new", [2])
     assert not (tmp_path / "new").exists()
+
+
+def in_project(project, script, *arguments):
+    return subprocess.run(
+        [sys.executable, script, *arguments],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_what_scripts_of_a_project_lack_is_told_in_a_line(tmp_path):
+    """At once, not behind an hour of building."""
+    options = {"estimate": False, "rtl": True}
+    export_finn(build("residual", negative=False), tmp_path / "a", switchable=True, **options)
+    done = in_project(tmp_path / "a" / "switchable", "rtl.py")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: rtl.py: expected words of the ports in runtime_weights/, found none: run "
+        "estimate.py\n",
+    )
+    (project,) = export_finn(build("residual"), tmp_path / "b", [2], **options).values()
+    (tmp_path / "empty").mkdir()
+    done = in_project(project, "rtl.py", "--images", str(tmp_path / "empty"))
+    assert "error: rtl.py: expected image files in" in done.stderr
+    done = in_project(project, "rtl.py", "--images", str(tmp_path / "none"))
+    assert done.returncode == 1 and done.stderr.startswith("error: ")
+    if importlib.util.find_spec("finn") is None:
+        for script in ("rtl.py", "estimate.py"):
+            done = in_project(project, script)
+            assert done.stderr == (
+                f"error: No module named 'finn'; {script} needs finn-plus and what it brings\n"
+            )

@@ -102,6 +102,10 @@ def test_the_parallelism_of_a_folding_file():
         ({"MVAU_hls_99": {"PE": 2}}, r"folding: expected layers of \[.*'MVAU_hls_0'.*MVAU_hls_99"),
         ({"MVAU_hls_0": {"PE": 5}}, "folding: MVAU_hls_0: .*pe: expected a divisor of 6, got 5"),
         ({"MVAU_hls_0": {"ram_style": "tape"}}, "folding: MVAU_hls_0: .*ram_style: expected one"),
+        ({"MVAU_hls_0": {"PE": "2"}}, "folding: MVAU_hls_0: .*pe: expected a whole number"),
+        ({"MVAU_hls_0": {"PEE": 2}}, "folding: MVAU_hls_0: expected attributes .*'PEE'.*mean PE"),
+        ({"Thresholding_rtl_0": {"SIMD": 2}}, r"expected attributes among \['PE', .*got 'SIMD'"),
+        ({"Defaults": {"PE": [2]}}, r"folding: Defaults: PE: expected \[value, kinds"),
     ],
 )
 def test_folding_files_of_other_networks(file, message):

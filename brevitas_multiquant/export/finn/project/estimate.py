@@ -239,5 +239,18 @@ def _reports(cfg: Any) -> dict[str, Any]:
     }
 
 
+def main() -> int:
+    """Run the steps; 1 where the integers differ, or FINN is missing."""
+    try:
+        estimate()
+    except ImportError as error:
+        print(f"error: {error}; estimate.py needs finn-plus and what it brings", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    estimate()
+    sys.exit(main())

