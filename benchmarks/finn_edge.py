@@ -1,4 +1,4 @@
-"""What becomes of everyday edge networks in the finn profile: the table of docs/finn.md.
+"""What becomes of everyday edge networks in the finn profile: the table of docs/finn_tables.md.
 
     python -m benchmarks.finn_edge          # all of `edge_networks.EDGE`, some minutes
     python -m benchmarks.finn_edge --only SiLU ResNet
@@ -7,19 +7,19 @@ Each network gets norm scales of both signs. Where it maps, its integers are exe
 bit-width and compared with torch: a difference of 0, or the row says what it was. Then it is
 exported: `export_finn` runs the graph that FINN gets and compares it with torch, too. LUTs are by
 FINN's rules (`brevitas_multiquant.cost.luts`), for 1000 frames a second on a ZCU104.
-Writes ``benchmarks/results/finn_edge.csv`` and the table between the marks in docs/finn.md.
+Writes ``benchmarks/results/finn_edge.csv`` and the table between the marks in docs/finn_tables.md.
 """
 
 import argparse
 import csv
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from benchmarks.edge_networks import EDGE, EdgeNetwork
+from benchmarks.pages import FINN_TABLES, ROOT, write_between
 from brevitas_multiquant import (
     MultiQuantError,
     MultiQuantNet,
@@ -36,7 +36,6 @@ from brevitas_multiquant.export.finn.integer_graph import IntegerGraph
 from brevitas_multiquant.export.finn.lower import lower
 from brevitas_multiquant.export.sample import smooth_images
 
-ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "finn_edge.csv"
 BITS = (2, 4)
 COLUMNS = (
@@ -47,7 +46,6 @@ COLUMNS = (
     "export",
     *(f"LUT at {bits}" for bits in BITS),
 )
-MARKS = "<!-- finn_edge -->", "<!-- /finn_edge -->"
 
 
 def network_of(row: EdgeNetwork, bits: Sequence[int] = BITS) -> MultiQuantNet:
@@ -145,14 +143,6 @@ def markdown(rows: Sequence[Mapping[str, str]]) -> str:
     return "\n".join([counted, *lines])
 
 
-def write_into_docs(table: str, marks: tuple[str, str] = MARKS) -> None:
-    """Between the marks in docs/finn.md."""
-    page = ROOT / "docs" / "finn.md"
-    before, rest = page.read_text().split(marks[0])
-    _, after = rest.split(marks[1])
-    page.write_text(f"{before}{marks[0]}\n{table}\n{marks[1]}{after}")
-
-
 def main() -> None:
     """Run all, or those whose names have one of some words."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -168,7 +158,7 @@ def main() -> None:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        write_into_docs(markdown(rows))
+        write_between(FINN_TABLES, "finn_edge", markdown(rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""FINN's own steps on some of the networks that map: a table of docs/finn.md.
+"""FINN's own steps on some of the networks that map: a table of docs/finn_tables.md.
 
     .venv-finn/bin/python -m benchmarks.finn_flow            # what is missing, minutes each
     .venv-finn/bin/python -m benchmarks.finn_flow --table    # what is there, run nothing
@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 
 from benchmarks.edge_networks import EDGE, EdgeNetwork
-from benchmarks.finn_edge import ROOT, graphs_of, luts_of, network_of, size_of, write_into_docs
+from benchmarks.finn_edge import graphs_of, luts_of, network_of, size_of
 from benchmarks.finn_zoo import keep, load, zoo
+from benchmarks.pages import FINN_TABLES, ROOT, write_between
 from brevitas_multiquant.export import export_finn
 from brevitas_multiquant.export.sample import smooth_images
 
@@ -26,7 +27,6 @@ COLUMNS = (
     *("network", "input", "output", "steps", "difference", "partitions", "layers"),
     *("LUT, FINN", "LUT, rules", "minutes"),
 )
-MARKS = "<!-- finn_flow -->", "<!-- /finn_flow -->"
 FPS = 100
 NETWORKS = (
     *("segmentation, U-Net", "boxes of a grid (YOLO head)", "torchvision mobilenet_v2"),
@@ -80,7 +80,7 @@ def main() -> None:
             if name not in done:
                 keep(measured(rows[name]), RESULTS)
                 print(" | ".join(load(RESULTS)[-1].values()), flush=True)
-    write_into_docs(table(), MARKS)
+    write_between(FINN_TABLES, "finn_flow", table())
 
 
 if __name__ == "__main__":

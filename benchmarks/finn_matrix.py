@@ -6,7 +6,7 @@
 Each pair is exported with `export_finn`: the model is executed and compared with torch after every
 build step, and an export that differs or is no single partition fails. What is there already is not
 repeated. Results go to benchmarks/results/finn_matrix, one file a pair, and as a table into
-docs/finn.md; where matplotlib is, a plot is drawn. ``--table`` does only that.
+docs/finn_tables.md; where matplotlib is, a plot is drawn. ``--table`` does only that.
 
 Networks are untrained: structure, exactness and resources do not depend on training. Their norms
 have random scales, signs included, so that thresholds are as irregular as after training. The
@@ -23,7 +23,6 @@ import copy
 import csv
 import importlib.util
 import json
-import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -40,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import brevitas_multiquant.core.cifar_networks  # noqa: F401, E402  (registers the CIFAR networks)
+from benchmarks.pages import FINN_TABLES, write_between  # noqa: E402
 from brevitas_multiquant import (  # noqa: E402
     MultiQuantNet,
     calibrate,
@@ -210,14 +210,6 @@ def load() -> list[dict[str, Any]]:
     return sorted(found, key=lambda r: (order.index(r["network"]), str(r["bits"])))
 
 
-def write_into_docs(marker: str, lines: str) -> None:
-    """Replace the table of docs/finn.md between two comments that name it."""
-    page = ROOT / "docs" / "finn.md"
-    start, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-    text = re.sub(f"{start}.*{end}", f"{start}\n{lines}\n{end}", page.read_text(), flags=re.S)
-    page.write_text(text)
-
-
 def draw(results: list[dict[str, Any]]) -> None:
     """LUTs against bits, a line per network, variants as marks."""
     from matplotlib import pyplot as plt
@@ -270,7 +262,7 @@ def main() -> None:
         if not path.exists():
             path.write_text(json.dumps(run(), indent=1) + "\n")
             print(f"{file}: done", flush=True)
-    write_into_docs("finn_matrix", table(load()))
+    write_between(FINN_TABLES, "finn_matrix", table(load()))
     print(table(load()))
     if importlib.util.find_spec("matplotlib"):
         draw(load())

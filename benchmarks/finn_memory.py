@@ -20,7 +20,8 @@ sys.path.insert(0, str(ROOT))
 
 from torch import nn  # noqa: E402
 
-from benchmarks.finn_matrix import EVEN, build, write_into_docs  # noqa: E402
+from benchmarks.finn_matrix import EVEN, build  # noqa: E402
+from benchmarks.pages import FINN_PAGE, write_between  # noqa: E402
 from brevitas_multiquant.export import export_finn, fit_table  # noqa: E402
 from brevitas_multiquant.export.sample import smooth_images  # noqa: E402
 from brevitas_multiquant.training.calibrate import calibrate  # noqa: E402
@@ -100,8 +101,8 @@ def main() -> None:
                 if not path.exists():
                     path.write_text(json.dumps(measure(run, memory), indent=1) + "\n")
                     print(f"{path.stem}: done", flush=True)
-    write_into_docs("finn_memory", table())
-    write_into_docs("finn_fit", fits())
+    write_between(FINN_PAGE, "finn_memory", table())
+    write_between(FINN_PAGE, "finn_fit", fits())
     print(table())
 
 

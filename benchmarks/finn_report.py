@@ -3,14 +3,15 @@
     python benchmarks/finn_report.py
 
 Runs nothing: resources are those of `finn_matrix.py`, accuracies those of `cifar10_short.py`
-and `w8a8.py` (of the networks, ResNet-8 alone was trained). Writes the table into docs/finn.md and
-the plot beside the matrix's results. What was not measured is a dash.
+and `w8a8.py`, of ResNet-8, which alone was trained. Writes its table into docs/finn.md and the plot
+of all networks beside the matrix's results. What was not measured is a dash.
 """
 
 from typing import Any
 
 from cifar10_short import accuracies, read, spread
-from finn_matrix import NETWORKS, RESULTS, ROOT, corrections, load, write_into_docs
+from finn_matrix import NETWORKS, RESULTS, ROOT, corrections, load
+from pages import FINN_PAGE, write_between
 
 SHORT = ROOT / "benchmarks" / "results" / "cifar10_short"
 TRAINED = "cifar_resnet8"
@@ -53,18 +54,17 @@ def settings(results: list[dict[str, Any]], network: str) -> dict[str, dict[str,
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Markdown: one line per network and setting."""
+    """Markdown: one line per setting of the network that was trained."""
     measured = top1()
     titles = ["network", "setting", "top-1 %", *COLUMNS]
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
-    for network in NETWORKS:
-        for setting, row in settings(results, network).items():
-            seeds = measured.get(setting) if network == TRAINED else None
-            name = f"{setting} bits" if setting.isdigit() else setting
-            accuracy = f"{spread(seeds)} ({len(seeds)})" if seeds else "-"
-            cells = [f"{value(row):.{2 if 'ms' in key else 0}f}" for key, value in COLUMNS.items()]
-            size = f"{row['size']}x{row['size']}"
-            lines.append(f"| {network}, {size} | {name} | {accuracy} | {' | '.join(cells)} |")
+    for setting, row in settings(results, TRAINED).items():
+        seeds = measured.get(setting)
+        name = f"{setting} bits" if setting.isdigit() else setting
+        accuracy = f"{spread(seeds)} ({len(seeds)})" if seeds else "-"
+        cells = [f"{value(row):.{2 if 'ms' in key else 0}f}" for key, value in COLUMNS.items()]
+        size = f"{row['size']}x{row['size']}"
+        lines.append(f"| {TRAINED}, {size} | {name} | {accuracy} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -123,7 +123,7 @@ def main() -> None:
     """Write the table and the plot."""
     results = load()
     lines = table(results)
-    write_into_docs("finn_report", lines)
+    write_between(FINN_PAGE, "finn_report", lines)
     print(lines)
     draw(results)
 

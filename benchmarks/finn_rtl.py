@@ -24,7 +24,8 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 import brevitas_multiquant.core.cifar_networks  # noqa: F401, E402
-from benchmarks.finn_matrix import SEED, write_into_docs  # noqa: E402
+from benchmarks.finn_matrix import SEED  # noqa: E402
+from benchmarks.pages import FINN_PAGE, write_between  # noqa: E402
 from brevitas_multiquant import calibrate, multiquantize  # noqa: E402
 from brevitas_multiquant.export import export_finn  # noqa: E402
 from brevitas_multiquant.export.sample import smooth_images  # noqa: E402
@@ -100,7 +101,7 @@ def main() -> None:
         if not path.exists():
             path.write_text(json.dumps(measure(run), indent=1) + "\n")
             print(f"{run}: done", flush=True)
-    write_into_docs("finn_rtl", table())
+    write_between(FINN_PAGE, "finn_rtl", table())
     print(table())
 
 

@@ -7,7 +7,7 @@
 FINN's own class writes the SystemVerilog of each unit, with random tables; yosys with its slang
 front end maps it to cells of UltraScale+. No placement, no vendor tool, no timing. Results go to
 benchmarks/results/finn_synthesis.csv; what is there is not repeated. ``--table`` runs nothing of
-it and needs no FINN: it draws the plot and writes the tables of docs/finn.md, with what the
+it and needs no FINN: it draws the plot and writes the tables of docs/finn_tables.md, with what the
 difference makes in the networks of `finn_matrix.py`.
 
 What is said in other words, in a copy: a comparison with a slice of no bits, which the front end
@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import finn_yosys  # noqa: E402
+from benchmarks.pages import FINN_TABLES, write_between  # noqa: E402
 from brevitas_multiquant.cost import luts  # noqa: E402
 
 CSV = finn_yosys.RESULTS / "finn_synthesis.csv"
@@ -256,9 +257,7 @@ def main() -> None:
             os.environ.setdefault("FINN_SETTINGS", str(Path(folder) / "settings.yaml"))
             run(options.yosys)
         return
-    from finn_matrix import write_into_docs
-
-    write_into_docs("finn_synthesis", table())
+    write_between(FINN_TABLES, "finn_synthesis", table())
     print(table())
     draw()
 

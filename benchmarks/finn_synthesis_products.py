@@ -8,7 +8,8 @@ FINN's own SystemVerilog (`finn-rtllib/mvu`, `finn-rtllib/memstream`) is what it
 DSPs multiply: a replay buffer, adders behind the DSPs, a queue; and, for all products, the unit
 that streams the weights. FINN's estimate has no LUT for any of it. DSPs and weight memories are
 boxes without an inside. Results go to benchmarks/results/finn_synthesis_products.csv; what is there
-is not repeated. ``--table`` runs nothing, needs no FINN, and writes the table of docs/finn.md.
+is not repeated. ``--table`` runs nothing, needs no FINN, and writes the tables of
+docs/finn_tables.md.
 
 Products of weights below 4 bits FINN builds in Vitis HLS, which no open tool synthesises. Rows of
 core ``LUT`` are not that: they are FINN's stream protocol around `CORE`, the same arithmetic in
@@ -31,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import finn_yosys  # noqa: E402
+from benchmarks.pages import FINN_TABLES, write_between  # noqa: E402
 from brevitas_multiquant.cost import luts  # noqa: E402
 from brevitas_multiquant.cost.luts import product_synthesis  # noqa: E402
 
@@ -389,10 +391,8 @@ def main() -> None:
     if not options.table:
         run(options.yosys)
         return
-    from finn_matrix import write_into_docs
-
     for name, lines in (("products", table()), ("product_luts", table_of_luts())):
-        write_into_docs(f"finn_synthesis_{name}", lines)
+        write_between(FINN_TABLES, f"finn_synthesis_{name}", lines)
         print(lines)
 
 

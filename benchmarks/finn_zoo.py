@@ -1,4 +1,4 @@
-"""What becomes of networks of timm and torchvision in the finn profile: a table of docs/finn.md.
+"""What becomes of networks of the zoos in the finn profile: a table of docs/finn_tables.md.
 
     python -m benchmarks.finn_zoo            # what is missing, each at most `SECONDS`
     python -m benchmarks.finn_zoo --table    # what is there, run nothing
@@ -24,19 +24,17 @@ from torch import nn
 
 from benchmarks.edge_networks import EdgeNetwork
 from benchmarks.finn_edge import (
-    ROOT,
     brought_over,
     exported,
     largest_difference,
     luts_of,
     markdown,
     size_of,
-    write_into_docs,
 )
+from benchmarks.pages import FINN_TABLES, ROOT, write_between
 
 RESULTS = ROOT / "benchmarks" / "results" / "finn_zoo.csv"
 COLUMNS = ("network", "input", "outcome", "difference", "export", "LUT at 2")
-MARKS = "<!-- finn_zoo -->", "<!-- /finn_zoo -->"
 SECONDS = 120
 """For one network; one that takes longer has a row that says so."""
 LONGEST = 300
@@ -160,7 +158,7 @@ def main() -> None:
             if row.name not in done:
                 keep(measured(row))
                 print(" | ".join(load()[-1].values()), flush=True)
-    write_into_docs(markdown([shown(row) for row in load()]), MARKS)
+    write_between(FINN_TABLES, "finn_zoo", markdown([shown(row) for row in load()]))
 
 
 if __name__ == "__main__":

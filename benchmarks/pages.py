@@ -4,6 +4,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS_PAGE = ROOT / "benchmarks" / "RESULTS.md"
+FINN_PAGE = ROOT / "docs" / "finn.md"
+FINN_TABLES = ROOT / "docs" / "finn_tables.md"
 
 
 def write_between(page: Path, name: str, text: str) -> None:
