@@ -252,8 +252,8 @@ def _with_constants(
 def _of_one_stream(operation: Callable[..., Tensor], left: Value, right: Value) -> Value | None:
     """Two functions of the same integers as one, as in ``x * sigmoid(x)``."""
     waits = left.moves or right.moves or left.parts or right.parts
-    waits = waits or any(isinstance(one, Finish) for one in (*left.functions, *right.functions))
-    if left.stream is None or left.stream is not right.stream or waits:
+    whole = any(isinstance(one, Finish) for one in (*left.functions, *right.functions))
+    if left.stream is None or left.stream is not right.stream or waits or whole:
         return None
 
     def both(x: Tensor) -> Tensor:

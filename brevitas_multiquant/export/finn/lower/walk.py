@@ -74,7 +74,7 @@ def _check_logits(builder: Builder, logits: Value) -> None:
     factors = [f for f in logits.factors() if not isinstance(f, host)]
     divisions = [f for f in logits.factors() if isinstance(f, (MeanOfSum, Divide))]
     if sum(math.frexp(divisor_of(f))[0] != 0.5 for f in divisions) > 1:
-        factors = divisions  # two divisions that round are none by the product
+        factors = [*divisions]  # two divisions that round are none by the product
     if logits.known and (factors or logits.moves or logits.parts):
         name = _name_of(factors[-1]) if factors else "an operation"
         advice = f"{name} behind the last layer: leave it to those who read the logits"
