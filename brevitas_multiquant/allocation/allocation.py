@@ -1,6 +1,5 @@
 """What an allocator gives: bits of every site, what they cost, and what else was possible."""
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 from brevitas_multiquant.allocation.accuracy import Accuracy
 from brevitas_multiquant.core.optional_packages import optional_package
 from brevitas_multiquant.core.precision import Assignment
+from brevitas_multiquant.core.text_table import text_table
 from brevitas_multiquant.core.units import unit_of_bytes
 
 UNITS = {"bitops": (1e9, "GBitOPs"), "luts": (1e3, "thousand LUTs")}
@@ -93,7 +93,7 @@ class Allocation:
         rows = [
             (*map(_cell, row[:3]), self._cell(row.cost), f"{row.share:.1%}") for row in self.layers
         ]
-        return "\n".join([*lines, *_table([*columns, *rows])])
+        return "\n".join([*lines, text_table([*columns, *rows])])
 
     def headline(self) -> str:
         """Cost, budget and the uniform network, in a sentence."""
@@ -165,15 +165,3 @@ class Allocation:
 
 def _cell(value: object) -> str:
     return "-" if value is None else str(value)
-
-
-def _table(rows: Sequence[Iterable[str]]) -> list[str]:
-    table = [tuple(row) for row in rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in table
-    ]

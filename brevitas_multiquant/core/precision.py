@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from brevitas_multiquant.core.assignment_files import read_values, write_values
 from brevitas_multiquant.core.misfits import misfits
 from brevitas_multiquant.core.selection import BRANCH_BITS, is_whole
+from brevitas_multiquant.core.text_table import text_table
 from brevitas_multiquant.errors import BitWidthError, NetworkError
 
 ASSIGNMENT_VERSION = 1
@@ -153,10 +154,8 @@ class Assignment(Mapping[str, Precision]):
         return f"Assignment({self._bits}, {sites!r})"
 
     def __str__(self) -> str:
-        width = max(map(len, ("site", *self)))
         rows = [("site", *Precision._fields), *((site, *pair) for site, pair in self.items())]
-        lines = (f"{site:<{width}}  {weight:>6}  {bits:>10}" for site, weight, bits in rows)
-        return "\n".join([f"network at {self._bits} bits", *lines])
+        return f"network at {self._bits} bits\n{text_table(rows)}"
 
     def with_activations(self, activations: Mapping[str, int]) -> "Assignment":
         """The same with other bits of activations at some sites.

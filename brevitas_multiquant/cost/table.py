@@ -11,6 +11,7 @@ from torch import nn
 from brevitas_multiquant.core.config import check_choice
 from brevitas_multiquant.core.precision import Assignment, Setting, network_bits
 from brevitas_multiquant.core.selection import uses_at
+from brevitas_multiquant.core.text_table import text_table
 from brevitas_multiquant.core.units import unit_of_bytes
 from brevitas_multiquant.cost.inventory import BRANCH, Layer, inventory_of
 from brevitas_multiquant.cost.models import total_bitops
@@ -88,18 +89,10 @@ class Cost(dict[int, BitWidthCost]):
         rows = [(str(bits), bits, cost) for bits, cost in self.items()]
         rows += [(one.name, one.bits, cost) for one, cost in self.assignments.items()]
         edges = any(cost.edge_macs for _, _, cost in rows)
-        width = max(len(name) for name in ("bits", *(name for name, _, _ in rows)))
         one, unit = unit_of_bytes((self.file_bytes, self.float_bytes))
         power = f"1e{math.log10(one):.0f}"
-        header = f"{'bits':>{width}}  {'branches':<12}{'MMACs':>10}"
-        header += f"{'8-bit MMACs':>13}" if edges else ""
-        lines = [header + f"{'float MMACs':>13}{'GBitOPs':>10}{unit:>9}"]
-        for name, bits, cost in rows:
-            branches = ",".join(map(str, uses_at({bits: cost.branches}, bits)))
-            line = f"{name:>{width}}  {branches:<12}{cost.macs / 1e6:>10.1f}"
-            line += f"{cost.edge_macs / 1e6:>13.1f}" if edges else ""
-            line += f"{cost.float_macs / 1e6:>13.1f}{cost.bitops / 1e9:>10.2f}"
-            lines.append(f"{line}{cost.bytes / one:>9.3f}")
+        cells = [(name, *_cells(bits, cost, edges, one)) for name, bits, cost in rows]
+        lines = [text_table([_columns(edges, unit), *cells], "><>")]
         lines.append(
             f"all bit-widths in one file: {self.file_bytes / one:.3f} {unit}; "
             f"float model: {self.float_bytes / one:.3f} {unit} (1 {unit} = {power} bytes)"
@@ -112,6 +105,23 @@ class Cost(dict[int, BitWidthCost]):
         if self.weights is not None:
             lines.append(f"weights in the file: {self.weights}")
         return "\n".join(lines)
+
+
+def _columns(edges: bool, unit: str) -> tuple[str, ...]:
+    edge = ("8-bit MMACs",) if edges else ()
+    return ("bits", "branches", "MMACs", *edge, "float MMACs", "GBitOPs", unit)
+
+
+def _cells(bits: int, cost: BitWidthCost, edges: bool, one: float) -> tuple[str, ...]:
+    """Of all columns but the name."""
+    return (
+        ",".join(map(str, uses_at({bits: cost.branches}, bits))),
+        f"{cost.macs / 1e6:.1f}",
+        *((f"{cost.edge_macs / 1e6:.1f}",) if edges else ()),
+        f"{cost.float_macs / 1e6:.1f}",
+        f"{cost.bitops / 1e9:.2f}",
+        f"{cost.bytes / one:.3f}",
+    )
 
 
 COUNTED = "counted"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch.nn.functional as F
 from torch import fx, nn
 
+from brevitas_multiquant.core.text_table import text_table
 from brevitas_multiquant.errors import UnsupportedModelError
 from brevitas_multiquant.quant.layers import CONVOLUTIONS, WEIGHTED
 from brevitas_multiquant.rewrite.graph.kinds import (
@@ -102,7 +103,7 @@ class Plan:
     def __str__(self) -> str:
         columns = ("layer", "type", "part", "becomes", "reads", "why")
         rows = [(la.name, la.kind, la.part, la.treatment, la.reads, la.why) for la in self.layers]
-        table = "\n".join([_table([columns, *rows]), *self.notes])
+        table = "\n".join([text_table([columns, *rows], "<"), *self.notes])
         quantizers = len(self.sites) + len(self.untraced_layers)
         return (
             f"{self.model}: stem ends at {', '.join(self.stem_ends)}, branches end at "
@@ -110,14 +111,6 @@ class Plan:
             f"{quantizers} activation quantizers, {len(self.norms)} switchable norms per branch\n"
             f"{table}"
         )
-
-
-def _table(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
 
 
 def make_plan(

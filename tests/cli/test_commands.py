@@ -14,7 +14,7 @@ def test_inspect_prints_the_cost_table(capsys: pytest.CaptureFixture[str]) -> No
     printed = capsys.readouterr().out
     assert printed.startswith("resnet18 at 1x3x224x224, weights odd (-3, -1, 1, 3)\n")
     # 1,695.5 million: 1,814 of a float ResNet-18, less 118.0 in the stem and 0.5 in the head
-    assert "   8  0,1,2,3         6782.2        118.5    108.52   13.400\n" in printed
+    assert "   8  0,1,2,3   6782.2        118.5   108.52  13.400\n" in printed
     assert "all bit-widths in one file: 13.628 MB; float model: 46.758 MB" in printed
 
 

@@ -11,6 +11,7 @@ from brevitas_multiquant.core.precision import (
     key_of,
     network_bits,
 )
+from brevitas_multiquant.core.text_table import text_table
 from brevitas_multiquant.cost import luts
 from brevitas_multiquant.cost.luts import Node, Resources
 from brevitas_multiquant.errors import BoardError, ExportError
@@ -107,12 +108,7 @@ class FitTable:
             [one_for_all if self.switchable else str(bits), *map(_cell, needs, self.targets)]
             for bits, needs in self.needs.items()
         ]
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        lines = [
-            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-            for row in (head, *rows)
-        ]
-        return "\n".join(lines)
+        return text_table([head, *rows], "<")
 
 
 def _cell(need: Resources, target: Target) -> str:

@@ -1,11 +1,12 @@
 """LUTs, block RAMs and DSPs of each layer of a network: what ``cost(net, model="finn")`` gives."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from brevitas_multiquant.core.precision import Assignment, Setting, name_of
+from brevitas_multiquant.core.text_table import text_table
 from brevitas_multiquant.cost import luts
 from brevitas_multiquant.cost.luts import Resources
 from brevitas_multiquant.cost.table import register_cost_model
@@ -56,33 +57,27 @@ class HardwareCost:
             *((name, one, one.luts + self.uncounted[name]) for name, one in self.layers.items()),
             ("total", whole, corrected),
         ]
-        width = max(len(name) for name, _, _ in rows)
-        lines = [f"{'layer':<{width}}{_line((*COLUMNS, 'share'))}"]
-        lines += [
-            f"{name:<{width}}{_line((*_cells(one, luts), f'{luts / max(corrected, 1):.1%}'))}"
+        cells = [
+            (name, *_cells(one, luts), f"{luts / max(corrected, 1):.1%}")
             for name, one, luts in rows
         ]
-        return "\n".join([*lines, f"{self.board}, {self.fps} frames a second"])
+        table = text_table([("layer", *COLUMNS, "share"), *cells])
+        return f"{table}\n{self.board}, {self.fps} frames a second"
 
 
 def _cells(one: Resources, corrected: int) -> tuple[int, ...]:
     return (one.luts, corrected, *(getattr(one, name) for name in ("bram18", "dsp", "uram")))
 
 
-def _line(cells: Iterable[object]) -> str:
-    return "".join(f"{cell:>10}" for cell in cells)
-
-
 class HardwareCosts(dict[Setting, HardwareCost]):
     """Bit-width or assignment -> what it takes on an FPGA; prints the totals as a table."""
 
     def __str__(self) -> str:
-        names = {setting: name_of(setting) for setting in self}
-        width = max(len(name) for name in ("bits", *names.values()))
-        lines = [f"{'bits':<{width}}{_line(COLUMNS)}"]
-        for setting, one in self.items():
-            lines.append(f"{names[setting]:<{width}}{_line(_cells(one.total, one.corrected_luts))}")
-        return "\n".join(lines)
+        rows = [
+            (name_of(setting), *_cells(one.total, one.corrected_luts))
+            for setting, one in self.items()
+        ]
+        return text_table([("bits", *COLUMNS), *rows])
 
 
 @register_cost_model("finn")

@@ -15,6 +15,7 @@ import yaml
 
 from brevitas_multiquant.core.precision import Assignment
 from brevitas_multiquant.core.preprocessing import Preprocessing
+from brevitas_multiquant.core.text_table import text_table
 from brevitas_multiquant.core.units import unit_of_bytes
 from brevitas_multiquant.recipes.errors import MissingFileError
 from brevitas_multiquant.recipes.options.train import TrainOptions
@@ -181,7 +182,7 @@ def result_table(
     measured: str = "top-1 %",
 ) -> str:
     """`result_rows` as aligned text."""
-    return aligned(result_rows(accuracy, costs, measured))
+    return text_table(result_rows(accuracy, costs, measured), ">")
 
 
 def result_rows(
@@ -197,15 +198,6 @@ def result_rows(
         columns = cost_columns([costs[setting] for setting in accuracy])
         rows = [[*row, *cells] for row, cells in zip(rows, columns, strict=True)]
     return rows
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text cells as columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
 
 
 def cost_columns(costs: Sequence[Any]) -> list[list[str]]:

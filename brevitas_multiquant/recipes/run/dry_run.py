@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from brevitas_multiquant.recipes.results.report import aligned, cost_columns
+from brevitas_multiquant.core.text_table import text_table
+from brevitas_multiquant.recipes.results.report import cost_columns
 from brevitas_multiquant.recipes.run.loop import groups
 from brevitas_multiquant.recipes.run.run import Run
 
@@ -23,7 +24,8 @@ def dry_run(run: Run) -> None:
     if costs is not None and run.accelerator.is_main_process:
         columns = cost_columns([costs[bits] for bits in run.bits])
         names = ["bits", *map(str, run.bits)]
-        print(aligned([[name, *cells] for name, cells in zip(names, columns, strict=True)]))
+        rows = [[name, *cells] for name, cells in zip(names, columns, strict=True)]
+        print(text_table(rows, ">"))
     seconds = time_steps(run)
     if run.accelerator.is_main_process:
         print(step_line(run, seconds))
