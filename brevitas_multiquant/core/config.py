@@ -7,7 +7,7 @@ from typing import Any
 from brevitas_multiquant.core.grids import WEIGHT_FORMATS, WeightFormat
 from brevitas_multiquant.core.method import METHODS, Method, method_named
 from brevitas_multiquant.core.precision import Assignment
-from brevitas_multiquant.core.selection import MAX_BITS, Selection
+from brevitas_multiquant.core.selection import DEFAULT_SELECTION, MAX_BITS, Selection
 from brevitas_multiquant.errors import BitWidthError, ConfigError
 
 CONFIG_VERSION = 1
@@ -25,8 +25,6 @@ NOT_GIVEN: Any = _NotGiven()
 
 _NEWEST_REVISION = {"finn": 2}
 """Profile -> revision of its rules; 1 where there has only been one."""
-
-DEFAULT_SELECTION = "amortized"
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -166,12 +164,8 @@ class MultiQuantConfig:
     def _check_option_of(self, row: Method, one: Field[Any]) -> None:
         """Of the options that not every method has: the method's default, or its choice."""
         value = getattr(self, one.name)
-        having = [method.name for method in METHODS.values() if one.name in method.options]
-        if having and one.name not in row.options and value != one.default:
-            raise ConfigError(
-                f"{one.name}: expected none for the method {row.name!r}, got {value!r}: it is an "
-                f"option of {having}"
-            )
+        if value != one.default:
+            _refuse_of_others(row, one.name, value)
         if choices := row.options.get(one.name):
             self._set(**{one.name: choices[0] if value is None else value})
             check_choice(one.name, getattr(self, one.name), choices)
@@ -239,15 +233,18 @@ class MultiQuantConfig:
             'sum'
         """
         given = {name: value for name, value in asked.items() if value is not NOT_GIVEN}
-        if config is None:
-            return cls(**_unfolded(given))
-        if not isinstance(config, cls):
+        if config is not None and not isinstance(config, cls):
             raise ConfigError(
                 f"config: expected a {cls.__name__}, got {type(config).__name__}: "
                 f"{cls.__name__}.create(bits, ...) makes one"
             )
+        whole = {} if config is None else {"bits": config.bits, "method": config.method}
         given = _unfolded(given)
-        alone = cls(**{"bits": config.bits, "method": config.method, **given})
+        alone = cls(**{**whole, **given})
+        for name, value in given.items():
+            _refuse_of_others(method_named(alone.method), name, value)
+        if config is None:
+            return alone
         for name in given:
             here, there = getattr(alone, name), getattr(config, name)
             if here != there:
@@ -303,6 +300,16 @@ class MultiQuantConfig:
         if values["assignment"] is not None:
             values["assignment"] = Assignment.from_dict(values["assignment"])
         return cls(**values)
+
+
+def _refuse_of_others(row: Method, name: str, value: object) -> None:
+    """An option that other methods have and this one has not."""
+    having = [method.name for method in METHODS.values() if name in method.options]
+    if having and name not in row.options:
+        raise ConfigError(
+            f"{name}: expected none for the method {row.name!r}, got {value!r}: it is an option "
+            f"of {having}"
+        )
 
 
 def _default(one: Field[Any], row: Method) -> Any:

@@ -8,6 +8,7 @@ from typing import ClassVar, Protocol
 from brevitas_multiquant.core.named import row_named
 from brevitas_multiquant.core.selection import (
     BRANCH_BITS,
+    DEFAULT_SELECTION,
     MIN_BITS,
     Selection,
     check_bits,
@@ -70,15 +71,15 @@ class Single:
     def resolve(
         self, selection: str | Mapping[int, Sequence[int]], bits: Sequence[int]
     ) -> Selection:
-        """The one body at every bit-width, for the name of any strategy.
+        """The one body at every bit-width.
 
         Raises:
-            SelectionError: a mapping to anything else.
+            SelectionError: another strategy than the default, or a mapping to anything else.
         """
         only: Selection = dict.fromkeys(sorted(bits), (0,))
-        if not isinstance(selection, str) and selection != only:
+        if selection not in (DEFAULT_SELECTION, only):
             raise SelectionError(
-                f"selection: expected {only}, as this method has one body, got {selection!r}"
+                f"selection: expected none, as this method has one body, got {selection!r}"
             )
         return only
 

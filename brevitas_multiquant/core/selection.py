@@ -12,6 +12,8 @@ BRANCH_BITS = 2
 
 MIN_BITS, MAX_BITS = 2, 16
 
+DEFAULT_SELECTION = "amortized"
+
 Selection = dict[int, tuple[int, ...]]
 """Bit-width -> indices (from 0) of the branches that run: what people write and files hold.
 

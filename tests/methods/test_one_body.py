@@ -21,7 +21,7 @@ from brevitas_multiquant import (
 )
 from brevitas_multiquant.core.grids import odd
 from brevitas_multiquant.cost.inventory import inventory_of
-from brevitas_multiquant.errors import BitWidthError, ConfigError
+from brevitas_multiquant.errors import BitWidthError, ConfigError, SelectionError
 from brevitas_multiquant.nn import SwitchableNorm, SwitchableQuantizer
 from brevitas_multiquant.quant.layers import CodeLayer, weight_range
 from brevitas_multiquant.quant.proxies import activation_tensor_quant
@@ -319,6 +319,16 @@ class TestWeightsOfZero:
             {"bits": [2], "method": "individual", "merge": "sum"},
             ConfigError,
             r"merge: expected none .*'multiquant'",
+        ),
+        (  # the other methods' default, said aloud, is no less of another method
+            {"bits": [2], "method": "adabits", "weights": "odd"},
+            ConfigError,
+            r"weights: expected none for the method 'adabits', got 'odd'",
+        ),
+        (
+            {"bits": [2], "method": "bit_mixer", "selection": "serial"},
+            SelectionError,
+            "selection: expected none, as this method has one body, got 'serial'",
         ),
         (
             {"bits": MIXED, "method": "adabits"},
