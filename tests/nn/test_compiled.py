@@ -125,7 +125,7 @@ def test_too_many_bit_widths_for_one_function_are_told(
 ) -> None:
     few, many = small((2, 4)), small((2, 4, 6))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         torch.compile(few, backend="eager", fullgraph=True)(images)
         many.compile(backend="eager", fullgraph=True)
         many(images)
@@ -278,7 +278,7 @@ def test_where_sites_choose_norms_assignments_run_uncompiled_and_that_is_told(
     with told, torch.no_grad(), net.at_bits(mixed):
         assert torch.equal(net(images), expected)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         for bits in net.bits:
             with net.at_bits(bits):
                 net(images)
