@@ -35,9 +35,9 @@ RUNS = {  # name -> (size of the images, bit-widths, frames a second, memory)
     "resnet8_32_234": (32, (2, 3, 4), 1000, "finn"),
     "resnet8_32_2468": (32, (2, 4, 6, 8), 1000, "auto"),
     "resnet8_16_24": (16, (2, 4), 4000, "auto"),
-    "resnet8_16_8": (16, (2, 4, 6, 8), 4000, "auto"),
+    "resnet8_32_8": (32, (2, 4, 6, 8), 1000, "auto"),
 }
-ALONE = {"resnet8_16_8": 8}
+ALONE = {"resnet8_32_8": 8}
 """Runs of one bit-width, whose tables are fixed."""
 
 

@@ -1,5 +1,6 @@
 """Every Python snippet of the README and the docs runs, and links lead somewhere."""
 
+import csv
 import html
 import json
 import os
@@ -62,6 +63,24 @@ def test_tables_of_what_training_costs_are_those_that_were_measured() -> None:
     page = scale.DOCS.read_text()
     names = re.findall(r"<!-- table: (.*) -->", page)
     assert names == list(scale.tables()) and scale.with_tables(page) == page
+
+
+def test_networks_that_map_to_fpgas_are_as_many_as_were_measured() -> None:
+    page = " ".join((ROOT / "docs" / "finn.md").read_text().split())
+    results = " ".join((ROOT / "benchmarks" / "RESULTS.md").read_text().split())
+    told = {
+        "finn_edge": r"Of \[(\d+) everyday edge.*?, (\d+) map",
+        "finn_zoo": r"\[(\d+) of timm.*? (\d+),",
+    }
+    in_results = {
+        "finn_edge": r"Of (\d+) everyday edge networks (\d+) map",
+        "finn_zoo": r"`: (\d+) networks of timm.*?: (\d+) become",
+    }
+    for name in told:
+        with (ROOT / "benchmarks" / "results" / f"{name}.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        counts = str(len(rows)), str(sum(row["outcome"] == "maps" for row in rows))
+        assert re.findall(told[name], page) == re.findall(in_results[name], results) == [counts]
 
 
 def test_files_that_the_architecture_names_exist() -> None:
