@@ -152,7 +152,11 @@ class SwitchableQuantizer(Switchable):
 
     def forward(self, x: Tensor) -> Tensor:
         """Codes of ``x`` in [0, 2**b - 1] at the dial's b, same shape."""
-        return super().forward(x) if self.active.quantized else x
+        if not self.active.quantized:
+            return x
+        codes = super().forward(x)
+        kept = self.training or torch.compiler.is_compiling() or not codes.is_contiguous()
+        return codes if kept else codes.view(-1).view(codes.shape)  # one format for one pixel
 
     def frozen(self, bits: int, name: str) -> nn.Module:
         """The range's ends as constants, and a stock quantizer of the codes.

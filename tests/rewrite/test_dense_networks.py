@@ -157,3 +157,29 @@ def test_an_exporter_makes_one_of_nodes_that_compute_the_same(export, tmp_path):
     assert len(net.plan.stem_ends) == 2
     calibrate(net, [torch.randn(2, *SHAPE[1:])])
     assert set(export(net.eval(), tmp_path)) == {2, 4}
+
+
+class PixelOfChannelsLast(torch.nn.Module):
+    """A norm over channels leaves them last in memory; a map of one pixel is enlarged again."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = segmentation.cbr(3, 32), torch.nn.LayerNorm(32)
+        self.pool, self.global_ = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Conv2d(32, 64, 1)
+        self.classes = torch.nn.Conv2d(64, 5, 3, padding=1)
+
+    def forward(self, x):
+        x = self.norm(self.stem(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        x = self.global_(self.pool(x))
+        return self.classes(torch.nn.functional.interpolate(x, size=(32, 32), mode="bilinear"))
+
+
+def test_the_plain_network_keeps_memory_formats():
+    """A float head adds up in the order of its input's format: another one has other bits."""
+    torch.manual_seed(0)
+    net = multiquantize(PixelOfChannelsLast(), [2, 4], input_shape=SHAPE)
+    images = torch.randn(2, *SHAPE[1:])
+    calibrate(net, [images])
+    for bits in net.bits:
+        with torch.no_grad(), net.eval().at_bits(bits):
+            assert torch.equal(extract_subnet(net, bits)(images), net(images))
