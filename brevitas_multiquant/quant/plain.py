@@ -15,7 +15,7 @@ from brevitas.nn import (
 )
 from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerTensorFloat, Uint8ActPerTensorFloat
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from brevitas_multiquant.quant.geometry import as_output_channels, geometry, per_channel
 from brevitas_multiquant.quant.prepared import prepared
@@ -129,7 +129,7 @@ def plain_layer(
     bits: int,
     largest: int,
     narrow_range: bool = True,
-) -> AroundLayer:
+) -> nn.Sequential:
     """A stock layer of integer weights, then one scale, and the bias behind it.
 
     Args:
@@ -155,7 +155,8 @@ def plain_layer(
     weight = nn.Parameter(integers.detach().clone(), requires_grad=False)
     nn.Module.register_parameter(plain, "weight", weight)  # Brevitas's own would inject again
     bias = None if layer.bias is None else as_output_channels(layer, layer.bias).detach().clone()
-    return AroundLayer(plain, OutputScale(scale, bias)).to(layer.weight.device)
+    both = AroundLayer if isinstance(layer, _ConvTransposeNd) else nn.Sequential
+    return both(plain, OutputScale(scale, bias)).to(layer.weight.device)
 
 
 _PLAIN = (
