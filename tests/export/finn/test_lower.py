@@ -208,7 +208,11 @@ CONV = nn.Conv2d(8, 8, 3, padding=1)
 @pytest.mark.parametrize(
     ("layers", "where", "advice"),
     [
-        ([CONV, nn.Softshrink()], "branches.0.4", "Softshrink has no dataflow layer"),
+        (
+            [CONV, nn.LocalResponseNorm(3)],
+            "branches.0.4",
+            "LocalResponseNorm has no dataflow layer",
+        ),
         (
             [nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")],
             "branches.0.3",
