@@ -15,9 +15,14 @@ from brevitas.nn import (
 )
 from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerTensorFloat, Uint8ActPerTensorFloat
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
-from brevitas_multiquant.quant.geometry import as_output_channels, geometry, per_channel
+from brevitas_multiquant.quant.geometry import (
+    as_output_channels,
+    geometry,
+    is_transposed,
+    per_channel,
+)
 from brevitas_multiquant.quant.prepared import prepared
 
 
@@ -155,7 +160,7 @@ def plain_layer(
     weight = nn.Parameter(integers.detach().clone(), requires_grad=False)
     nn.Module.register_parameter(plain, "weight", weight)  # Brevitas's own would inject again
     bias = None if layer.bias is None else as_output_channels(layer, layer.bias).detach().clone()
-    both = AroundLayer if isinstance(layer, _ConvTransposeNd) else nn.Sequential
+    both = AroundLayer if is_transposed(layer) else nn.Sequential
     return both(plain, OutputScale(scale, bias)).to(layer.weight.device)
 
 
